@@ -1,0 +1,572 @@
+//! What people and scripts see: the JSON shapes of the local API, of HTTP and of `--json`, and the errors they can get.
+//!
+//! These types are a promise: fields are added, never renamed or removed within one `schema` number. Times are RFC 3339 UTC,
+//! durations are in milliseconds and say so in their name. Nothing secret is ever a field here.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use crate::engine::id::{EpochId, HiveId, JobId, PeerId, SessionId, Sha256Hash, Token, UnixMillis};
+use crate::engine::job::{Artifact, AttemptState, FailureClass, JobSpec, JobState};
+use crate::engine::member::Inventory;
+
+/// Version of the envelope and of every shape in this module.
+pub const SCHEMA: u32 = 1;
+
+/// `{"schema":1,"ok":true,"data":…}` or `{"schema":1,"ok":false,"error":{…}}`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Envelope<T> {
+    /// [`SCHEMA`].
+    pub schema: u32,
+    /// Whether `data` or `error` is there.
+    pub ok: bool,
+    /// The answer.
+    #[serde(skip_serializing_if = "Option::is_none", default = "Option::default")]
+    pub data: Option<T>,
+    /// What went wrong.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub error: Option<ApiError>,
+}
+
+impl<T> Envelope<T> {
+    /// An answer.
+    pub fn ok(data: T) -> Self {
+        Self { schema: SCHEMA, ok: true, data: Some(data), error: None }
+    }
+
+    /// An error.
+    pub fn error(error: ApiError) -> Self {
+        Self { schema: SCHEMA, ok: false, data: None, error: Some(error) }
+    }
+}
+
+/// Kinds of error, each with an HTTP status and an exit code of its own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ErrorCode {
+    /// The request is malformed or breaks a limit: HTTP 400, exit 2.
+    Invalid,
+    /// Not allowed: HTTP 403, exit 4.
+    Forbidden,
+    /// No such thing: HTTP 404, exit 5.
+    NotFound,
+    /// It is in a state in which this makes no sense: HTTP 409, exit 1.
+    Conflict,
+    /// No quorum, or no coordinator reached in time; nothing was acknowledged: HTTP 503, exit 7.
+    NoQuorum,
+    /// The agent cannot be reached: exit 3.
+    Unreachable,
+    /// This node is short of something (disk): HTTP 507, exit 6.
+    Degraded,
+    /// A bug or a failed device: HTTP 500, exit 1.
+    Internal,
+}
+
+impl ErrorCode {
+    /// The process exit code of a command that ended with this error.
+    pub fn exit_code(self) -> u8 {
+        match self {
+            Self::Internal | Self::Conflict => 1,
+            Self::Invalid => 2,
+            Self::Unreachable => 3,
+            Self::Forbidden => 4,
+            Self::NotFound => 5,
+            Self::Degraded => 6,
+            Self::NoQuorum => 7,
+        }
+    }
+
+    /// The HTTP status of an answer with this error.
+    pub fn http_status(self) -> u16 {
+        match self {
+            Self::Invalid => 400,
+            Self::Forbidden => 403,
+            Self::NotFound => 404,
+            Self::Conflict => 409,
+            Self::Internal => 500,
+            Self::NoQuorum | Self::Unreachable => 503,
+            Self::Degraded => 507,
+        }
+    }
+}
+
+/// An error for people and programs: what happened, and what to do next.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+#[error("{message}")]
+pub struct ApiError {
+    /// For programs.
+    pub code: ErrorCode,
+    /// One sentence: what is wrong.
+    pub message: String,
+    /// One sentence: what to do about it. May be empty.
+    pub hint: String,
+}
+
+impl ApiError {
+    /// An error with a hint.
+    pub fn new(code: ErrorCode, message: impl Into<String>, hint: impl Into<String>) -> Self {
+        Self { code, message: message.into(), hint: hint.into() }
+    }
+}
+
+/// Result of everything that can be asked of a node.
+pub type ApiResult<T> = Result<T, ApiError>;
+
+/// `hive status`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Status {
+    /// None while the node seeks a hive.
+    pub hive_id: Option<HiveId>,
+    /// The node that answers.
+    #[serde(rename = "self")]
+    pub this: SelfStatus,
+    /// The elected coordinator, as far as this node knows.
+    pub coordinator: Option<Coordinator>,
+    /// A majority of voters answered the coordinator lately, as far as this node can tell.
+    pub quorum: bool,
+    /// All members, and legacy peers that were heard lately. By name.
+    pub members: Vec<MemberStatus>,
+    /// Position of this node in the replicated log.
+    pub log: LogStatus,
+    /// Jobs by state.
+    pub queue: QueueStatus,
+    /// What the operator should know, most urgent first; each a sentence, with the remedy where there is one.
+    pub notices: Vec<String>,
+    /// When this was put together.
+    pub as_of: UnixMillis,
+}
+
+/// The node that answers.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct SelfStatus {
+    /// Its name.
+    pub name: String,
+    /// Its public identity.
+    pub peer_id: PeerId,
+    /// Its role; none before the first vote.
+    pub role: Option<String>,
+    /// What it is doing.
+    pub state: NodePhase,
+    /// Version of the agent.
+    pub version: String,
+    /// How long the agent has been running.
+    pub uptime_ms: u64,
+}
+
+/// Phase of a node's life.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum NodePhase {
+    /// Looks for a hive.
+    Seeking,
+    /// Announces that it is about to found one.
+    Founding,
+    /// Found one and asks to be admitted.
+    Joining,
+    /// Member.
+    Member,
+    /// Others are there and refuse it, most likely because the secrets differ.
+    Refused,
+    /// Shutting down.
+    Stopping,
+}
+
+/// The elected coordinator.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Coordinator {
+    /// Its name.
+    pub name: String,
+    /// Its public identity.
+    pub peer_id: PeerId,
+    /// Raft term in which it was elected.
+    pub term: u64,
+}
+
+/// Liveness of a member.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum MemberState {
+    /// Answers.
+    Alive,
+    /// Does not answer; others are asked.
+    Suspect,
+    /// Nobody reaches it.
+    Down,
+    /// Said farewell.
+    Left,
+    /// Speaks wire v1 only; not a member.
+    Legacy,
+}
+
+/// Part of a member in Raft.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RaftPart {
+    /// Votes.
+    Voter,
+    /// Learner kept warm.
+    Standby,
+    /// Follows the committed log.
+    Observer,
+    /// Not a member.
+    None,
+}
+
+/// A member in `hive status`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct MemberStatus {
+    /// Its name.
+    pub name: String,
+    /// Its public identity; none for legacy peers.
+    pub peer_id: Option<PeerId>,
+    /// Where it is reached.
+    pub addresses: Vec<String>,
+    /// Its role.
+    pub role: Option<String>,
+    /// Liveness as this node sees it.
+    pub state: MemberState,
+    /// Part in Raft.
+    pub raft: RaftPart,
+    /// Version of its agent.
+    pub version: String,
+    /// How long ago this node heard of it; none: not since this agent started.
+    pub last_seen_ms: Option<u64>,
+    /// Load average over one minute; none when not heard yet.
+    pub load: Option<f64>,
+    /// Processors.
+    pub cores: u32,
+    /// It created the hive.
+    pub founder: bool,
+}
+
+/// Position in the replicated log.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct LogStatus {
+    /// Which history.
+    pub epoch: u64,
+    /// Its random half; none before there is one.
+    pub epoch_id: Option<EpochId>,
+    /// Last index this node has applied.
+    pub applied: u64,
+    /// Last index it knows to be committed.
+    pub committed: u64,
+    /// How long ago it last heard from a source of the log (0 on the coordinator while it has quorum).
+    pub age_ms: u64,
+}
+
+/// Jobs by state, and attempts that run.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct QueueStatus {
+    /// Jobs that wait.
+    pub needed: u64,
+    /// Jobs given to a drone.
+    pub delegated: u64,
+    /// Attempts that are building or uploading.
+    pub building: u64,
+    /// Jobs done.
+    pub received: u64,
+    /// Jobs blocked.
+    pub blocked: u64,
+    /// Jobs failed.
+    pub failed: u64,
+    /// Jobs cancelled.
+    pub cancelled: u64,
+    /// Jobs quarantined.
+    pub quarantined: u64,
+    /// Nothing is assigned until somebody resumes the queue.
+    pub paused: bool,
+}
+
+/// `hive job show`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct JobView {
+    /// The job.
+    pub id: JobId,
+    /// What it was queued with.
+    pub session: SessionId,
+    /// Where it stands.
+    pub state: JobState,
+    /// `command` or `debian`.
+    pub backend: String,
+    /// What is built, for people.
+    pub target: String,
+    /// −100…100.
+    pub priority: i32,
+    /// Required labels.
+    pub labels: Vec<String>,
+    /// Declared free of outside effects.
+    pub pure: bool,
+    /// Who queued it.
+    pub submitter: String,
+    /// When.
+    pub submitted_at: UnixMillis,
+    /// All tries, oldest first.
+    pub attempts: Vec<AttemptView>,
+    /// The accepted result.
+    pub artifacts: Vec<Artifact>,
+    /// Why it does not run; none while it runs and when it is over.
+    pub waiting_for: Option<String>,
+    /// Why it ended or is blocked.
+    pub reason: Option<String>,
+}
+
+/// One try.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct AttemptView {
+    /// 1, 2, 3 …
+    pub attempt: u32,
+    /// Fencing token.
+    pub token: Token,
+    /// Name of the drone.
+    pub node: String,
+    /// Where it stands.
+    pub state: AttemptState,
+    /// When the build began.
+    pub started_at: Option<UnixMillis>,
+    /// When it was over.
+    pub ended_at: Option<UnixMillis>,
+    /// Whose fault, once failed.
+    pub class: Option<FailureClass>,
+    /// One sentence, once failed, lost, stale or cancelled.
+    pub reason: Option<String>,
+    /// Exit code, where there was one.
+    pub exit_code: Option<i32>,
+}
+
+/// A line of `hive queue list`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct JobLine {
+    /// The job.
+    pub id: JobId,
+    /// Where it stands.
+    pub state: JobState,
+    /// `command` or `debian`.
+    pub backend: String,
+    /// What is built.
+    pub target: String,
+    /// −100…100.
+    pub priority: i32,
+    /// Drone of the last attempt.
+    pub node: Option<String>,
+    /// Number of attempts so far.
+    pub attempts: u32,
+    /// When it was queued.
+    pub submitted_at: UnixMillis,
+    /// Why it does not run.
+    pub waiting_for: Option<String>,
+}
+
+/// Body of a submission.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct SubmitRequest {
+    /// The session; made when it is new.
+    pub session: SessionId,
+    /// The jobs.
+    pub jobs: Vec<JobSpec>,
+}
+
+/// Answer to a submission, given when it is durable on a majority.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Submitted {
+    /// The session.
+    pub session: SessionId,
+    /// The jobs, in the order given.
+    pub jobs: Vec<SubmittedJob>,
+}
+
+/// One submitted job.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct SubmittedJob {
+    /// Its id.
+    pub id: JobId,
+    /// What is built.
+    pub target: String,
+}
+
+/// `identity.json`: the role that the hive gave this node, by whom and why.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Identity {
+    /// The role; `founder` for the node that founded the hive and was not given another since.
+    pub role: String,
+    /// Packages of the role on this machine's distribution.
+    pub packages: Vec<String>,
+    /// Configuration of the role.
+    pub config: serde_json::Map<String, serde_json::Value>,
+    /// Names of the advisors that put the role first.
+    pub assigned_by: Vec<String>,
+    /// When.
+    pub assigned_at: UnixMillis,
+    /// The winning advice's reason.
+    pub reason: String,
+    /// The ballot, empty for a founder.
+    pub ballot: String,
+    /// Not committed yet: the hive has no quorum; it will be claimed later.
+    pub provisional: bool,
+    /// This node created the hive.
+    pub founder: bool,
+    /// Every advisor's answer.
+    pub advice: Vec<AdviceView>,
+    /// Advice that put another role first.
+    pub dissent: Vec<AdviceView>,
+    /// State of the role's packages: `off`, `dry-run`, `pending`, `installed` or `failed: …`.
+    pub packages_state: String,
+}
+
+/// One advisor's answer.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AdviceView {
+    /// Name of the advisor.
+    pub advisor: String,
+    /// Its policy.
+    pub policy: String,
+    /// Its ranking, best first.
+    pub ranking: Vec<RankedAdvice>,
+    /// Rules that were skipped, and why.
+    pub skipped: Vec<String>,
+}
+
+/// One role in an advisor's ranking.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RankedAdvice {
+    /// The role.
+    pub role: String,
+    /// Name of the rule that advised it.
+    pub rule: String,
+    /// At most so many of this role.
+    pub cap: Option<u32>,
+    /// The rule's reason.
+    pub reason: String,
+}
+
+/// `peers.json`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PeersFile {
+    /// This node.
+    #[serde(rename = "self")]
+    pub this: PeersSelf,
+    /// The others.
+    pub peers: Vec<PeersEntry>,
+}
+
+/// This node in `peers.json`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PeersSelf {
+    /// Its name.
+    pub hostname: String,
+    /// Address on the network that has the default route, else the first.
+    pub primary_ip: String,
+    /// Its role.
+    pub role: Option<String>,
+    /// Its public identity.
+    pub peer_id: PeerId,
+}
+
+/// Another node in `peers.json`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PeersEntry {
+    /// Its name.
+    pub hostname: String,
+    /// Where it is.
+    pub ip: String,
+    /// Its role.
+    pub role: Option<String>,
+    /// Its public identity; none for legacy peers.
+    pub peer_id: Option<PeerId>,
+    /// Discovery and mesh port.
+    pub port: u16,
+    /// Liveness.
+    pub state: MemberState,
+}
+
+/// Why a job waits or a node gets no work, and what would change it.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Explanation {
+    /// What is explained.
+    pub subject: String,
+    /// One sentence.
+    pub summary: String,
+    /// Per drone (for a job) or per job (for a node): eligible or why not.
+    pub details: Vec<ExplanationLine>,
+    /// What to do so that it changes; may be empty.
+    pub remedy: String,
+}
+
+/// One line of an explanation.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct ExplanationLine {
+    /// Drone or job.
+    pub name: String,
+    /// Whether it is eligible.
+    pub eligible: bool,
+    /// Why (not).
+    pub why: String,
+}
+
+/// What `hive doctor` asks of the agent; checks that need no agent are made by the command itself.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct DoctorFacts {
+    /// UDP and TCP port.
+    pub port: u16,
+    /// Interfaces in use: name, address, broadcast address.
+    pub interfaces: Vec<InterfaceView>,
+    /// Identifies the secret without revealing it.
+    pub secret_fingerprint: Option<String>,
+    /// Datagrams and connections that were refused, by reason and address.
+    pub refusals: Vec<Refusal>,
+    /// Peers that confirmed hearing this node's broadcast lately.
+    pub broadcast_heard_by: Vec<String>,
+    /// Milliseconds by which each peer's wall clock differs from ours (positive: theirs is ahead).
+    pub clock_offsets_ms: BTreeMap<String, i64>,
+    /// Free bytes of the state directory.
+    pub disk_free_bytes: u64,
+    /// Writes are refused for want of space.
+    pub disk_low: bool,
+}
+
+/// An interface that discovery uses.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct InterfaceView {
+    /// Its name.
+    pub name: String,
+    /// Address with prefix length.
+    pub address: String,
+    /// Broadcast address, where there is one.
+    pub broadcast: Option<String>,
+}
+
+/// Something that was refused.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Refusal {
+    /// `wrong_secret`, `replay`, `version`, `malformed`, `rate`, `clone`, …
+    pub reason: String,
+    /// Source address.
+    pub from: String,
+    /// How often since the agent started.
+    pub count: u64,
+    /// How long ago the last time.
+    pub last_ms: u64,
+}
+
+/// A blob that can be fetched.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct ArtifactView {
+    /// Job that produced it.
+    pub job: JobId,
+    /// File name.
+    pub name: String,
+    /// Digest.
+    pub sha256: Sha256Hash,
+    /// Bytes.
+    pub size: u64,
+}
+
+/// `GET /api/v1/nodes`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct NodeView {
+    /// As in `hive status`.
+    #[serde(flatten)]
+    pub member: MemberStatus,
+    /// What the machine is.
+    pub inventory: Option<Inventory>,
+}

@@ -1,0 +1,31 @@
+//! Everything hive decides, as pure code: events and the time go in, effects and the next wake-up come out.
+//!
+//! ```text
+//!   datagrams, connections, timers          committed log entries
+//!              │                                    │
+//!              ▼                                    ▼
+//!   founding · ballot · beacon · health      state::apply ──► replies, changes
+//!              │                                    │
+//!              ▼                                    ▼ (read only)
+//!      send, dial, found, claim             scheduler · voters ──► commands to propose, and a report why
+//! ```
+//!
+//! The rules that keep it deterministic: no clock, no file, no socket, no random source but the one handed in, no
+//! iteration in hash order, no floating point in [`state`]. Time is `now_ms`, milliseconds of a monotonic clock with an
+//! arbitrary origin; [`UnixMillis`](id::UnixMillis) is for people only and never decides anything.
+
+pub mod id;
+
+pub mod command;
+pub mod job;
+pub mod member;
+
+pub mod ballot;
+pub mod beacon;
+pub mod founding;
+pub mod health;
+pub mod policy;
+pub mod role;
+pub mod scheduler;
+pub mod state;
+pub mod voters;

@@ -1,0 +1,220 @@
+//! What can be asked of the replicated state: commands, their replies, and the envelope in which they travel through the log.
+//!
+//! A log entry is one [`Batch`]: up to [`BATCH_COMMANDS_MAX`] commands, each with an answer of its own. Inside the batch
+//! every command is a byte string with the version of its encoding in front, so that a replica that does not know it can
+//! say so by index and version, and halt, instead of guessing.
+
+use serde::{Deserialize, Serialize};
+
+use super::id::{Epoch, HiveId, JobId, PeerId, SessionId, Token, UnixMillis};
+use super::job::{JobSpec, Outcome};
+use super::member::{MemberInfo, RoleClaim};
+
+/// Most commands in one log entry.
+pub const BATCH_COMMANDS_MAX: usize = 256;
+/// Longest encoded command, bytes.
+pub const COMMAND_MAX_BYTES: usize = 64 << 10;
+/// Most jobs in one `Submit`; more are several commands of one session.
+pub const SUBMIT_JOBS_MAX: usize = 64;
+/// The feature level this build can apply.
+pub const FEATURE_LEVEL: u32 = 1;
+/// Version of the encoding of [`Command`] and [`Batch`].
+pub const ENVELOPE_VERSION: u16 = 1;
+
+/// A change of the replicated state. Everything it needs (ids, times, random numbers) is in it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub enum Command {
+    /// First command of a hive.
+    Found {
+        /// The hive.
+        hive_id: HiveId,
+        /// Its first epoch.
+        epoch: Epoch,
+        /// Its first member.
+        founder: MemberInfo,
+    },
+    /// A node joins, or says that something about it changed.
+    Admit {
+        /// The node.
+        member: MemberInfo,
+    },
+    /// The node takes part in Raft under this id (none: no longer).
+    BindReplica {
+        /// The node.
+        peer_id: PeerId,
+        /// Random per Raft directory, never reused.
+        raft_id: Option<u64>,
+    },
+    /// The node said farewell.
+    Leave {
+        /// The node.
+        peer_id: PeerId,
+    },
+    /// Take the first role of the ranking that still has room.
+    ClaimRole {
+        /// The node.
+        peer_id: PeerId,
+        /// The ballot's outcome, best first.
+        ranking: Vec<RankedRole>,
+        /// The ballot, for people and for repetition.
+        ballot: String,
+    },
+    /// Queue jobs. A job whose id is known is left as it is.
+    Submit {
+        /// The session, made when it is new.
+        session: SessionId,
+        /// Who.
+        submitter: String,
+        /// At most [`SUBMIT_JOBS_MAX`].
+        jobs: Vec<JobSpec>,
+    },
+    /// Give a job to a drone. Refused unless the job is `needed` and the drone a member.
+    Assign {
+        /// The job.
+        job: JobId,
+        /// The drone.
+        node: PeerId,
+    },
+    /// A drone says how its attempt goes. Refused as stale unless the token is the job's last.
+    Report {
+        /// The job.
+        job: JobId,
+        /// The attempt.
+        token: Token,
+        /// What happened.
+        progress: Progress,
+    },
+    /// The coordinator gives up on a drone's attempt.
+    Lose {
+        /// The job.
+        job: JobId,
+        /// The attempt; refused when it is not the live one.
+        token: Token,
+        /// One sentence.
+        reason: String,
+    },
+    /// An operator ends a job.
+    Cancel {
+        /// The job.
+        job: JobId,
+        /// Who and why.
+        reason: String,
+    },
+    /// Apply follows the rules of this level from here on. Only rises.
+    RaiseFeatureLevel {
+        /// The level.
+        level: u32,
+    },
+    /// `hive recover`: history goes on under a new epoch.
+    BeginEpoch {
+        /// The new epoch.
+        epoch: Epoch,
+    },
+}
+
+/// One role of a ballot's outcome.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RankedRole {
+    /// Name of the role.
+    pub role: String,
+    /// At most so many members of this role, none: no limit.
+    pub cap: Option<u32>,
+}
+
+/// What a drone reports.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Progress {
+    /// The build runs. A ref that was moving is pinned to this commit from here on.
+    Building {
+        /// Set by the first attempt of a job on a moving ref.
+        pinned_commit: Option<String>,
+    },
+    /// The build is over and its files are being stored.
+    Uploading,
+    /// It is over.
+    Ended {
+        /// How.
+        outcome: Outcome,
+    },
+}
+
+/// Who proposed a command, so that a retry is recognised and answered with the first reply.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Origin {
+    /// The node at which it was proposed.
+    pub peer_id: PeerId,
+    /// That node's incarnation.
+    pub incarnation: u64,
+    /// Rising per incarnation, from 1.
+    pub sequence: u64,
+}
+
+/// A command on its way into the log.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Proposal {
+    /// For recognising a retry.
+    pub origin: Origin,
+    /// Version of the encoding of `command`.
+    pub version: u16,
+    /// The encoded [`Command`].
+    #[serde(with = "serde_bytes")]
+    pub command: Vec<u8>,
+}
+
+/// One log entry.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Batch {
+    /// Version of this structure.
+    pub version: u16,
+    /// Milliseconds of the leader's monotonic clock since its last entry (0 for its first). Their sum is *hive time*.
+    pub elapsed_ms: u64,
+    /// The leader's wall clock, for people.
+    pub at: UnixMillis,
+    /// The commands, in order.
+    pub proposals: Vec<Proposal>,
+}
+
+/// The answer to one command.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Reply {
+    /// Done, and nothing more to say.
+    Done,
+    /// The role that was taken.
+    Role {
+        /// The claim as it was committed.
+        claim: RoleClaim,
+    },
+    /// The attempt that was assigned.
+    Assigned {
+        /// Its fencing token.
+        token: Token,
+        /// Its number.
+        attempt: u32,
+    },
+    /// Understood and refused; nothing changed.
+    Rejected {
+        /// Stable word for programs.
+        code: RejectCode,
+        /// One sentence for people.
+        message: String,
+    },
+}
+
+/// Why a command was refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RejectCode {
+    /// No such job, member or session.
+    NotFound,
+    /// The token is not the last one issued for the job.
+    Stale,
+    /// The thing is in a state in which this makes no sense.
+    Conflict,
+    /// A limit or a grammar was not kept.
+    Invalid,
+    /// Every role of the ranking is full.
+    NoRoom,
+    /// The sender's sequence number is older than the window that is kept.
+    TooOld,
+}

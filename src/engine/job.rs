@@ -1,0 +1,280 @@
+//! The vocabulary of the queue: jobs, attempts, their states, and the grammar of what may be queued.
+//!
+//! Transitions live in [`state`](super::state), choices in [`scheduler`](super::scheduler). Nothing here changes anything.
+
+use std::collections::BTreeSet;
+
+use serde::{Deserialize, Serialize};
+
+use super::id::{JobId, PeerId, SessionId, Sha256Hash, Token, UnixMillis};
+
+/// Where the sources of a `command` job come from.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+pub enum Source {
+    /// A local directory, archived deterministically when it was queued.
+    Blob {
+        /// The archive (tar).
+        sha256: Sha256Hash,
+        /// Its length in bytes.
+        size: u64,
+    },
+    /// A Git repository.
+    Git {
+        /// `https`, `http`, `ssh`, `git` or `file` URL, or an absolute path.
+        url: String,
+        /// Branch or tag, the repository's default when absent.
+        branch: Option<String>,
+        /// 40 hexadecimal digits once pinned. A moving ref is pinned when it is queued or at the first attempt.
+        commit: Option<String>,
+    },
+}
+
+/// What is to be done, by kind of builder.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "backend", rename_all = "snake_case")]
+pub enum Work {
+    /// Run one program in a checkout.
+    Command {
+        /// What it runs in.
+        source: Source,
+        /// Program and arguments; never a shell line.
+        argv: Vec<String>,
+        /// Patterns of files to keep, relative to the checkout.
+        artifacts: Vec<String>,
+    },
+    /// Build a Debian source package into `.deb`, `.changes` and `.buildinfo`.
+    Debian {
+        /// Name of a source package (optionally `name=version` or `name/suite`), or a source tree.
+        source: DebianSource,
+    },
+}
+
+/// What a `debian` job builds.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+pub enum DebianSource {
+    /// A source package of the drone's configured archives.
+    Archive {
+        /// Source package name.
+        package: String,
+        /// Exact version, the newest when absent.
+        version: Option<String>,
+    },
+    /// A source tree with `debian/` in it.
+    Tree {
+        /// The archived tree or repository.
+        source: Source,
+    },
+}
+
+/// Limits of one attempt.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Limits {
+    /// Wall clock for the whole attempt, milliseconds.
+    pub timeout_ms: u64,
+    /// Longest time without a byte of output, milliseconds.
+    pub silence_timeout_ms: u64,
+    /// Largest log kept, bytes; the attempt goes on, the rest is counted and dropped.
+    pub log_max_bytes: u64,
+    /// Most processes at once.
+    pub processes_max: u32,
+    /// Memory, MiB; 0: what the drone allows.
+    pub memory_max_mb: u64,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            timeout_ms: 6 * 3_600_000,
+            silence_timeout_ms: 3_600_000,
+            log_max_bytes: 64 << 20,
+            processes_max: 4_096,
+            memory_max_mb: 0,
+        }
+    }
+}
+
+/// A job as it is submitted.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct JobSpec {
+    /// Chosen by the submitter.
+    pub id: JobId,
+    /// What to do.
+    pub work: Work,
+    /// Shown to people: package name, or program and source.
+    pub target: String,
+    /// −100…100, higher first.
+    pub priority: i32,
+    /// Labels, tools and features a drone must have.
+    pub labels: BTreeSet<String>,
+    /// The accepted artifact is its only effect, so it may run through a partition and be run again.
+    pub pure: bool,
+    /// Limits of each attempt.
+    pub limits: Limits,
+}
+
+/// State of a job. The published transitions are in `state/queue.rs`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum JobState {
+    /// Waits for a drone.
+    Needed,
+    /// Assigned to a drone.
+    Delegated,
+    /// Accepted: its artifacts are stored and verified.
+    Received,
+    /// Not tried again until somebody or time unblocks it.
+    Blocked,
+    /// Ended without success, and will not be retried.
+    Failed,
+    /// Ended by an operator.
+    Cancelled,
+    /// Too many drones were lost on it.
+    Quarantined,
+}
+
+impl JobState {
+    /// No further attempt will follow by itself.
+    pub fn is_terminal(self) -> bool {
+        matches!(self, Self::Received | Self::Failed | Self::Cancelled | Self::Quarantined)
+    }
+}
+
+/// State of an attempt.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum AttemptState {
+    /// Committed; the drone has not begun.
+    Assigned,
+    /// Running.
+    Building,
+    /// Built; artifacts are being stored and verified.
+    Uploading,
+    /// The result of the job.
+    Accepted,
+    /// Ended badly, see its class.
+    Failed,
+    /// The drone was given up.
+    Lost,
+    /// A newer attempt replaced it.
+    Stale,
+    /// An operator ended it.
+    Cancelled,
+}
+
+impl AttemptState {
+    /// It can no longer change anything.
+    pub fn is_over(self) -> bool {
+        !matches!(self, Self::Assigned | Self::Building | Self::Uploading)
+    }
+}
+
+/// Whose fault a failure is. Only `build` counts against the package, only `infra` against the drone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum FailureClass {
+    /// The package does not build.
+    Build,
+    /// Upload, disk, memory, a lost drone, a time-out of ours.
+    Infra,
+    /// It may or can not be built (masked, unsatisfiable, forbidden).
+    Policy,
+    /// An operator ended it.
+    Cancelled,
+    /// A newer attempt replaced it.
+    Stale,
+}
+
+/// A file that an attempt produced.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Artifact {
+    /// File name, without any directory.
+    pub name: String,
+    /// Digest of its bytes.
+    pub sha256: Sha256Hash,
+    /// Length in bytes.
+    pub size: u64,
+}
+
+/// How an attempt ended, as its drone reports it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "outcome", rename_all = "snake_case")]
+pub enum Outcome {
+    /// Artifacts are stored on the drone and were verified by it.
+    Succeeded {
+        /// What came out.
+        artifacts: Vec<Artifact>,
+    },
+    /// It did not work.
+    Failed {
+        /// Whose fault.
+        class: FailureClass,
+        /// One sentence for people, at most 500 bytes.
+        reason: String,
+        /// Exit code, absent when a signal or hive ended it.
+        exit_code: Option<i32>,
+    },
+}
+
+/// One try of a job on one drone.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Attempt {
+    /// 1, 2, 3 …
+    pub attempt: u32,
+    /// Its fencing token.
+    pub token: Token,
+    /// The drone.
+    pub node: PeerId,
+    /// Where it stands.
+    pub state: AttemptState,
+    /// When it was assigned, by the coordinator's clock.
+    pub assigned_at: UnixMillis,
+    /// When the drone began.
+    pub started_at: Option<UnixMillis>,
+    /// When it was over.
+    pub ended_at: Option<UnixMillis>,
+    /// Whose fault, once failed.
+    pub class: Option<FailureClass>,
+    /// One sentence for people, once failed, lost, stale or cancelled.
+    pub reason: Option<String>,
+    /// Exit code of the build, where there was one.
+    pub exit_code: Option<i32>,
+}
+
+/// A job as the replicated state holds it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Job {
+    /// What was asked for.
+    pub spec: JobSpec,
+    /// What it was queued with.
+    pub session: SessionId,
+    /// Position in the hive's order of submission.
+    pub ordinal: u64,
+    /// Who queued it.
+    pub submitter: String,
+    /// When, by the coordinator's clock.
+    pub submitted_at: UnixMillis,
+    /// Where it stands.
+    pub state: JobState,
+    /// All tries, oldest first. At most [`ATTEMPTS_KEPT`].
+    pub attempts: Vec<Attempt>,
+    /// The accepted result.
+    pub artifacts: Vec<Artifact>,
+    /// Where the artifacts were first stored.
+    pub artifact_node: Option<PeerId>,
+    /// Not before this hive time (back-off), milliseconds.
+    pub not_before_ms: u64,
+    /// Why it is blocked, failed, cancelled or quarantined.
+    pub reason: Option<String>,
+}
+
+/// Tries kept per job; older ones are dropped when more follow.
+pub const ATTEMPTS_KEPT: usize = 32;
+
+impl Job {
+    /// The attempt that may still change something, if any.
+    pub fn live_attempt(&self) -> Option<&Attempt> {
+        self.attempts.last().filter(|attempt| !attempt.state.is_over())
+    }
+}

@@ -1,0 +1,3 @@
+//! The `hive` program.
+
+fn main() {}
