@@ -1,0 +1,13 @@
+//! Real agents on real hosts: each test makes a private network of namespaces, starts agents in it, breaks things, and looks.
+//!
+//! Needs root (a failure with a message otherwise, never a skip). One lab per test; killing its one process removes every
+//! daemon, interface, namespace and mount inside it.
+
+#![cfg(feature = "node")]
+#![allow(missing_docs, clippy::disallowed_methods, clippy::unwrap_used, clippy::print_stderr, clippy::print_stdout)]
+
+#[path = "lab/harness.rs"]
+mod harness;
+
+#[path = "lab/forming.rs"]
+mod forming;
