@@ -364,8 +364,7 @@ mod tests {
 
     #[test]
     fn settings_and_evidence_hold_it_back_and_say_why() {
-        let mut never =
-            Founding::new(FoundingOptions { mode: FoundMode::Never, expect: 0 }, peer(1));
+        let mut never = Founding::new(FoundingOptions { mode: FoundMode::Never, expect: 0 }, peer(1));
         never.on_link(true, 1);
         assert_eq!(run_until(&mut never, 1, 120_000), None);
         assert!(matches!(never.poll(120_000).0, Step::Hold { why: HoldReason::NeverFounds, .. }));

@@ -14,10 +14,7 @@ pub fn one_hive(hosts: &[&Host], seconds: u64) -> (String, String) {
             if alive != hosts.len() || status["quorum"] != true {
                 return None;
             }
-            seen.insert((
-                status["hive_id"].as_str()?.to_owned(),
-                status["coordinator"]["name"].as_str()?.to_owned(),
-            ));
+            seen.insert((status["hive_id"].as_str()?.to_owned(), status["coordinator"]["name"].as_str()?.to_owned()));
         }
         (seen.len() == 1).then(|| seen.first().expect("one").clone())
     })

@@ -73,7 +73,8 @@ fn wait(child: &mut Child, deadline: Duration) -> Option<ExitStatus> {
 
 fn print_logs(directory: &Path) {
     let Ok(hosts) = fs::read_dir(directory) else { return };
-    let mut logs: Vec<PathBuf> = hosts.flatten().map(|host| host.path().join("agent.log")).filter(|p| p.exists()).collect();
+    let mut logs: Vec<PathBuf> =
+        hosts.flatten().map(|host| host.path().join("agent.log")).filter(|p| p.exists()).collect();
     logs.sort();
     for log in logs {
         let text = fs::read_to_string(&log).unwrap_or_default();
@@ -93,7 +94,9 @@ pub struct Lab {
 
 impl Lab {
     fn new(directory: PathBuf) -> Self {
-        sh("ip link add br0 type bridge forward_delay 0 && ip addr add 10.77.0.254/24 broadcast 10.77.0.255 dev br0 && ip link set br0 up");
+        sh(
+            "ip link add br0 type bridge forward_delay 0 && ip addr add 10.77.0.254/24 broadcast 10.77.0.255 dev br0 && ip link set br0 up",
+        );
         Self { directory, hosts: 0 }
     }
 
@@ -214,7 +217,10 @@ impl Host {
     pub fn start(&self, arguments: &[&str]) -> Agent {
         let log = fs::OpenOptions::new().create(true).append(true).open(self.root.join("agent.log")).expect("log file");
         let mut command = self.command(env!("CARGO_BIN_EXE_hive"));
-        command.arg("agent").args(arguments).env("RUST_LOG", std::env::var("LAB_LOG").unwrap_or_else(|_| "hive=info".into()));
+        command
+            .arg("agent")
+            .args(arguments)
+            .env("RUST_LOG", std::env::var("LAB_LOG").unwrap_or_else(|_| "hive=info".into()));
         command.stdout(log.try_clone().expect("log file")).stderr(log).process_group(0);
         Agent { host: self.clone(), child: command.spawn().expect("agent starts") }
     }

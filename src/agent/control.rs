@@ -1,0 +1,103 @@
+//! What agents ask each other, one request and one response per stream: advice, leases, and the coordinator's errands.
+//!
+//! The asking peer is proven by its connection, never by a field. Raft, the log, blobs and build logs have protocols of their
+//! own. Never done here: acting on a request.
+
+use serde::{Deserialize, Serialize};
+
+use crate::api::{AdviceView, Explanation};
+use crate::engine::id::{JobId, Sha256Hash, Token};
+use crate::engine::member::MemberInfo;
+use crate::engine::role::RoleDef;
+
+/// Protocol name. Not bound to a hive: nodes without one speak it too.
+pub const PROTOCOL: &str = "/hive/control/1";
+
+/// A request.
+#[derive(Debug, Serialize, Deserialize)]
+pub enum Request {
+    /// Between two seekers that reach each other over the mesh only: what a HELLO would say.
+    Seek {
+        /// Of the seekers in view.
+        digest: u64,
+        /// It is about to found.
+        announces: bool,
+    },
+    /// What should I become?
+    Identify {
+        /// The ballot.
+        ballot: String,
+        /// Who asks.
+        member: Box<MemberInfo>,
+    },
+    /// The definition of a role that the asking node does not have in this form.
+    RoleDefinition {
+        /// Its name.
+        role: String,
+    },
+    /// May I (still) work on these? Asked of the coordinator before a build starts and every few seconds while it runs.
+    Lease {
+        /// Job and fencing token of each attempt, at most [`LEASES_MAX`].
+        attempts: Vec<(JobId, Token)>,
+    },
+    /// Become ready to vote: make a Raft directory with a fresh id.
+    PrepareReplica,
+    /// You are neither voter nor standby any longer.
+    RetireReplica,
+    /// Fetch this blob from me and keep it, so that it survives my end.
+    KeepBlob {
+        /// Digest.
+        sha256: Sha256Hash,
+        /// Bytes.
+        size: u64,
+    },
+    /// Your role is no longer needed; ask the hive again.
+    AskAgain {
+        /// Why.
+        reason: String,
+    },
+    /// Why does this job wait, or this node get no work? Asked of the coordinator, whose planner knows.
+    Explain {
+        /// Job id or node name.
+        subject: String,
+    },
+}
+
+/// Most attempts in one lease request.
+pub const LEASES_MAX: usize = 256;
+
+/// A response.
+#[derive(Debug, Serialize, Deserialize)]
+pub enum Response {
+    /// Understood, nothing to say.
+    Ok,
+    /// To `Identify`.
+    Advice {
+        /// The ranking, best first, with rules and reasons.
+        advice: Box<AdviceView>,
+        /// Digest of the advisor's role definitions, in hexadecimal.
+        roles_digest: String,
+    },
+    /// To `RoleDefinition`.
+    RoleDefinition {
+        /// The definition; none when the advisor does not have it either.
+        role: Option<Box<RoleDef>>,
+    },
+    /// To `Lease`: per attempt whether it is still the job's live one.
+    Leases {
+        /// In the order asked.
+        valid: Vec<bool>,
+    },
+    /// To `PrepareReplica`.
+    Replica {
+        /// The fresh Raft id.
+        raft_id: u64,
+    },
+    /// To `Explain`.
+    Explanation(Box<Explanation>),
+    /// Not done, and why.
+    Refused {
+        /// One sentence.
+        why: String,
+    },
+}
