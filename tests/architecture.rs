@@ -31,12 +31,40 @@ const SHARED: &[&str] = &["engine", "api", "clock", "tasks", "keyring", "transpo
 const ANYTHING: &[&str] = &["*"];
 
 /// External crates that the engine may use: none of them does IO.
-const ENGINE_CRATES: &[&str] =
-    &["std", "core", "serde", "serde_bytes", "serde_json", "thiserror", "tracing", "sha2", "rand", "cel", "toml", "ciborium", "hex", "uuid", "jiff"];
+const ENGINE_CRATES: &[&str] = &[
+    "std",
+    "core",
+    "serde",
+    "serde_bytes",
+    "serde_json",
+    "thiserror",
+    "tracing",
+    "sha2",
+    "rand",
+    "cel",
+    "toml",
+    "ciborium",
+    "hex",
+    "uuid",
+    "jiff",
+];
 /// Parts of std that do IO, read a clock, start threads or iterate in hash order.
 const ENGINE_BANS: &[&str] = &[
-    "std::fs", "std::net", "std::process", "std::thread", "std::env", "std::time::Instant", "std::time::SystemTime",
-    "Instant::now", "SystemTime::now", "HashMap", "HashSet", "rand::rng()", "rand::random", "thread_rng", "async fn",
+    "std::fs",
+    "std::net",
+    "std::process",
+    "std::thread",
+    "std::env",
+    "std::time::Instant",
+    "std::time::SystemTime",
+    "Instant::now",
+    "SystemTime::now",
+    "HashMap",
+    "HashSet",
+    "rand::rng()",
+    "rand::random",
+    "thread_rng",
+    "async fn",
 ];
 /// Longest file, lines before its tests.
 const FILE_MAX_LINES: usize = 600;
@@ -121,7 +149,8 @@ fn the_engine_touches_nothing_but_its_arguments() {
             for ban in ENGINE_BANS.iter().filter(|ban| line.contains(**ban)) {
                 offences.push(format!("{}:{number}: the engine may not use {ban}", path.display()));
             }
-            let Some(import) = line.trim_start().strip_prefix("use ").or_else(|| line.trim_start().strip_prefix("pub use "))
+            let Some(import) =
+                line.trim_start().strip_prefix("use ").or_else(|| line.trim_start().strip_prefix("pub use "))
             else {
                 continue;
             };

@@ -9,5 +9,11 @@
 #[path = "lab/harness.rs"]
 mod harness;
 
+#[path = "lab/building.rs"]
+mod building;
+#[path = "lab/faults.rs"]
+mod faults;
 #[path = "lab/forming.rs"]
 mod forming;
+#[path = "lab/wire.rs"]
+mod wire;
