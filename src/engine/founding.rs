@@ -326,8 +326,8 @@ pub fn dissolves_into(ours: HiveFacts, theirs: HiveFacts) -> bool {
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
+    use rand::SeedableRng as _;
     use rand::rngs::SmallRng;
-    use rand::{RngExt as _, SeedableRng as _};
 
     use super::*;
 

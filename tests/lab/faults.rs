@@ -14,9 +14,10 @@ fn voters(host: &Host) -> Option<Vec<String>> {
 fn queue_trivial(host: &Host) -> Option<String> {
     std::fs::create_dir_all(host.tmp().join("trivial")).ok()?;
     std::fs::write(host.tmp().join("trivial/build.sh"), "mkdir out; echo ok > out/ok\n").ok()?;
-    let data = host.json(&[
+    let answer = host.hive(&[
         "queue",
         "add",
+        "--json",
         "--backend",
         "command",
         "--dir",
@@ -27,25 +28,8 @@ fn queue_trivial(host: &Host) -> Option<String> {
         "sh",
         "build.sh",
     ]);
-    // `--json` after `--` would belong to the build's own arguments, so it is asked for in front.
-    data.or_else(|| {
-        let answer = host.hive(&[
-            "queue",
-            "add",
-            "--json",
-            "--backend",
-            "command",
-            "--dir",
-            "/tmp/trivial",
-            "--artifact",
-            "out/*",
-            "--",
-            "sh",
-            "build.sh",
-        ]);
-        serde_json::from_str::<Value>(&answer.stdout).ok().map(|value| value["data"].clone())
-    })
-    .and_then(|data| Some(data["jobs"][0]["id"].as_str()?.to_owned()))
+    let value: Value = serde_json::from_str(&answer.stdout).ok()?;
+    Some(value["data"]["jobs"][0]["id"].as_str()?.to_owned())
 }
 
 #[test]
