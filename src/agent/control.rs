@@ -5,13 +5,15 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::api::{AdviceView, Explanation};
+use crate::api::Explanation;
+use crate::engine::ballot::{AdviceMsg, IdentifyMsg};
 use crate::engine::id::{JobId, Sha256Hash, Token};
-use crate::engine::member::MemberInfo;
-use crate::engine::role::RoleDef;
 
 /// Protocol name. Not bound to a hive: nodes without one speak it too.
 pub const PROTOCOL: &str = "/hive/control/1";
+
+/// Most attempts in one lease request.
+pub const LEASES_MAX: usize = 256;
 
 /// A request.
 #[derive(Debug, Serialize, Deserialize)]
@@ -24,17 +26,7 @@ pub enum Request {
         announces: bool,
     },
     /// What should I become?
-    Identify {
-        /// The ballot.
-        ballot: String,
-        /// Who asks.
-        member: Box<MemberInfo>,
-    },
-    /// The definition of a role that the asking node does not have in this form.
-    RoleDefinition {
-        /// Its name.
-        role: String,
-    },
+    Identify(IdentifyMsg),
     /// May I (still) work on these? Asked of the coordinator before a build starts and every few seconds while it runs.
     Lease {
         /// Job and fencing token of each attempt, at most [`LEASES_MAX`].
@@ -53,6 +45,8 @@ pub enum Request {
     },
     /// Your role is no longer needed; ask the hive again.
     AskAgain {
+        /// The claim that is to be replaced; a node that has claimed another since ignores the request.
+        generation: u64,
         /// Why.
         reason: String,
     },
@@ -61,10 +55,9 @@ pub enum Request {
         /// Job id or node name.
         subject: String,
     },
+    /// Where your copy of the log ends. Asked by `hive recover`.
+    LogEnd,
 }
-
-/// Most attempts in one lease request.
-pub const LEASES_MAX: usize = 256;
 
 /// A response.
 #[derive(Debug, Serialize, Deserialize)]
@@ -72,17 +65,7 @@ pub enum Response {
     /// Understood, nothing to say.
     Ok,
     /// To `Identify`.
-    Advice {
-        /// The ranking, best first, with rules and reasons.
-        advice: Box<AdviceView>,
-        /// Digest of the advisor's role definitions, in hexadecimal.
-        roles_digest: String,
-    },
-    /// To `RoleDefinition`.
-    RoleDefinition {
-        /// The definition; none when the advisor does not have it either.
-        role: Option<Box<RoleDef>>,
-    },
+    Advice(Box<AdviceMsg>),
     /// To `Lease`: per attempt whether it is still the job's live one.
     Leases {
         /// In the order asked.
@@ -95,6 +78,15 @@ pub enum Response {
     },
     /// To `Explain`.
     Explanation(Box<Explanation>),
+    /// To `LogEnd`.
+    LogEnd {
+        /// Epoch counter.
+        epoch: u64,
+        /// Term of the last entry.
+        term: u64,
+        /// Its index.
+        index: u64,
+    },
     /// Not done, and why.
     Refused {
         /// One sentence.

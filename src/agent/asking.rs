@@ -1,0 +1,354 @@
+//! This node as the one that asks: opens ballots, claims what they decide, and writes down what it became.
+//!
+//! ```text
+//!   no role, reset, deleted file ──► ballot ──► ClaimRole (committed) ──► identity.json ──► packages
+//!                                        └─ no quorum ─► provisional identity, claimed later
+//! ```
+//!
+//! Never done here: advising, counting (see [`ballot`](crate::engine::ballot)), or capping (apply does).
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::control::{self, Request, Response};
+use super::shared::Shared;
+use super::{Event, propose};
+use crate::api::{AdviceView, ApiResult, ErrorCode, Identity, RankedAdvice};
+use crate::clock::{now_ms, unix_now};
+use crate::engine::ballot::{AdviceMsg, Ballot, BallotStep, IdentifyMsg, Outcome, Ranked};
+use crate::engine::command::{Command, RankedRole, Reply};
+use crate::engine::id::PeerId;
+use crate::engine::member::RoleClaim;
+use crate::engine::role::FOUNDER;
+use crate::exec::packages::Mode;
+use crate::tasks;
+use crate::transport;
+
+/// An advisor that has not answered after this long will not: ballots are decided after 2 s.
+const ADVICE_TIMEOUT: Duration = Duration::from_millis(1_900);
+/// How long after a ballot without a result the next one is opened, milliseconds.
+const AGAIN_MS: u64 = 3_000;
+/// How long a claim may take to be committed before the node goes on provisionally.
+const CLAIM_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// Where the question stands.
+#[derive(Default)]
+pub struct Asking {
+    ballot: Option<Ballot>,
+    ballots_opened: u64,
+    /// A claim is on its way; its ballot.
+    claiming: Option<Ranked>,
+    /// Not before this time (0: at once).
+    not_before_ms: u64,
+    /// Somebody wants a new answer although there is one.
+    wanted: bool,
+    /// Who asked for the reset and waits for the new identity.
+    waiting: Vec<tokio::sync::oneshot::Sender<ApiResult<Identity>>>,
+}
+
+impl Asking {
+    /// Takes up what the identity file and the committed state say after a start or a join.
+    pub fn resume(&mut self, shared: &Shared) -> anyhow::Result<()> {
+        let identity = shared.files.read_identity()?;
+        self.wanted = identity.is_none();
+        shared.update(|soft| soft.identity = identity);
+        Ok(())
+    }
+
+    /// The node wants a new answer: `hive identity reset`, or its role is no longer needed.
+    pub fn ask_again(
+        &mut self,
+        shared: &Shared,
+        waiting: Option<tokio::sync::oneshot::Sender<ApiResult<Identity>>>,
+    ) -> anyhow::Result<()> {
+        shared.files.remove_identity()?;
+        self.wanted = true;
+        self.not_before_ms = 0;
+        self.claiming = None;
+        self.ballot = None;
+        self.waiting.extend(waiting);
+        Ok(())
+    }
+
+    /// The node belongs to another hive now: what it was told before no longer holds.
+    pub fn forget(&mut self, shared: &Shared) -> anyhow::Result<()> {
+        shared.update(|soft| soft.identity = None);
+        self.ask_again(shared, None)
+    }
+
+    /// The hive was founded by this node: it is the founder until the hive gives it another role.
+    pub fn founded(&mut self, shared: &Arc<Shared>) -> anyhow::Result<()> {
+        self.wanted = false;
+        let identity = self.compose(shared, FOUNDER, None, "founded this hive", false);
+        self.settle(shared, identity)
+    }
+
+    /// Does what is due. Called often, cheap when nothing is.
+    pub fn tick(&mut self, shared: &Arc<Shared>, now_ms: u64) -> anyhow::Result<()> {
+        if self.ballot.is_some() {
+            return self.poll(shared, now_ms);
+        }
+        if self.claiming.is_some() || now_ms < self.not_before_ms || !shared.is_member() {
+            return Ok(());
+        }
+        let (claimed, founder) = shared.read(|state| {
+            let me = state.member(&shared.me.peer_id);
+            (me.and_then(|member| member.role.clone()), me.is_some_and(|member| member.founder))
+        });
+        let settled = shared.soft(|soft| soft.identity.as_ref().is_some_and(|identity| !identity.provisional));
+        if !self.wanted && settled && (claimed.is_some() || founder) {
+            return Ok(());
+        }
+        self.open(shared, now_ms);
+        self.poll(shared, now_ms)
+    }
+
+    fn open(&mut self, shared: &Arc<Shared>, now_ms: u64) {
+        self.ballots_opened += 1;
+        let id = format!("{}-{}-{}", shared.me.peer_id.short(), shared.me.incarnation, self.ballots_opened);
+        let advisors: BTreeSet<PeerId> = shared.alive_peers().into_iter().collect();
+        tracing::info!(ballot = %id, advisors = advisors.len(), "asking the hive: what should I become?");
+        let roles = shared.definitions(|definitions| {
+            definitions.refresh();
+            definitions.roles()
+        });
+        let question = IdentifyMsg { ballot: id.clone(), node: shared.inventory() };
+        for advisor in &advisors {
+            let (shared, advisor, question) = (Arc::clone(shared), advisor.clone(), question.clone());
+            tasks::spawn("identify", async move {
+                let request = Request::Identify(question);
+                let answer =
+                    transport::call(&shared.mesh, &advisor, control::PROTOCOL, &request, ADVICE_TIMEOUT).await;
+                let advice = match answer {
+                    Ok(Response::Advice(advice)) => Some(advice),
+                    Ok(Response::Refused { why }) => {
+                        tracing::debug!(%advisor, why, "no advice");
+                        None
+                    }
+                    Ok(_) | Err(_) => None,
+                };
+                // The loop is gone only when the agent stops.
+                let _ = shared.events.send(Event::Advice { from: advisor, advice }).await;
+            });
+        }
+        self.ballot = Some(Ballot::new(id, advisors, roles, now_ms));
+    }
+
+    /// An advisor answered, or will not.
+    pub fn on_advice(&mut self, shared: &Arc<Shared>, from: &PeerId, advice: Option<Box<AdviceMsg>>) -> anyhow::Result<()> {
+        let Some(ballot) = self.ballot.as_mut() else { return Ok(()) };
+        match advice {
+            Some(advice) => {
+                let name = shared.read(|state| state.name_of(from).to_owned());
+                if let Some(first) = advice.advice.ranking.first() {
+                    tracing::info!(advisor = %name, role = %first.role, reason = %first.reason, "advice");
+                }
+                if let Err(refused) = ballot.on_advice(from, *advice, now_ms()) {
+                    tracing::debug!(advisor = %name, %refused, "advice not counted");
+                }
+            }
+            None => ballot.on_advisor_gone(from),
+        }
+        self.poll(shared, now_ms())
+    }
+
+    fn poll(&mut self, shared: &Arc<Shared>, now_ms: u64) -> anyhow::Result<()> {
+        let Some(ballot) = self.ballot.as_mut() else { return Ok(()) };
+        match ballot.poll(now_ms) {
+            BallotStep::Wait { .. } => Ok(()),
+            BallotStep::Decided(Outcome::Ranked(ranked)) => {
+                self.ballot = None;
+                self.claim(shared, ranked);
+                Ok(())
+            }
+            BallotStep::Decided(Outcome::NoAdvice { unanswered, .. }) => {
+                self.ballot = None;
+                self.no_advice(shared, now_ms, unanswered.len())
+            }
+        }
+    }
+
+    fn no_advice(&mut self, shared: &Arc<Shared>, now_ms: u64, unanswered: usize) -> anyhow::Result<()> {
+        self.not_before_ms = now_ms + AGAIN_MS;
+        let alone = shared.read(|state| state.members().filter(|member| !member.left).count()) <= 1;
+        let founder = shared.read(|state| state.member(&shared.me.peer_id).is_some_and(|member| member.founder));
+        if alone && founder {
+            return self.founded(shared);
+        }
+        tracing::info!(unanswered, "nobody advised; asking again");
+        let waiting = std::mem::take(&mut self.waiting);
+        for sender in waiting {
+            let error = crate::api::ApiError::new(
+                ErrorCode::Conflict,
+                "no member advised this node",
+                "it goes on asking every few seconds; see hive peers",
+            );
+            let _ = sender.send(Err(error));
+        }
+        Ok(())
+    }
+
+    fn claim(&mut self, shared: &Arc<Shared>, ranked: Ranked) {
+        let command = Command::ClaimRole {
+            peer_id: shared.me.peer_id.clone(),
+            ranking: ranked.ranking.clone(),
+            ballot: ranked.ballot.clone(),
+        };
+        let ballot = ranked.ballot.clone();
+        self.claiming = Some(ranked);
+        let shared = Arc::clone(shared);
+        tasks::spawn("claim", async move {
+            let reply = propose(&shared, command, CLAIM_TIMEOUT).await;
+            let _ = shared.events.send(Event::Claimed { ballot, reply }).await;
+        });
+    }
+
+    /// The claim was committed, refused, or could not be committed now.
+    pub fn on_claimed(&mut self, shared: &Arc<Shared>, ballot: &str, reply: ApiResult<Reply>) -> anyhow::Result<()> {
+        let Some(ranked) = self.claiming.take_if(|ranked| ranked.ballot == ballot) else { return Ok(()) };
+        match reply {
+            Ok(Reply::Role { claim }) => {
+                self.wanted = false;
+                self.became(shared, &claim, &ranked)
+            }
+            Ok(other) => {
+                tracing::warn!(?other, "no role of the ballot's ranking could be taken; asking again");
+                self.not_before_ms = now_ms() + AGAIN_MS;
+                Ok(())
+            }
+            Err(error) => {
+                self.not_before_ms = now_ms() + AGAIN_MS;
+                self.provisional(shared, &ranked, &error.message)
+            }
+        }
+    }
+
+    /// Without quorum the node works by the ballot's first choice and claims later.
+    fn provisional(&mut self, shared: &Arc<Shared>, ranked: &Ranked, why: &str) -> anyhow::Result<()> {
+        let Some(RankedRole { role, .. }) = ranked.ranking.first() else { return Ok(()) };
+        tracing::warn!(role, why, "role not committed, working provisionally");
+        let known = shared.soft(|soft| soft.identity.as_ref().is_some_and(|identity| identity.role == *role));
+        if known {
+            return Ok(());
+        }
+        let reason = ranked.for_role(role).map(|given| given.reason).unwrap_or_default();
+        let identity = self.compose(shared, role, Some(ranked), &reason, true);
+        shared.files.write_identity(&identity)?;
+        shared.update(|soft| soft.identity = Some(identity));
+        Ok(())
+    }
+
+    fn became(&mut self, shared: &Arc<Shared>, claim: &RoleClaim, ranked: &Ranked) -> anyhow::Result<()> {
+        let reason = ranked.for_role(&claim.role).map(|given| given.reason).unwrap_or_default();
+        tracing::info!(role = %claim.role, %reason, "the hive has decided what this node is");
+        let mut identity = self.compose(shared, &claim.role, Some(ranked), &reason, false);
+        identity.assigned_at = claim.assigned_at;
+        self.settle(shared, identity)
+    }
+
+    fn settle(&mut self, shared: &Arc<Shared>, identity: Identity) -> anyhow::Result<()> {
+        shared.files.write_identity(&identity)?;
+        for sender in self.waiting.drain(..) {
+            let _ = sender.send(Ok(identity.clone()));
+        }
+        shared.update(|soft| soft.identity = Some(identity));
+        install_packages(shared);
+        Ok(())
+    }
+
+    fn compose(
+        &self,
+        shared: &Shared,
+        role: &str,
+        ranked: Option<&Ranked>,
+        reason: &str,
+        provisional: bool,
+    ) -> Identity {
+        let roles = shared.definitions(|definitions| definitions.roles());
+        let definition = roles.get(role);
+        let distro = shared.inventory().distro;
+        let (given, advice) = match ranked {
+            Some(ranked) => (ranked.for_role(role), views(shared, ranked)),
+            None => (None, Vec::new()),
+        };
+        let name = |peer: &PeerId| shared.read(|state| state.name_of(peer).to_owned());
+        let (assigned_by, dissenters): (Vec<String>, BTreeSet<String>) = match &given {
+            Some(given) => (given.assigned_by.iter().map(name).collect(), given.dissent.iter().map(name).collect()),
+            None => (vec![shared.me.name.clone()], BTreeSet::new()),
+        };
+        let founder = ranked.is_none()
+            || shared.read(|state| state.member(&shared.me.peer_id).is_some_and(|member| member.founder));
+        let packages: Vec<String> =
+            definition.map(|definition| definition.packages_on(&distro).to_vec()).unwrap_or_default();
+        let packages_state = match Mode::from(shared.config.packages) {
+            Mode::Off => "off",
+            Mode::DryRun | Mode::On if packages.is_empty() => "installed",
+            Mode::DryRun | Mode::On => "pending",
+        };
+        Identity {
+            role: role.to_owned(),
+            packages,
+            config: definition.map(|definition| definition.config.clone()).unwrap_or_default(),
+            assigned_by,
+            assigned_at: unix_now(),
+            reason: reason.to_owned(),
+            ballot: ranked.map(|ranked| ranked.ballot.clone()).unwrap_or_default(),
+            provisional,
+            founder,
+            dissent: advice.iter().filter(|view| dissenters.contains(&view.advisor)).cloned().collect(),
+            advice,
+            packages_state: packages_state.to_owned(),
+        }
+    }
+
+    /// The package run ended.
+    pub fn on_packages(&mut self, shared: &Shared, role: &str, state: String) -> anyhow::Result<()> {
+        let identity = shared.update(|soft| {
+            let identity = soft.identity.as_mut().filter(|identity| identity.role == role)?;
+            identity.packages_state.clone_from(&state);
+            Some(identity.clone())
+        });
+        if let Some(identity) = identity {
+            tracing::info!(role, state, "packages of the role");
+            shared.files.write_identity(&identity)?;
+        }
+        let failed = state.starts_with("failed");
+        shared.notice("packages", failed.then(|| format!("Packages of role {role}: {state}")));
+        Ok(())
+    }
+}
+
+fn views(shared: &Shared, ranked: &Ranked) -> Vec<AdviceView> {
+    let view = |(peer, message): (&PeerId, &AdviceMsg)| AdviceView {
+        advisor: shared.read(|state| state.name_of(peer).to_owned()),
+        policy: message.policy.clone(),
+        ranking: message
+            .advice
+            .ranking
+            .iter()
+            .map(|one| RankedAdvice {
+                role: one.role.clone(),
+                rule: one.rule.clone(),
+                cap: one.cap,
+                reason: one.reason.clone(),
+            })
+            .collect(),
+        skipped: message.advice.skipped.clone(),
+    };
+    ranked.advice.iter().map(view).collect()
+}
+
+/// Installs the packages of the role in the background, by the configured mode.
+fn install_packages(shared: &Arc<Shared>) {
+    let Some(identity) = shared.soft(|soft| soft.identity.clone()) else { return };
+    if identity.packages_state != "pending" {
+        return;
+    }
+    let shared = Arc::clone(shared);
+    tasks::spawn("packages", async move {
+        let distro = shared.inventory().distro;
+        let state = super::packages::install(&shared, &distro, &identity.packages).await;
+        let _ = shared.events.send(Event::Packages { role: identity.role, state }).await;
+    });
+}

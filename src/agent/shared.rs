@@ -1,0 +1,248 @@
+//! What all parts of the agent share: the handles of the adapters, the facts of this node, and soft state for readers.
+//!
+//! The event loop is the only writer of soft state; everything else reads it under a short lock. Never done here: deciding.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::net::SocketAddr;
+use std::sync::{Mutex, PoisonError, RwLock};
+
+use serde::{Deserialize, Serialize};
+use tokio::sync::mpsc;
+
+use super::Event;
+use super::definitions::Definitions;
+use super::files::Files;
+use crate::api::{Identity, MemberState, NodePhase};
+use crate::blobs::Blobs;
+use crate::clock::now_ms;
+use crate::config::Config;
+use crate::consensus::Consensus;
+use crate::discovery::DiscoveryHandle;
+use crate::engine::founding::HoldReason;
+use crate::engine::id::{Epoch, HiveId, PeerId};
+use crate::engine::member::{Inventory, MemberInfo};
+use crate::engine::policy::Fact;
+use crate::engine::state::State;
+use crate::exec::facts::FactsHandle;
+use crate::exec::log::LogStore;
+use crate::keyring::Keyring;
+use crate::mesh::MeshHandle;
+
+/// Handles and facts, shared by reference.
+pub struct Shared {
+    /// Who this node is.
+    pub me: Me,
+    /// Settings.
+    pub config: Config,
+    /// The keys in use.
+    pub keyring: Keyring,
+    /// The replicated log.
+    pub consensus: Consensus<MeshHandle>,
+    /// Connections.
+    pub mesh: MeshHandle,
+    /// Datagrams and liveness.
+    pub discovery: DiscoveryHandle,
+    /// Content-addressed files.
+    pub blobs: Blobs,
+    /// Logs of attempts.
+    pub logs: LogStore,
+    /// `identity.json` and `peers.json`.
+    pub files: Files,
+    /// Into the event loop.
+    pub events: mpsc::Sender<Event>,
+    pub(super) definitions: Mutex<Definitions>,
+    pub(super) fact_sources: FactsHandle,
+    pub(super) inventory: RwLock<Inventory>,
+    pub(super) soft: RwLock<Soft>,
+}
+
+/// This node.
+#[derive(Clone, Debug)]
+pub struct Me {
+    /// Public identity.
+    pub peer_id: PeerId,
+    /// Host name or `--name`.
+    pub name: String,
+    /// Raised at this start.
+    pub incarnation: u64,
+    /// When the agent started, monotonic.
+    pub started_ms: u64,
+    /// The secret was made up by this process because there is no file; it is written when the node founds.
+    pub secret_is_tentative: bool,
+    /// Where the public API really listens.
+    pub http: SocketAddr,
+}
+
+/// A peer's liveness as SWIM sees it.
+#[derive(Clone, Copy, Debug)]
+pub struct Liveness {
+    /// Alive, suspect or down.
+    pub state: MemberState,
+    /// Since when.
+    pub since_ms: u64,
+}
+
+/// What every member publishes about itself every few seconds. Shown, and used for placing work; never truth.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct StatusReport {
+    /// Load average over one minute, in hundredths.
+    pub load_centi: u32,
+    /// Attempts that run here.
+    pub building: u32,
+    /// Free bytes of the state directory.
+    pub disk_free_bytes: u64,
+    /// Writes are refused for want of space.
+    pub disk_low: bool,
+    /// Slots for builds.
+    pub slots: u32,
+    /// 99th percentile of the log's commits over the last minute, milliseconds; none when it keeps none.
+    pub commit_p99_ms: Option<u64>,
+}
+
+/// Another hive on the same network, with the same secret.
+#[derive(Clone, Debug)]
+pub struct OtherHive {
+    /// Name of the node through which it was met.
+    pub name: String,
+    /// Its members, as it says.
+    pub members: u32,
+    /// When it was last met.
+    pub seen_ms: u64,
+}
+
+/// What is known only here and now.
+#[derive(Default)]
+pub struct Soft {
+    /// What the node is doing.
+    pub phase: Option<NodePhase>,
+    /// Why it does not found although it could.
+    pub hold: Option<HoldReason>,
+    /// SWIM's view.
+    pub liveness: BTreeMap<PeerId, Liveness>,
+    /// When a peer was last heard by any path.
+    pub heard_ms: BTreeMap<PeerId, u64>,
+    /// Latest published status of each member.
+    pub reports: BTreeMap<PeerId, StatusReport>,
+    /// The role this node holds, as in its file.
+    pub identity: Option<Identity>,
+    /// Other hives met lately.
+    pub other_hives: BTreeMap<HiveId, OtherHive>,
+    /// Peers that refused this node, with the reason, and when.
+    pub refused_by: Option<(String, u64)>,
+    /// Things the operator should know, by source.
+    pub notices: BTreeMap<&'static str, String>,
+    /// Nodes that registered over HTTP from other subnets, newest last.
+    pub registered: VecDeque<SocketAddr>,
+    /// What this host cannot offer to builds (cgroups, sandbox).
+    pub isolation: Vec<String>,
+}
+
+impl Shared {
+    /// Reads the replicated state. Keep it short.
+    pub fn read<R>(&self, look: impl FnOnce(&State) -> R) -> R {
+        self.consensus.replica().read(look)
+    }
+
+    /// The hive and epoch this node belongs to.
+    pub fn hive(&self) -> Option<(HiveId, Epoch)> {
+        self.consensus.replica().status().hive
+    }
+
+    /// Whether the committed state knows this node as a member.
+    pub fn is_member(&self) -> bool {
+        self.read(|state| state.member(&self.me.peer_id).is_some_and(|member| !member.left))
+    }
+
+    /// Looks at soft state.
+    pub fn soft<R>(&self, look: impl FnOnce(&Soft) -> R) -> R {
+        look(&self.soft.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Changes soft state. Only for the event loop and what it calls.
+    pub(super) fn update<R>(&self, change: impl FnOnce(&mut Soft) -> R) -> R {
+        change(&mut self.soft.write().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Sets or clears a notice.
+    pub(super) fn notice(&self, source: &'static str, text: Option<String>) {
+        self.update(|soft| match text {
+            Some(text) => {
+                soft.notices.insert(source, text);
+            }
+            None => {
+                soft.notices.remove(source);
+            }
+        });
+    }
+
+    /// Roles and policy.
+    pub fn definitions<R>(&self, look: impl FnOnce(&mut Definitions) -> R) -> R {
+        look(&mut self.definitions.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Cached facts with their ages.
+    pub fn facts(&self) -> BTreeMap<String, Fact> {
+        self.fact_sources.snapshot()
+    }
+
+    /// What this machine is.
+    pub fn inventory(&self) -> Inventory {
+        self.inventory.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// What this node tells the hive about itself.
+    pub fn member_info(&self) -> MemberInfo {
+        MemberInfo {
+            peer_id: self.me.peer_id.clone(),
+            name: self.me.name.clone(),
+            addresses: self.own_addresses(),
+            incarnation: self.me.incarnation,
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            feature_level: crate::engine::command::FEATURE_LEVEL,
+            inventory: self.inventory(),
+        }
+    }
+
+    /// `IP:PORT` of this node on the interfaces in use, best first.
+    pub fn own_addresses(&self) -> Vec<String> {
+        let port = self.config.port;
+        if let Some(address) = self.config.listen_address.filter(|address| !address.is_unspecified()) {
+            return vec![SocketAddr::new(address, port).to_string()];
+        }
+        let mut addresses: Vec<String> = Vec::new();
+        for interface in self.discovery.interfaces() {
+            let text = interface.address.split('/').next().unwrap_or_default().to_owned();
+            if let Ok(address) = text.parse() {
+                addresses.push(SocketAddr::new(address, port).to_string());
+            }
+        }
+        addresses.truncate(crate::engine::state::ADDRESSES_MAX);
+        if addresses.is_empty() {
+            addresses.push(format!("127.0.0.1:{port}"));
+        }
+        addresses
+    }
+
+    /// Liveness of a member as this node sees it. This node itself is alive; one that was never heard counts as down only
+    /// when the agent has been up long enough to have heard it.
+    pub fn liveness(&self, peer: &PeerId) -> MemberState {
+        if *peer == self.me.peer_id {
+            return MemberState::Alive;
+        }
+        let patience_ms = 5_000;
+        self.soft(|soft| match soft.liveness.get(peer) {
+            Some(liveness) => liveness.state,
+            None if now_ms().saturating_sub(self.me.started_ms) < patience_ms => MemberState::Suspect,
+            None => MemberState::Down,
+        })
+    }
+
+    /// Members that SWIM holds alive, without this node.
+    pub fn alive_peers(&self) -> Vec<PeerId> {
+        let members: Vec<PeerId> = self.read(|state| {
+            state.members().filter(|member| !member.left).map(|member| member.info.peer_id.clone()).collect()
+        });
+        let alive = |peer: &PeerId| *peer != self.me.peer_id && self.liveness(peer) == MemberState::Alive;
+        members.into_iter().filter(alive).collect()
+    }
+}

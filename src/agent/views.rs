@@ -1,0 +1,344 @@
+//! The replicated state and this node's soft state, put together into the shapes that people and scripts see.
+//!
+//! Never done here: changing anything, or asking another node.
+
+use std::collections::BTreeSet;
+
+use super::shared::{Shared, StatusReport};
+use crate::api::{
+    AttemptView, Coordinator, JobLine, JobView, LogStatus, MemberState, MemberStatus, NodePhase, NodeView, PeersEntry,
+    PeersFile, PeersSelf, QueueStatus, RaftPart, SelfStatus, Status,
+};
+use crate::clock::{now_ms, unix_now};
+use crate::consensus::ConsensusStatus;
+use crate::engine::founding::HoldReason;
+use crate::engine::id::PeerId;
+use crate::engine::job::{Attempt, Job, JobState, Work};
+use crate::engine::member::Member;
+use crate::engine::role::FOUNDER;
+use crate::engine::state::State;
+
+/// `hive status`.
+pub fn status(shared: &Shared) -> Status {
+    let consensus = shared.consensus.status();
+    let hive = shared.hive();
+    let mut members = member_list(shared, &consensus);
+    members.extend(legacy_list(shared));
+    members.sort_by(|left, right| left.name.cmp(&right.name));
+    let coordinator = consensus.leader.as_ref().map(|peer| Coordinator {
+        name: shared.read(|state| state.name_of(peer).to_owned()),
+        peer_id: peer.clone(),
+        term: consensus.term,
+    });
+    Status {
+        hive_id: hive.map(|(hive_id, _)| hive_id),
+        this: SelfStatus {
+            name: shared.me.name.clone(),
+            peer_id: shared.me.peer_id.clone(),
+            role: shared.soft(|soft| soft.identity.as_ref().map(|identity| identity.role.clone())),
+            state: phase(shared),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            uptime_ms: now_ms().saturating_sub(shared.me.started_ms),
+        },
+        quorum: consensus.quorum,
+        coordinator,
+        notices: notices(shared, &consensus, &members),
+        members,
+        log: log_status(shared),
+        queue: shared.read(queue_status),
+        as_of: unix_now(),
+    }
+}
+
+/// What the node is doing.
+pub fn phase(shared: &Shared) -> NodePhase {
+    shared.soft(|soft| soft.phase).unwrap_or(NodePhase::Seeking)
+}
+
+/// Where this node stands in the log.
+pub fn log_status(shared: &Shared) -> LogStatus {
+    let consensus = shared.consensus.status();
+    let hive = shared.hive();
+    LogStatus {
+        epoch: hive.map_or(0, |(_, epoch)| epoch.counter),
+        epoch_id: hive.map(|(_, epoch)| epoch.id),
+        applied: consensus.applied,
+        committed: consensus.committed,
+        age_ms: consensus.age_ms,
+    }
+}
+
+fn queue_status(state: &State) -> QueueStatus {
+    let counts = state.counts();
+    QueueStatus {
+        needed: counts.needed,
+        delegated: counts.delegated,
+        building: counts.building,
+        received: counts.received,
+        blocked: counts.blocked,
+        failed: counts.failed,
+        cancelled: counts.cancelled,
+        quarantined: counts.quarantined,
+        paused: false,
+    }
+}
+
+/// The role shown for a member: what it claimed, else that it founded the hive.
+pub fn role_of(member: &Member) -> Option<String> {
+    match &member.role {
+        Some(claim) => Some(claim.role.clone()),
+        None => member.founder.then(|| FOUNDER.to_owned()),
+    }
+}
+
+fn member_list(shared: &Shared, consensus: &ConsensusStatus) -> Vec<MemberStatus> {
+    let members: Vec<Member> = shared.read(|state| state.members().cloned().collect());
+    members.iter().map(|member| member_status(shared, consensus, member)).collect()
+}
+
+fn member_status(shared: &Shared, consensus: &ConsensusStatus, member: &Member) -> MemberStatus {
+    let peer = &member.info.peer_id;
+    let state = if member.left { MemberState::Left } else { shared.liveness(peer) };
+    let (report, heard_ms) = if *peer == shared.me.peer_id {
+        (Some(own_report(shared)), Some(now_ms()))
+    } else {
+        shared.soft(|soft| (soft.reports.get(peer).cloned(), soft.heard_ms.get(peer).copied()))
+    };
+    MemberStatus {
+        name: member.display_name.clone(),
+        peer_id: Some(peer.clone()),
+        addresses: member.info.addresses.clone(),
+        role: role_of(member),
+        state,
+        raft: raft_part(consensus, member),
+        version: member.info.version.clone(),
+        last_seen_ms: heard_ms.map(|at| now_ms().saturating_sub(at)),
+        load: report.map(|report| f64::from(report.load_centi) / 100.0),
+        cores: member.info.inventory.cpu_cores,
+        founder: member.founder,
+    }
+}
+
+fn raft_part(consensus: &ConsensusStatus, member: &Member) -> RaftPart {
+    let peer = &member.info.peer_id;
+    if consensus.voters.iter().any(|voter| voter.peer_id == *peer) {
+        RaftPart::Voter
+    } else if consensus.standbys.iter().any(|standby| standby.peer_id == *peer) {
+        RaftPart::Standby
+    } else if member.left {
+        RaftPart::None
+    } else {
+        RaftPart::Observer
+    }
+}
+
+fn legacy_list(shared: &Shared) -> Vec<MemberStatus> {
+    let row = |peer: crate::discovery::LegacyPeer| MemberStatus {
+        name: peer.hostname,
+        peer_id: None,
+        addresses: vec![peer.address.to_string()],
+        role: peer.role,
+        state: MemberState::Legacy,
+        raft: RaftPart::None,
+        version: "v1".to_owned(),
+        last_seen_ms: Some(peer.last_seen_ms_ago),
+        load: None,
+        cores: 0,
+        founder: false,
+    };
+    shared.discovery.legacy_peers().into_iter().map(row).collect()
+}
+
+/// What this node publishes about itself.
+pub fn own_report(shared: &Shared) -> StatusReport {
+    let building = shared.read(|state| state.live_attempts_len(&shared.me.peer_id));
+    let space = shared.consensus.space();
+    StatusReport {
+        load_centi: load_centi(),
+        building: u32::try_from(building).unwrap_or(u32::MAX),
+        disk_free_bytes: space.free_bytes,
+        disk_low: space.low,
+        slots: super::drone::slots(shared),
+        commit_p99_ms: shared.consensus.status().commit_p99_ms,
+    }
+}
+
+/// Load average over one minute in hundredths, from the kernel; 0 where it cannot be read.
+fn load_centi() -> u32 {
+    let text = std::fs::read_to_string("/proc/loadavg").unwrap_or_default();
+    let load: f64 = text.split_whitespace().next().and_then(|word| word.parse().ok()).unwrap_or(0.0);
+    // A load of more than 40 million is not a measurement.
+    (load * 100.0).clamp(0.0, f64::from(u32::MAX)) as u32
+}
+
+fn notices(shared: &Shared, consensus: &ConsensusStatus, members: &[MemberStatus]) -> Vec<String> {
+    let mut notices = Vec::new();
+    if let Some(halted) = &consensus.halted {
+        notices.push(format!("This node's copy of the log has stopped: {halted}. Install a newer hive here."));
+    }
+    let phase = phase(shared);
+    let now_ms = now_ms();
+    shared.soft(|soft| {
+        if let (NodePhase::Refused, Some((who, _))) = (phase, &soft.refused_by) {
+            notices.push(format!(
+                "Other nodes are there and refuse this one ({who}): most likely the secrets differ. Compare `hive secret \
+                 fingerprint` here and there, and copy {} from a member.",
+                shared.config.secret_file.display()
+            ));
+        }
+        if shared.me.secret_is_tentative && phase != NodePhase::Member {
+            notices.push(format!("There is no secret in {} yet.", shared.config.secret_file.display()));
+        }
+        notices.extend(soft.hold.as_ref().filter(|_| phase == NodePhase::Seeking).and_then(hold_sentence));
+        for (hive, other) in &soft.other_hives {
+            if now_ms.saturating_sub(other.seen_ms) < super::joining::OTHER_HIVE_SHOWN_MS {
+                notices.push(format!(
+                    "Another hive with the same secret is on this network: {hive}, {} members, met through {}. The two never \
+                     mix; end one of them to make a single hive.",
+                    other.members, other.name
+                ));
+            }
+        }
+        notices.extend(soft.notices.values().cloned());
+        notices.extend(soft.isolation.iter().map(|gap| format!("Builds on this host: {gap}.")));
+    });
+    if phase == NodePhase::Member && !consensus.quorum {
+        notices.push(
+            "No quorum: nothing new is acknowledged until a majority of the voters is back. Builds go on. If they are lost for \
+             good: hive recover."
+                .to_owned(),
+        );
+    }
+    notices.extend(small_hive_sentence(consensus, members));
+    notices.extend(shared.definitions(|definitions| definitions.problem().map(str::to_owned)));
+    notices
+}
+
+fn hold_sentence(hold: &HoldReason) -> Option<String> {
+    match hold {
+        HoldReason::NeverFounds => Some("Looks for a hive to join; never founds one (--no-found).".to_owned()),
+        HoldReason::Expecting { seen, expected } => {
+            Some(format!("Waits for {expected} nodes before a hive is founded (--expect); {seen} in view."))
+        }
+        HoldReason::NoLink => Some("No network interface with carrier and address yet.".to_owned()),
+        HoldReason::OtherFounds(peer) => Some(format!("Node …{} is about to found a hive.", peer.short())),
+        HoldReason::Unverified | HoldReason::HiveHinted => None,
+    }
+}
+
+fn small_hive_sentence(consensus: &ConsensusStatus, members: &[MemberStatus]) -> Option<String> {
+    let there = members.iter().filter(|member| !matches!(member.state, MemberState::Left | MemberState::Legacy));
+    let only_voter = consensus.voters.first().filter(|_| consensus.voters.len() == 1)?;
+    let name = members.iter().find(|member| member.peer_id.as_ref() == Some(&only_voter.peer_id))?.name.clone();
+    (there.count() == 2).then(|| {
+        format!("A hive of two has one voter: while {name} is away nothing new is acknowledged. A third node makes it three.")
+    })
+}
+
+/// All nodes with what they are.
+pub fn nodes(shared: &Shared) -> Vec<NodeView> {
+    let view = |member: MemberStatus| {
+        let inventory = member.peer_id.as_ref().and_then(|peer| {
+            shared.read(|state| state.member(peer).map(|member| member.info.inventory.clone()))
+        });
+        NodeView { member, inventory }
+    };
+    status(shared).members.into_iter().map(view).collect()
+}
+
+/// `peers.json`.
+pub fn peers(shared: &Shared) -> PeersFile {
+    let split = |address: Option<&String>| {
+        let parsed: Option<std::net::SocketAddr> = address.and_then(|address| address.parse().ok());
+        parsed.map_or((String::new(), shared.config.port), |address| (address.ip().to_string(), address.port()))
+    };
+    let own = shared.own_addresses();
+    let me = Some(&shared.me.peer_id);
+    let peers = status(shared).members.into_iter().filter(|member| member.peer_id.as_ref() != me).map(|member| {
+        let (ip, port) = split(member.addresses.first());
+        PeersEntry { hostname: member.name, ip, role: member.role, peer_id: member.peer_id, port, state: member.state }
+    });
+    PeersFile {
+        this: PeersSelf {
+            hostname: shared.me.name.clone(),
+            primary_ip: split(own.first()).0,
+            role: shared.soft(|soft| soft.identity.as_ref().map(|identity| identity.role.clone())),
+            peer_id: shared.me.peer_id.clone(),
+        },
+        peers: peers.collect(),
+    }
+}
+
+fn backend(job: &Job) -> &'static str {
+    match job.spec.work {
+        Work::Command { .. } => "command",
+        Work::Debian { .. } => "debian",
+    }
+}
+
+fn attempt_view(state: &State, attempt: &Attempt) -> AttemptView {
+    AttemptView {
+        attempt: attempt.attempt,
+        token: attempt.token,
+        node: state.name_of(&attempt.node).to_owned(),
+        state: attempt.state,
+        started_at: attempt.started_at,
+        ended_at: attempt.ended_at,
+        class: attempt.class,
+        reason: attempt.reason.clone(),
+        exit_code: attempt.exit_code,
+    }
+}
+
+/// `hive job show`. `waiting_for` is what the planner said, where it is known here.
+pub fn job_view(state: &State, job: &Job, waiting_for: Option<String>) -> JobView {
+    JobView {
+        id: job.spec.id,
+        session: job.session,
+        state: job.state,
+        backend: backend(job).to_owned(),
+        target: job.spec.target.clone(),
+        priority: job.spec.priority,
+        labels: job.spec.labels.iter().cloned().collect(),
+        pure: job.spec.pure,
+        submitter: job.submitter.clone(),
+        submitted_at: job.submitted_at,
+        attempts: job.attempts.iter().map(|attempt| attempt_view(state, attempt)).collect(),
+        artifacts: job.artifacts.clone(),
+        waiting_for: waiting_for.or_else(|| waiting_sentence(job)),
+        reason: job.reason.clone(),
+    }
+}
+
+/// A line of `hive queue list`.
+pub fn job_line(state: &State, job: &Job) -> JobLine {
+    JobLine {
+        id: job.spec.id,
+        state: job.state,
+        backend: backend(job).to_owned(),
+        target: job.spec.target.clone(),
+        priority: job.spec.priority,
+        node: job.attempts.last().map(|attempt| state.name_of(&attempt.node).to_owned()),
+        attempts: u32::try_from(job.attempts.len()).unwrap_or(u32::MAX),
+        submitted_at: job.submitted_at,
+        waiting_for: waiting_sentence(job),
+    }
+}
+
+/// What a job waits for as far as the state alone tells.
+fn waiting_sentence(job: &Job) -> Option<String> {
+    match job.state {
+        JobState::Needed => Some("a drone with room for it".to_owned()),
+        JobState::Blocked => Some(job.reason.clone().unwrap_or_else(|| "being unblocked".to_owned())),
+        JobState::Delegated
+        | JobState::Received
+        | JobState::Failed
+        | JobState::Cancelled
+        | JobState::Quarantined => None,
+    }
+}
+
+/// Members that are voters, for placing copies: they are the ones that are looked after best.
+pub fn voters(consensus: &ConsensusStatus) -> BTreeSet<PeerId> {
+    consensus.voters.iter().map(|voter| voter.peer_id.clone()).collect()
+}
