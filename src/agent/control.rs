@@ -5,7 +5,6 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::api::Explanation;
 use crate::engine::ballot::{AdviceMsg, IdentifyMsg};
 use crate::engine::id::{JobId, Sha256Hash, Token};
 
@@ -50,11 +49,6 @@ pub enum Request {
         /// Why.
         reason: String,
     },
-    /// Why does this job wait, or this node get no work? Asked of the coordinator, whose planner knows.
-    Explain {
-        /// Job id or node name.
-        subject: String,
-    },
     /// Where your copy of the log ends. Asked by `hive recover`.
     LogEnd,
 }
@@ -76,8 +70,6 @@ pub enum Response {
         /// The fresh Raft id.
         raft_id: u64,
     },
-    /// To `Explain`.
-    Explanation(Box<Explanation>),
     /// To `LogEnd`.
     LogEnd {
         /// Epoch counter.

@@ -1,0 +1,428 @@
+//! From alone to member: seeks, founds, joins, and notices other hives.
+//!
+//! What is decided is decided by [`founding`](crate::engine::founding); here its steps become HELLOs, dials and the first
+//! entries of a log. Evidence that counts comes from admitted connections only; datagrams lead to dials. Never done here: voting on
+//! roles, liveness.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context as _;
+
+use super::control::{self, Request};
+use super::shared::{OtherHive, Shared};
+use super::{Event, propose};
+use crate::api::NodePhase;
+use crate::clock::{now_ms, unix_now};
+use crate::config::FoundMode as ConfiguredFoundMode;
+use crate::discovery::{Beacon, BeaconState};
+use crate::engine::command::Command;
+use crate::engine::founding::{
+    FoundMode, Founding, FoundingOptions, HiveFacts, HoldReason, SeekersDigest, Step, dissolves_into,
+};
+use crate::engine::id::{Epoch, EpochId, HiveId, PeerId};
+use crate::engine::member::MemberInfo;
+use crate::mesh::{Allegiance, Facts, LocalFacts, RefuseReason};
+use crate::tasks;
+use crate::transport;
+
+/// Interval of HELLOs over the mesh between seekers that hear no datagrams of each other, milliseconds.
+const MESH_HELLO_MS: u64 = 250;
+/// A join that has not made this node a member after so long is begun anew with other sources, milliseconds.
+const JOIN_PATIENCE_MS: u64 = 10_000;
+/// Interval of proposing `Admit` while the state does not say what it should, milliseconds.
+const ADMIT_INTERVAL_MS: u64 = 1_000;
+/// How long a commit of `Admit` is awaited.
+const ADMIT_TIMEOUT: Duration = Duration::from_secs(5);
+/// Interval of dialing configured addresses while alone, milliseconds. The mesh backs off by itself.
+const JOIN_DIAL_MS: u64 = 1_000;
+/// Another hive is shown for so long after it was last met, milliseconds.
+pub const OTHER_HIVE_SHOWN_MS: u64 = 120_000;
+/// A refusal is shown for so long after the last one, milliseconds.
+const REFUSED_SHOWN_MS: u64 = 45_000;
+/// Key of [`LocalFacts::extension`]: the hive has one member and nothing acknowledged beyond its founding.
+const CHILDLESS: &str = "childless";
+
+/// Where this node stands on its way into a hive.
+pub struct Joining {
+    founding: Option<Founding>,
+    join: Option<Join>,
+    connected: BTreeMap<PeerId, Facts>,
+    last_mesh_hello_ms: u64,
+    last_dial_ms: u64,
+    admit_sent_ms: u64,
+    said: Option<LocalFacts>,
+    beacon: Option<Beacon>,
+}
+
+struct Join {
+    hive: Allegiance,
+    since_ms: u64,
+}
+
+impl Joining {
+    /// A node that just started: with a hive in its state it rejoins, else it seeks.
+    pub fn new(shared: &Shared) -> Self {
+        let founding = shared.hive().is_none().then(|| seek(shared));
+        let phase = if founding.is_some() { NodePhase::Seeking } else { NodePhase::Joining };
+        shared.update(|soft| soft.phase = Some(phase));
+        Self {
+            founding,
+            join: None,
+            connected: BTreeMap::new(),
+            last_mesh_hello_ms: 0,
+            last_dial_ms: 0,
+            admit_sent_ms: 0,
+            said: None,
+            beacon: None,
+        }
+    }
+
+    /// Does what is due. Returns true in the one call in which this node founded its hive.
+    pub async fn tick(&mut self, shared: &Arc<Shared>, now_ms: u64) -> anyhow::Result<bool> {
+        let mut founded = false;
+        if self.founding.is_some() {
+            self.dial_configured(shared, now_ms).await;
+            founded = self.seek_on(shared, now_ms).await?;
+        } else {
+            self.keep_joining(shared, now_ms).await?;
+        }
+        self.say(shared);
+        Ok(founded)
+    }
+
+    async fn seek_on(&mut self, shared: &Arc<Shared>, now_ms: u64) -> anyhow::Result<bool> {
+        let Some(founding) = self.founding.as_mut() else { return Ok(false) };
+        founding.on_link(!shared.discovery.interfaces().is_empty() || !shared.config.join.is_empty(), now_ms);
+        let (step, _) = founding.poll(now_ms);
+        let (phase, digest, hold) = match step {
+            Step::Found => {
+                self.found(shared).await?;
+                return Ok(true);
+            }
+            Step::Seek { digest } => (NodePhase::Seeking, digest, None),
+            Step::Announce { digest } => (NodePhase::Founding, digest, None),
+            Step::Hold { digest, why: HoldReason::Unverified } => {
+                (NodePhase::Refused, digest, Some(HoldReason::Unverified))
+            }
+            Step::Hold { digest, why } => (NodePhase::Seeking, digest, Some(why)),
+        };
+        let refused = shared.soft(|soft| {
+            soft.refused_by.as_ref().is_some_and(|(_, at_ms)| now_ms.saturating_sub(*at_ms) < REFUSED_SHOWN_MS)
+        });
+        let phase = if refused && phase == NodePhase::Seeking { NodePhase::Refused } else { phase };
+        set_phase(shared, phase);
+        shared.update(|soft| soft.hold = hold);
+        self.beacon_as(shared, if phase == NodePhase::Founding { BeaconState::Founding } else { BeaconState::Seeking }, digest);
+        self.hello_over_mesh(shared, digest, phase == NodePhase::Founding, now_ms);
+        Ok(false)
+    }
+
+    /// Creates the hive: everything that must not be half done is one transaction inside `found`.
+    async fn found(&mut self, shared: &Arc<Shared>) -> anyhow::Result<()> {
+        let hive_id = HiveId(rand::random());
+        let epoch = Epoch { counter: 1, id: EpochId(rand::random()) };
+        if shared.me.secret_is_tentative {
+            let secret = shared.keyring.signing().secret();
+            secret.write_new(&shared.config.secret_file).context("Failed to keep the new secret")?;
+            tracing::warn!(
+                file = %shared.config.secret_file.display(),
+                fingerprint = secret.fingerprint(),
+                "generated a new shared secret; copy this file to every machine that is to join"
+            );
+        }
+        shared.consensus.found(hive_id, epoch, shared.member_info()).await.context("Failed to found a hive")?;
+        tracing::info!(%hive_id, "founded a hive");
+        self.founding = None;
+        set_phase(shared, NodePhase::Member);
+        Ok(())
+    }
+
+    /// Between seekers that reach each other by mDNS or `join` only, HELLOs go over the mesh.
+    fn hello_over_mesh(&mut self, shared: &Arc<Shared>, digest: SeekersDigest, announces: bool, now_ms: u64) {
+        if now_ms.saturating_sub(self.last_mesh_hello_ms) < MESH_HELLO_MS {
+            return;
+        }
+        self.last_mesh_hello_ms = now_ms;
+        for (peer, _) in self.connected.iter().filter(|(_, facts)| facts.allegiance.is_none()) {
+            let (shared, peer) = (Arc::clone(shared), peer.clone());
+            tasks::spawn("mesh hello", async move {
+                let request = Request::Seek { digest, announces };
+                let timeout = Duration::from_millis(2 * MESH_HELLO_MS);
+                let answer: std::io::Result<control::Response> =
+                    transport::call(&shared.mesh, &peer, control::PROTOCOL, &request, timeout).await;
+                if let Err(error) = answer {
+                    tracing::debug!(%peer, %error, "no answer to a HELLO over the mesh");
+                }
+            });
+        }
+    }
+
+    async fn dial_configured(&mut self, shared: &Shared, now_ms: u64) {
+        if now_ms.saturating_sub(self.last_dial_ms) < JOIN_DIAL_MS {
+            return;
+        }
+        self.last_dial_ms = now_ms;
+        for address in shared.discovery.unicast_targets() {
+            shared.mesh.dial_address(address).await;
+        }
+        let registered: Vec<SocketAddr> = shared.soft(|soft| soft.registered.iter().copied().collect());
+        for address in registered {
+            shared.mesh.dial_address(address).await;
+        }
+    }
+
+    /// A verified HELLO of a node without a hive.
+    pub fn on_seeker(&mut self, peer: &PeerId, digest: SeekersDigest, announces: bool, now_ms: u64) {
+        if let Some(founding) = self.founding.as_mut() {
+            founding.on_seeker(peer, digest, announces, now_ms);
+        }
+    }
+
+    /// A verified datagram says that a hive exists at this address.
+    pub async fn on_hive_hint(&mut self, shared: &Shared, peer: &PeerId, addresses: Vec<SocketAddr>, now_ms: u64) {
+        if let Some(founding) = self.founding.as_mut() {
+            founding.on_hive_hint(now_ms);
+            founding.on_seeker_gone(peer);
+        }
+        if !self.connected.contains_key(peer) && (self.founding.is_some() || shared.hive().is_none()) {
+            shared.mesh.add_addresses(peer, addresses).await;
+            shared.mesh.dial(peer).await;
+        }
+    }
+
+    /// A hive datagram that cannot be verified with the keys of this node.
+    pub fn on_unverified(&mut self, shared: &Shared, from: SocketAddr, now_ms: u64) {
+        if let Some(founding) = self.founding.as_mut() {
+            founding.on_unverified(now_ms);
+            refused(shared, format!("datagrams of {} cannot be verified", from.ip()), now_ms);
+        }
+    }
+
+    /// A connection was not admitted.
+    pub fn on_refused(&mut self, shared: &Shared, by_us: bool, address: SocketAddr, reason: &RefuseReason, now_ms: u64) {
+        if by_us {
+            return;
+        }
+        tracing::warn!(%address, %reason, "refused by another node");
+        if let Some(founding) = self.founding.as_mut() {
+            founding.on_unverified(now_ms);
+        }
+        refused(shared, format!("{} refused the connection: {reason}", address.ip()), now_ms);
+    }
+
+    /// An admitted connection, or news about one.
+    pub async fn on_peer(&mut self, shared: &Arc<Shared>, peer: &PeerId, facts: Facts, now_ms: u64) -> anyhow::Result<()> {
+        let theirs = facts.allegiance;
+        self.connected.insert(peer.clone(), facts.clone());
+        let Some(theirs) = theirs else { return Ok(()) };
+        if let Some(founding) = self.founding.as_mut() {
+            founding.on_seeker_gone(peer);
+        }
+        match shared.hive() {
+            None => self.begin_join(shared, theirs, now_ms).await,
+            Some((hive_id, epoch)) if hive_id == theirs.hive_id => {
+                if theirs.epoch.counter > epoch.counter {
+                    tracing::warn!(ours = %epoch, theirs = %theirs.epoch, "the hive was recovered without this node");
+                    return self.begin_join(shared, theirs, now_ms).await;
+                }
+                Ok(())
+            }
+            Some((hive_id, _)) => self.meet(shared, hive_id, theirs, &facts, now_ms).await,
+        }
+    }
+
+    /// The last connection with a peer is gone.
+    pub fn on_peer_gone(&mut self, peer: &PeerId) {
+        self.connected.remove(peer);
+    }
+
+    /// Two hives: the childless one dissolves, all others are only shown.
+    async fn meet(
+        &mut self,
+        shared: &Arc<Shared>,
+        hive_id: HiveId,
+        theirs: Allegiance,
+        facts: &Facts,
+        now_ms: u64,
+    ) -> anyhow::Result<()> {
+        let ours = HiveFacts { hive_id, childless: childless(shared) };
+        let other = HiveFacts { hive_id: theirs.hive_id, childless: facts.extension.contains_key(CHILDLESS) };
+        if dissolves_into(ours, other) {
+            tracing::warn!(%hive_id, into = %theirs.hive_id, "this hive has nobody else and nothing to lose: it dissolves");
+            return self.begin_join(shared, theirs, now_ms).await;
+        }
+        let met = OtherHive { name: facts.name.clone(), members: facts.member_count, seen_ms: now_ms };
+        let new = shared.update(|soft| soft.other_hives.insert(theirs.hive_id, met).is_none());
+        if new {
+            tracing::warn!(other = %theirs.hive_id, through = %facts.name, "met another hive with the same secret");
+        }
+        Ok(())
+    }
+
+    async fn begin_join(&mut self, shared: &Arc<Shared>, hive: Allegiance, now_ms: u64) -> anyhow::Result<()> {
+        if self.join.as_ref().is_some_and(|join| join.hive == hive && now_ms.saturating_sub(join.since_ms) < JOIN_PATIENCE_MS) {
+            return Ok(());
+        }
+        let changes_hive = shared.hive().is_some_and(|(ours, _)| ours != hive.hive_id);
+        self.founding = None;
+        self.join = Some(Join { hive, since_ms: now_ms });
+        set_phase(shared, NodePhase::Joining);
+        tracing::info!(hive_id = %hive.hive_id, "joining");
+        let sources = self.sources(hive);
+        shared
+            .consensus
+            .join_as_observer(hive.hive_id, hive.epoch, sources)
+            .await
+            .context("Failed to begin following the hive's log")?;
+        if changes_hive {
+            let _ = shared.events.try_send(Event::ChangedHive);
+        }
+        self.admit_sent_ms = 0;
+        self.keep_joining(shared, now_ms).await
+    }
+
+    /// Connected members of a hive.
+    fn sources(&self, hive: Allegiance) -> Vec<PeerId> {
+        let same = |facts: &Facts| facts.allegiance.is_some_and(|theirs| theirs.hive_id == hive.hive_id);
+        self.connected.iter().filter(|(_, facts)| same(facts)).map(|(peer, _)| peer.clone()).collect()
+    }
+
+    /// Proposes `Admit` until the committed state says about this node what it says about itself.
+    async fn keep_joining(&mut self, shared: &Arc<Shared>, now_ms: u64) -> anyhow::Result<()> {
+        let Some((hive_id, epoch)) = shared.hive() else {
+            // A join that was begun has not brought the hive's name yet; begin anew when it takes too long.
+            if self.join.as_ref().is_some_and(|join| now_ms.saturating_sub(join.since_ms) > JOIN_PATIENCE_MS) {
+                tracing::warn!("joining took too long, seeking again");
+                self.join = None;
+                self.founding = Some(seek(shared));
+            } else if now_ms.saturating_sub(self.admit_sent_ms) >= ADMIT_INTERVAL_MS {
+                self.admit_sent_ms = now_ms;
+                self.propose_admit(shared, shared.member_info());
+            }
+            return Ok(());
+        };
+        let hive = Allegiance { hive_id, epoch };
+        shared.consensus.set_sources(self.sources(hive));
+        if shared.is_member() {
+            self.join = None;
+            set_phase(shared, NodePhase::Member);
+        }
+        let beacon_state = if shared.is_member() { BeaconState::Member } else { BeaconState::Seeking };
+        self.beacon_as(shared, beacon_state, 0);
+        let wanted = shared.member_info();
+        let known = shared.read(|state| state.member(&shared.me.peer_id).map(|member| (member.info.clone(), member.left)));
+        let current = known.is_some_and(|(info, left)| !left && says_the_same(&info, &wanted));
+        if !current && now_ms.saturating_sub(self.admit_sent_ms) >= ADMIT_INTERVAL_MS {
+            self.admit_sent_ms = now_ms;
+            self.propose_admit(shared, wanted);
+        }
+        Ok(())
+    }
+
+    fn propose_admit(&self, shared: &Arc<Shared>, member: MemberInfo) {
+        let shared = Arc::clone(shared);
+        tasks::spawn("admit", async move {
+            match propose(&shared, Command::Admit { member }, ADMIT_TIMEOUT).await {
+                Ok(reply) => tracing::debug!(?reply, "told the hive about this node"),
+                Err(error) => tracing::debug!(%error, "could not tell the hive about this node yet"),
+            }
+        });
+    }
+
+    /// Keeps what later admissions and datagrams say in step with the state.
+    fn say(&mut self, shared: &Shared) {
+        let hive = shared.hive().filter(|_| shared.is_member());
+        let (member_count, founded_at) = shared.read(|state| {
+            let members = state.members().filter(|member| !member.left).count();
+            (u32::try_from(members).unwrap_or(u32::MAX), state.founder().map(|founder| founder.joined_at))
+        });
+        let mut extension = BTreeMap::new();
+        if hive.is_some() && childless(shared) {
+            extension.insert(CHILDLESS.to_owned(), "1".to_owned());
+        }
+        let local = LocalFacts {
+            allegiance: hive.map(|(hive_id, epoch)| Allegiance { hive_id, epoch }),
+            name: shared.me.name.clone(),
+            member_count: if hive.is_some() { member_count } else { 0 },
+            founded_at: founded_at.filter(|_| hive.is_some()),
+            extension,
+        };
+        if self.said.as_ref() == Some(&local) {
+            return;
+        }
+        match shared.mesh.set_local(&local) {
+            Ok(()) => self.said = Some(local),
+            Err(error) => tracing::error!(%error, "this node cannot be introduced to others"),
+        }
+    }
+
+    fn beacon_as(&mut self, shared: &Shared, state: BeaconState, digest: SeekersDigest) {
+        let beacon = Beacon {
+            state,
+            hive: shared.hive().filter(|_| state == BeaconState::Member),
+            name: shared.me.name.clone(),
+            digest,
+            addresses: shared.own_addresses(),
+            http_port: shared.me.http.port(),
+            mesh_port: shared.mesh.listen_port(),
+            member_count: self.said.as_ref().map_or(0, |said| said.member_count),
+            at: unix_now(),
+        };
+        let same = self.beacon.as_ref().is_some_and(|last| Beacon { at: beacon.at, ..last.clone() } == beacon);
+        if !same {
+            shared.discovery.set_beacon(beacon.clone());
+            self.beacon = Some(beacon);
+        }
+    }
+}
+
+fn seek(shared: &Shared) -> Founding {
+    let mode = match shared.config.found {
+        ConfiguredFoundMode::Auto => FoundMode::Auto,
+        ConfiguredFoundMode::Force => FoundMode::Force,
+        ConfiguredFoundMode::Never => FoundMode::Never,
+    };
+    let expect = shared.config.expect.map_or(0, |expect| expect as usize);
+    let mut founding = Founding::new(FoundingOptions { mode, expect }, shared.me.peer_id.clone());
+    founding.on_link(!shared.discovery.interfaces().is_empty(), now_ms());
+    founding
+}
+
+fn set_phase(shared: &Shared, phase: NodePhase) {
+    let before = shared.update(|soft| soft.phase.replace(phase));
+    if before != Some(phase) {
+        tracing::info!(?phase, "this node's phase");
+    }
+}
+
+fn refused(shared: &Shared, why: String, now_ms: u64) {
+    let new = shared.update(|soft| {
+        let before = soft.refused_by.replace((why.clone(), now_ms));
+        before.is_none_or(|(before, _)| before != why)
+    });
+    if new {
+        tracing::warn!(
+            why,
+            secret_file = %shared.config.secret_file.display(),
+            "others are there and refuse this node; most likely the shared secret differs"
+        );
+    }
+}
+
+/// One member, and nothing acknowledged beyond the founding.
+fn childless(shared: &Shared) -> bool {
+    shared.read(|state| {
+        let members = state.members().filter(|member| !member.left).count();
+        members <= 1 && state.jobs_len() == 0 && state.sessions().next().is_none()
+    })
+}
+
+/// Equal but for free disk space, which changes all the time and is published as status.
+fn says_the_same(known: &MemberInfo, wanted: &MemberInfo) -> bool {
+    let mut known = known.clone();
+    known.inventory.disk_free_gb = wanted.inventory.disk_free_gb;
+    known == *wanted
+}
