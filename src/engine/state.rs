@@ -130,8 +130,6 @@ pub struct State {
 struct Context {
     /// Wall clock of the leader, to be shown.
     at: UnixMillis,
-    /// Position in the log.
-    index: u64,
 }
 
 /// Why a command changes nothing.
@@ -188,7 +186,7 @@ impl State {
     pub fn apply(&mut self, index: u64, batch: &Batch) -> Result<Applied, Halt> {
         let commands = self.understand(index, batch)?;
         self.meta.hive_time_ms = self.meta.hive_time_ms.saturating_add(batch.elapsed_ms);
-        let context = Context { at: batch.at, index };
+        let context = Context { at: batch.at };
         let replies = batch
             .proposals
             .iter()
@@ -243,7 +241,7 @@ impl State {
             None => reject(RejectCode::Invalid, format!("the command is longer than {COMMAND_MAX_BYTES} bytes")),
         };
         let reply = executed.unwrap_or_else(Reply::from);
-        self.remember_reply(context, origin, &reply);
+        self.remember_reply(origin, &reply);
         reply
     }
 

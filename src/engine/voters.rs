@@ -355,9 +355,11 @@ impl<'a> Planner<'a> {
         }
         let voters = wanted.keep.iter().filter_map(|id| self.by_raft_id.get(id)).chain(&wanted.join);
         let domains: BTreeSet<&str> = voters.map(|voter| voter.domain.as_str()).collect();
-        suitable
-            .into_iter()
-            .min_by_key(|candidate| (candidate.alive_since_ms.is_none(), self.preference(candidate, &domains)))
+        // A learner that is away for a moment keeps its place: filling another one up costs more than waiting.
+        suitable.into_iter().min_by_key(|candidate| {
+            let learns = candidate.raft_id.is_some_and(|id| self.membership.learners.contains(&id));
+            (!learns, candidate.alive_since_ms.is_none(), self.preference(candidate, &domains))
+        })
     }
 
     /// Nodes that hold an id but have no part in Raft, and are not about to get one.

@@ -25,6 +25,7 @@ pub(super) struct Meta {
     pub(super) last_finish: u64,
     pub(super) last_join: u64,
     pub(super) last_binding: u64,
+    pub(super) last_use: u64,
     /// Jobs that are no longer in memory, by how they ended.
     pub(super) retired: QueueCounts,
 }

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use super::rows::RowKey;
-use super::{Context, Reject, State};
+use super::{Reject, State};
 use crate::engine::command::{Origin, RejectCode, Reply};
 use crate::engine::id::{PEER_ID_MAX_LEN, PeerId};
 
@@ -23,8 +23,8 @@ pub(super) struct OriginHead {
     pub(super) incarnation: u64,
     /// Highest sequence number seen.
     pub(super) highest: u64,
-    /// Log index at which it was last used.
-    pub(super) last_index: u64,
+    /// Rises with each reply that is kept for anybody: who has the lowest was silent for longest.
+    pub(super) last_use: u64,
 }
 
 /// A reply, by the sequence number it answered. `None` stands for [`Reply::Done`], by far the most frequent, so that a full
@@ -110,11 +110,12 @@ impl Origins {
 
 impl State {
     /// Keeps a reply under its origin, which `look_up` has found to be new.
-    pub(super) fn remember_reply(&mut self, context: Context, origin: &Origin, reply: &Reply) {
+    pub(super) fn remember_reply(&mut self, origin: &Origin, reply: &Reply) {
         let peer = &origin.peer_id;
         if !self.origins.windows.contains_key(peer) && self.origins.windows.len() >= ORIGINS_MAX {
             self.forget_one_origin();
         }
+        self.meta.last_use += 1;
         let window = self.origins.windows.entry(peer.clone()).or_default();
         let restarted = window.head.as_ref().is_some_and(|head| head.incarnation < origin.incarnation);
         if restarted {
@@ -125,7 +126,7 @@ impl State {
         window.head = Some(OriginHead {
             incarnation: origin.incarnation,
             highest: before.max(origin.sequence),
-            last_index: context.index,
+            last_use: self.meta.last_use,
         });
         let kept = if *reply == Reply::Done { None } else { Some(Box::new(reply.clone())) };
         let slot = slot_of(origin.sequence);
@@ -138,7 +139,7 @@ impl State {
     fn forget_one_origin(&mut self) {
         let rank = |(peer, window): &(&PeerId, &Window)| {
             let present = self.members.get(peer).is_some_and(|member| !member.left);
-            (present, window.head.as_ref().map_or(0, |head| head.last_index), (*peer).clone())
+            (present, window.head.as_ref().map_or(0, |head| head.last_use), (*peer).clone())
         };
         let Some((_, _, oldest)) = self.origins.windows.iter().map(|entry| rank(&entry)).min() else { return };
         if let Some(window) = self.origins.windows.remove(&oldest) {
