@@ -21,6 +21,7 @@ use super::member::Inventory;
 use super::role::{DefinitionError, FOUNDER, RoleSet, Source, is_name};
 
 mod expr;
+pub mod source;
 mod template;
 
 use expr::{Expr, Names, Scope};

@@ -1,0 +1,303 @@
+//! Facts from outside the hive: files, commands and HTTP answers, read again and again in the background.
+//!
+//! Advice is given at once, from the values that were read last; nothing waits for an inventory server. A reading that fails
+//! keeps the old value, which grows old and says so, and the failure is logged once and can be asked for.
+//!
+//! Every reading is bounded in time, bytes and number of values; a command runs without a shell and in its own process group.
+//! Never done here: judging what a value means (see [`policy`](crate::engine::policy)).
+
+use std::collections::BTreeMap;
+use std::io::Read as _;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use serde_json::Value;
+use tokio::task::AbortHandle;
+
+use crate::clock;
+use crate::engine::policy::Fact;
+pub use crate::engine::policy::source::{FactFormat, FactOrigin, FactSource, check_sources};
+use crate::exec::inventory::probe;
+use crate::tasks;
+
+/// Largest answer, bytes.
+const ANSWER_MAX_BYTES: usize = 64 << 10;
+/// Most values in one fact: rules may loop over it twice, one loop inside the other.
+const VALUES_MAX: usize = 1_000;
+/// Deepest nesting of one fact.
+const DEPTH_MAX: usize = 16;
+/// Longest sentence about a failure, bytes.
+const ERROR_MAX_CHARS: usize = 300;
+
+/// How reading one fact goes.
+#[derive(Clone, Debug, PartialEq)]
+pub struct FactStatus {
+    /// Name of the fact.
+    pub name: String,
+    /// The last value that was read, and how old it is; none before the first success.
+    pub fact: Option<Fact>,
+    /// Why the last reading failed; none when it succeeded.
+    pub error: Option<String>,
+    /// Readings that failed since the last success.
+    pub failures: u64,
+}
+
+#[derive(Debug, Default)]
+struct Cell {
+    value: Option<(Value, u64)>,
+    error: Option<String>,
+    failures: u64,
+}
+
+#[derive(Debug)]
+struct Shared {
+    cells: Mutex<BTreeMap<String, Cell>>,
+}
+
+#[derive(Debug)]
+struct Readers(Vec<AbortHandle>);
+
+impl Drop for Readers {
+    fn drop(&mut self) {
+        self.0.iter().for_each(AbortHandle::abort);
+    }
+}
+
+/// The cached facts of this node. Reading stops when the last clone is dropped.
+#[derive(Clone, Debug)]
+pub struct FactsHandle {
+    shared: Arc<Shared>,
+    _readers: Arc<Readers>,
+}
+
+impl FactsHandle {
+    /// Starts reading on the current runtime. Fails, with a sentence, when a source is not as it must be.
+    pub fn start(sources: Vec<FactSource>) -> Result<Self, String> {
+        check_sources(&sources)?;
+        let cells = sources.iter().map(|source| (source.name.clone(), Cell::default())).collect();
+        let shared = Arc::new(Shared { cells: Mutex::new(cells) });
+        let mut readers = Vec::with_capacity(sources.len());
+        for source in sources {
+            let origin = source.origin()?;
+            readers.push(tasks::spawn("fact", keep_reading(source, origin, Arc::clone(&shared))).abort_handle());
+        }
+        Ok(Self { shared, _readers: Arc::new(Readers(readers)) })
+    }
+
+    /// All facts that were ever read, with their age.
+    pub fn snapshot(&self) -> BTreeMap<String, Fact> {
+        self.statuses().into_iter().filter_map(|status| Some((status.name, status.fact?))).collect()
+    }
+
+    /// How reading goes, by name.
+    pub fn statuses(&self) -> Vec<FactStatus> {
+        let now_ms = clock::now_ms();
+        let cells = self.shared.cells.lock().unwrap_or_else(PoisonError::into_inner);
+        let status = |(name, cell): (&String, &Cell)| FactStatus {
+            name: name.clone(),
+            fact: cell
+                .value
+                .as_ref()
+                .map(|(value, read_ms)| Fact { value: value.clone(), age_ms: now_ms.saturating_sub(*read_ms) }),
+            error: cell.error.clone(),
+            failures: cell.failures,
+        };
+        cells.iter().map(status).collect()
+    }
+}
+
+async fn keep_reading(source: FactSource, origin: FactOrigin, shared: Arc<Shared>) {
+    let interval = Duration::from_secs(source.interval_s);
+    loop {
+        let outcome = read(&source, &origin).await;
+        shared.record(&source.name, outcome);
+        tokio::time::sleep(interval).await;
+    }
+}
+
+impl Shared {
+    fn record(&self, name: &str, outcome: Result<Value, String>) {
+        let mut cells = self.cells.lock().unwrap_or_else(PoisonError::into_inner);
+        let cell = cells.entry(name.to_owned()).or_default();
+        match outcome {
+            Ok(value) => {
+                if cell.error.take().is_some() {
+                    tracing::info!(fact = name, failures = cell.failures, "fact is read again");
+                }
+                cell.failures = 0;
+                cell.value = Some((value, clock::now_ms()));
+            }
+            Err(error) => {
+                let error: String =
+                    error.chars().map(|c| if c.is_control() { ' ' } else { c }).take(ERROR_MAX_CHARS).collect();
+                if cell.error.as_ref() != Some(&error) {
+                    tracing::warn!(fact = name, %error, kept = cell.value.is_some(), "fact cannot be read");
+                }
+                cell.failures += 1;
+                cell.error = Some(error);
+            }
+        }
+    }
+}
+
+/// One reading.
+async fn read(source: &FactSource, origin: &FactOrigin) -> Result<Value, String> {
+    let timeout = Duration::from_millis(source.timeout_ms);
+    let bytes = match origin {
+        FactOrigin::File(path) => {
+            blocking(timeout, {
+                let path = path.clone();
+                move || read_file(&path)
+            })
+            .await?
+        }
+        FactOrigin::Url(url) => {
+            blocking(timeout * 2, {
+                let url = url.clone();
+                move || fetch(&url, timeout)
+            })
+            .await?
+        }
+        FactOrigin::Command(argv) => run(argv, timeout).await?,
+    };
+    understand(&bytes, source.format)
+}
+
+/// Runs something that blocks elsewhere. A thread that hangs (a file on a dead network mount) is left to end by itself; the next
+/// reading only starts an interval later, and the runtime bounds the number of such threads.
+async fn blocking<T: Send + 'static>(
+    timeout: Duration,
+    work: impl FnOnce() -> Result<T, String> + Send + 'static,
+) -> Result<T, String> {
+    match tokio::time::timeout(timeout, tokio::task::spawn_blocking(work)).await {
+        Ok(Ok(result)) => result,
+        Ok(Err(_)) => Err("the reading was given up".to_owned()),
+        Err(_) => Err(format!("no answer within {} ms", timeout.as_millis())),
+    }
+}
+
+fn too_long() -> String {
+    format!("more than {ANSWER_MAX_BYTES} bytes")
+}
+
+fn read_file(path: &PathBuf) -> Result<Vec<u8>, String> {
+    let failed = |error: std::io::Error| format!("{}: {error}", path.display());
+    // Opening a FIFO would wait for its writer.
+    if !std::fs::metadata(path).map_err(failed)?.is_file() {
+        return Err(format!("{}: not a regular file", path.display()));
+    }
+    let mut bytes = Vec::new();
+    let file = std::fs::File::open(path).map_err(failed)?;
+    file.take(ANSWER_MAX_BYTES as u64 + 1).read_to_end(&mut bytes).map_err(failed)?;
+    if bytes.len() > ANSWER_MAX_BYTES { Err(too_long()) } else { Ok(bytes) }
+}
+
+async fn run(argv: &[String], timeout: Duration) -> Result<Vec<u8>, String> {
+    let (program, arguments) = argv.split_first().ok_or("no program")?;
+    let limits = probe::Limits { timeout, output_max_bytes: ANSWER_MAX_BYTES };
+    let answer =
+        probe::ask(Path::new(program), arguments, limits).await.map_err(|error| format!("{program}: {error}"))?;
+    match answer.exit_code {
+        Some(0) if answer.cut && answer.stdout.len() == ANSWER_MAX_BYTES => Err(too_long()),
+        Some(0) => Ok(answer.stdout),
+        code => {
+            let how = code.map_or_else(|| "ended by a signal".to_owned(), |code| format!("exit code {code}"));
+            let said = String::from_utf8_lossy(&answer.stderr);
+            Err(format!("{program}: {how}: {}", said.lines().next().unwrap_or_default()))
+        }
+    }
+}
+
+fn fetch(url: &str, timeout: Duration) -> Result<Vec<u8>, String> {
+    let config = ureq::Agent::config_builder().timeout_global(Some(timeout)).max_redirects(3).build();
+    let mut response = ureq::Agent::new_with_config(config).get(url).call().map_err(|error| error.to_string())?;
+    let body = response.body_mut().with_config().limit(ANSWER_MAX_BYTES as u64 + 1);
+    let bytes = body.read_to_vec().map_err(|error| error.to_string())?;
+    if bytes.len() > ANSWER_MAX_BYTES { Err(too_long()) } else { Ok(bytes) }
+}
+
+/// Turns bytes into a value that policies can look at.
+fn understand(bytes: &[u8], format: FactFormat) -> Result<Value, String> {
+    let text = || std::str::from_utf8(bytes).map_err(|_| "not UTF-8".to_owned());
+    let value = match format {
+        FactFormat::Json => json(text()?)?,
+        FactFormat::Text => Value::String(text()?.trim().to_owned()),
+        FactFormat::ConsulKv => consul_kv(&json(text()?)?)?,
+    };
+    let mut values = 0;
+    if fits(&value, 0, &mut values) {
+        Ok(value)
+    } else {
+        Err(format!("more than {VALUES_MAX} values, or nested deeper than {DEPTH_MAX}"))
+    }
+}
+
+fn json(text: &str) -> Result<Value, String> {
+    serde_json::from_str(text).map_err(|error| format!("not JSON: {error}"))
+}
+
+fn fits(value: &Value, depth: usize, values: &mut usize) -> bool {
+    *values += 1;
+    if depth > DEPTH_MAX || *values > VALUES_MAX {
+        return false;
+    }
+    match value {
+        Value::Array(items) => items.iter().all(|item| fits(item, depth + 1, values)),
+        Value::Object(fields) => fields.values().all(|item| fits(item, depth + 1, values)),
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => true,
+    }
+}
+
+fn consul_kv(answer: &Value) -> Result<Value, String> {
+    let entries =
+        answer.as_array().filter(|entries| !entries.is_empty()).ok_or("not an answer of Consul's key-value store")?;
+    let value = |entry: &Value| match entry.get("Value") {
+        Some(Value::Null) => Ok(Value::Null),
+        Some(Value::String(encoded)) => {
+            let bytes = base64(encoded).ok_or("a Value that is not base64")?;
+            let text = String::from_utf8(bytes).map_err(|_| "a Value that is not UTF-8")?;
+            Ok(serde_json::from_str(&text).unwrap_or(Value::String(text)))
+        }
+        _ => Err("an entry without Value".to_owned()),
+    };
+    if let [only] = entries.as_slice() {
+        return value(only);
+    }
+    let pair = |entry: &Value| {
+        let key = entry.get("Key").and_then(Value::as_str).ok_or("an entry without Key")?;
+        Ok((key.to_owned(), value(entry)?))
+    };
+    entries.iter().map(pair).collect::<Result<serde_json::Map<_, _>, String>>().map(Value::Object)
+}
+
+/// Standard base64, with or without padding.
+fn base64(text: &str) -> Option<Vec<u8>> {
+    let digits = text.trim_end_matches('=');
+    if text.len() - digits.len() > 2 || digits.len() % 4 == 1 {
+        return None;
+    }
+    let mut bytes = Vec::with_capacity(digits.len() * 3 / 4);
+    let (mut bits, mut count) = (0u32, 0u32);
+    for digit in digits.bytes() {
+        let value = match digit {
+            b'A'..=b'Z' => digit - b'A',
+            b'a'..=b'z' => digit - b'a' + 26,
+            b'0'..=b'9' => digit - b'0' + 52,
+            b'+' => 62,
+            b'/' => 63,
+            _ => return None,
+        };
+        bits = (bits << 6) | u32::from(value);
+        count += 6;
+        if count >= 8 {
+            count -= 8;
+            bytes.push((bits >> count) as u8);
+            bits &= (1 << count) - 1;
+        }
+    }
+    (bits == 0).then_some(bytes)
+}
+
+#[cfg(test)]
+mod tests;
