@@ -12,7 +12,7 @@ use hive::engine::ballot::{AdviceMsg, Ballot, BallotStep, Given, Outcome, Ranked
 use hive::engine::id::PeerId;
 use hive::engine::member::Inventory;
 use hive::engine::policy::{Policy, Snapshot, evaluate};
-use hive::engine::role::{FOUNDER, RoleSet};
+use hive::engine::role::{FOUNDER, RoleSet, shipped};
 
 fn files(dir: &str) -> Vec<(String, String)> {
     let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join(dir);
@@ -24,6 +24,16 @@ fn files(dir: &str) -> Vec<(String, String)> {
     files.sort();
     assert!(files.iter().all(|(name, _)| name.ends_with(".toml")), "{files:?}");
     files
+}
+
+#[test]
+fn the_files_are_the_ones_inside_the_binary() {
+    for (dir, shipped) in [("roles", shipped::ROLES), ("advisor-policies", shipped::POLICIES)] {
+        let root = format!("{}/", env!("CARGO_MANIFEST_DIR"));
+        let files: Vec<_> = files(dir).into_iter().map(|(file, text)| (file.replace(&root, ""), text)).collect();
+        let inside: Vec<_> = shipped.iter().map(|(file, text)| ((*file).to_owned(), (*text).to_owned())).collect();
+        assert_eq!(files, inside);
+    }
 }
 
 fn roles() -> RoleSet {
@@ -81,7 +91,9 @@ impl Hive {
         }
         match ballot.poll(1) {
             BallotStep::Decided(Outcome::Ranked(ranked)) => ranked,
-            other => panic!("no ranking: {other:?}, advice {advice:?}"),
+            other @ (BallotStep::Wait { .. } | BallotStep::Decided(_)) => {
+                panic!("no ranking: {other:?}, advice {advice:?}")
+            }
         }
     }
 

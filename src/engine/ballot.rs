@@ -32,7 +32,6 @@ pub const BALLOT_SILENCE_MS: u64 = 250;
 
 /// The question, sent to every member that is alive.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct IdentifyMsg {
     /// Names the ballot; the answer repeats it.
     pub ballot: String,
@@ -42,7 +41,6 @@ pub struct IdentifyMsg {
 
 /// One advisor's answer.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct AdviceMsg {
     /// The ballot that it answers.
     pub ballot: String,

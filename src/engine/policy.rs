@@ -83,7 +83,6 @@ pub struct Snapshot {
 
 /// One role in an advisor's ranking.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct RankedAdvice {
     /// The role.
     pub role: String,

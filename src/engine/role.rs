@@ -17,6 +17,8 @@ use toml::Spanned;
 use super::id::{PeerId, Sha256Hash};
 use super::member::{Inventory, Member};
 
+pub mod shipped;
+
 /// The role of the node that created the hive, until it is given another one. Never advised, never claimed.
 pub const FOUNDER: &str = "founder";
 
@@ -292,11 +294,9 @@ impl RoleDef {
             let what = format!("purpose, expected a sentence of 1 to {TEXT_MAX_BYTES} bytes");
             return Err(source.error_at(raw.purpose.span().start, what));
         }
-        if let Some(max) = &raw.max {
-            if *max.get_ref() == 0 || *max.get_ref() < raw.min {
-                let what = format!("max = {}, expected at least 1 and at least min = {}", max.get_ref(), raw.min);
-                return Err(source.error_at(max.span().start, what));
-            }
+        if let Some(max) = raw.max.as_ref().filter(|max| *max.get_ref() == 0 || *max.get_ref() < raw.min) {
+            let what = format!("max = {}, expected at least 1 and at least min = {}", max.get_ref(), raw.min);
+            return Err(source.error_at(max.span().start, what));
         }
         let capability = "tool:, language:, label:, arch:, distro: or virt: and a name, gpu, docker, or a bare word";
         let argv_word = |word: &str| (1..=200).contains(&word.len()) && !word.contains(|c: char| c.is_control());

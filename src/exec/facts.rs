@@ -13,7 +13,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use serde_json::Value;
-use tokio::task::AbortHandle;
+use tokio::task::{AbortHandle, JoinHandle};
 
 use crate::clock;
 use crate::engine::policy::Fact;
@@ -109,8 +109,9 @@ impl FactsHandle {
 
 async fn keep_reading(source: FactSource, origin: FactOrigin, shared: Arc<Shared>) {
     let interval = Duration::from_secs(source.interval_s);
+    let mut hanging = None;
     loop {
-        let outcome = read(&source, &origin).await;
+        let outcome = read(&source, &origin, &mut hanging).await;
         shared.record(&source.name, outcome);
         tokio::time::sleep(interval).await;
     }
@@ -142,38 +143,43 @@ impl Shared {
 }
 
 /// One reading.
-async fn read(source: &FactSource, origin: &FactOrigin) -> Result<Value, String> {
+async fn read(source: &FactSource, origin: &FactOrigin, hanging: &mut Hanging) -> Result<Value, String> {
     let timeout = Duration::from_millis(source.timeout_ms);
     let bytes = match origin {
         FactOrigin::File(path) => {
-            blocking(timeout, {
-                let path = path.clone();
-                move || read_file(&path)
-            })
-            .await?
+            let path = path.clone();
+            blocking(hanging, timeout, move || read_file(&path)).await?
         }
         FactOrigin::Url(url) => {
-            blocking(timeout * 2, {
-                let url = url.clone();
-                move || fetch(&url, timeout)
-            })
-            .await?
+            let url = url.clone();
+            // The client keeps the time itself; only looking up the name of the host can take longer than it was told.
+            blocking(hanging, timeout * 2, move || fetch(&url, timeout)).await?
         }
         FactOrigin::Command(argv) => run(argv, timeout).await?,
     };
     understand(&bytes, source.format)
 }
 
-/// Runs something that blocks elsewhere. A thread that hangs (a file on a dead network mount) is left to end by itself; the next
-/// reading only starts an interval later, and the runtime bounds the number of such threads.
-async fn blocking<T: Send + 'static>(
+/// A reading that was given up but still occupies its thread (a file on a dead network mount). Nothing new is started beside it,
+/// so that one fact never holds more than one thread.
+type Hanging = Option<JoinHandle<Result<Vec<u8>, String>>>;
+
+/// Runs something that blocks on a thread of its own.
+async fn blocking(
+    hanging: &mut Hanging,
     timeout: Duration,
-    work: impl FnOnce() -> Result<T, String> + Send + 'static,
-) -> Result<T, String> {
-    match tokio::time::timeout(timeout, tokio::task::spawn_blocking(work)).await {
-        Ok(Ok(result)) => result,
-        Ok(Err(_)) => Err("the reading was given up".to_owned()),
-        Err(_) => Err(format!("no answer within {} ms", timeout.as_millis())),
+    work: impl FnOnce() -> Result<Vec<u8>, String> + Send + 'static,
+) -> Result<Vec<u8>, String> {
+    if hanging.as_ref().is_some_and(|reading| !reading.is_finished()) {
+        return Err("the reading before this one still hangs".to_owned());
+    }
+    let mut reading = tokio::task::spawn_blocking(work);
+    match tokio::time::timeout(timeout, &mut reading).await {
+        Ok(result) => result.map_err(|_| "the reading was given up".to_owned())?,
+        Err(_) => {
+            *hanging = Some(reading);
+            Err(format!("no answer within {} ms", timeout.as_millis()))
+        }
     }
 }
 

@@ -213,7 +213,7 @@ fn reason(program: &str, finished: &Finished) -> String {
     let lines = || finished.output.lines().map(str::trim).filter(|line| !line.is_empty());
     let telling =
         |line: &&str| line.starts_with("E: ") || line.starts_with("!!! ") || line.contains("there are no ebuilds");
-    let told = lines().find(telling).or_else(|| lines().last()).unwrap_or("it said nothing");
+    let told = lines().find(telling).or_else(|| lines().next_back()).unwrap_or("it said nothing");
     let how = finished.exit_code.map_or_else(|| "ended by a signal".to_owned(), |code| format!("exit code {code}"));
     let told = ["E: ", "!!! ", "emerge: "].iter().find_map(|mark| told.strip_prefix(mark)).unwrap_or(told);
     shortened(&format!("{program}: {told} ({how})"))
@@ -289,14 +289,13 @@ async fn pretend(
 async fn install_now(family: Family, packages: &[String], runner: &dyn Runner, log: LogLine<'_>) -> Result<(), String> {
     let install = install(family, packages);
     let mut finished = run(runner, &install, log).await?;
-    if finished.exit_code != Some(0) && lists_are_stale(family, &finished.output) {
-        if let Some(refresh) = refresh(family) {
-            let refreshed = run(runner, &refresh, log).await?;
-            if refreshed.exit_code != Some(0) {
-                return Err(reason("apt-get update", &refreshed));
-            }
-            finished = run(runner, &install, log).await?;
+    let stale = finished.exit_code != Some(0) && lists_are_stale(family, &finished.output);
+    if let Some(refresh) = refresh(family).filter(|_| stale) {
+        let refreshed = run(runner, &refresh, log).await?;
+        if refreshed.exit_code != Some(0) {
+            return Err(reason("apt-get update", &refreshed));
         }
+        finished = run(runner, &install, log).await?;
     }
     if finished.exit_code == Some(0) { Ok(()) } else { Err(reason(&install.argv[0], &finished)) }
 }

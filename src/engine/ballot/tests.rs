@@ -41,7 +41,7 @@ fn ballot(advisors: usize) -> Ballot {
 fn ranked(step: BallotStep) -> Ranked {
     match step {
         BallotStep::Decided(Outcome::Ranked(ranked)) => ranked,
-        other => panic!("not decided: {other:?}"),
+        other @ (BallotStep::Wait { .. } | BallotStep::Decided(_)) => panic!("not decided: {other:?}"),
     }
 }
 

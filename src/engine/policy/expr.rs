@@ -27,6 +27,8 @@ pub(super) const EXPR_MAX_BYTES: usize = 1_024;
 const DEPTH_MAX: usize = 32;
 /// Most nodes of a tree, macros expanded.
 const NODES_MAX: usize = 512;
+/// Most languages, tools and labels of the asking node that are looked at: it may say anything, and rules may loop over them.
+const NODE_LIST_MAX: usize = 256;
 /// Deepest nesting of `exists`, `all`, `filter`: each level multiplies the work by the length of a list.
 const LOOPS_MAX: usize = 2;
 
@@ -191,10 +193,10 @@ impl Check<'_> {
                         "function {name:?} is not known, expected one of: {known}, has, exists, exists_one, all, filter"
                     ));
                 }
-                if let (operators::INDEX, [map, key]) = (name, call.args.as_slice()) {
-                    if let Node::Literal(LiteralValue::String(field)) = &key.expr {
-                        self.field(map, field.inner(), false)?;
-                    }
+                if let (operators::INDEX, [map, key]) = (name, call.args.as_slice())
+                    && let Node::Literal(LiteralValue::String(field)) = &key.expr
+                {
+                    self.field(map, field.inner(), false)?;
                 }
                 let target = call.target.as_deref();
                 target.into_iter().chain(&call.args).try_for_each(|arg| self.node(arg, depth + 1, loops))
@@ -285,7 +287,8 @@ impl Scope {
         let node = &snapshot.node;
         let queue = &snapshot.queue;
         let number = |count: u64| Value::Int(i64::try_from(count).unwrap_or(i64::MAX));
-        let strings = |set: &BTreeSet<String>| Value::List(Arc::new(set.iter().cloned().map(text).collect()));
+        let strings =
+            |set: &BTreeSet<String>| Value::List(Arc::new(set.iter().take(NODE_LIST_MAX).cloned().map(text).collect()));
         let queue = [
             ("needed", number(queue.needed)),
             ("delegated", number(queue.delegated)),
@@ -307,7 +310,10 @@ impl Scope {
             ("has_gpu", Value::Bool(node.has_gpu)),
             ("docker_installed", Value::Bool(node.docker_installed)),
             ("languages", strings(&node.languages)),
-            ("tools", map(node.tools.iter().map(|(name, version)| (name.clone(), text(version.clone()))))),
+            (
+                "tools",
+                map(node.tools.iter().take(NODE_LIST_MAX).map(|(name, version)| (name.clone(), text(version.clone())))),
+            ),
             ("labels", strings(&node.labels)),
         ];
         let fields =

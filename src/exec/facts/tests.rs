@@ -170,3 +170,18 @@ fn base64_is_decoded_strictly() {
     }
     assert_eq!(base64("/+8=").expect("decodes"), [0xff, 0xef]);
 }
+
+#[tokio::test]
+async fn a_reading_that_hangs_keeps_one_thread_and_no_more() {
+    let (release, wait) = std::sync::mpsc::channel::<()>();
+    let mut hanging = None;
+    let hang = move || wait.recv().map(|()| vec![]).map_err(|error| error.to_string());
+    let first = blocking(&mut hanging, Duration::from_millis(50), hang).await;
+    assert_eq!(first, Err("no answer within 50 ms".to_owned()));
+    let second = blocking(&mut hanging, Duration::from_secs(5), || Ok(b"2".to_vec())).await;
+    assert_eq!(second, Err("the reading before this one still hangs".to_owned()));
+    release.send(()).expect("still waits");
+    let reading = hanging.as_ref().expect("kept");
+    wait_for("the end of the reading", || reading.is_finished().then_some(())).await;
+    assert_eq!(blocking(&mut hanging, Duration::from_secs(5), || Ok(b"3".to_vec())).await, Ok(b"3".to_vec()));
+}

@@ -65,10 +65,9 @@ fn hypervisor(options: &Options) -> Option<&'static str> {
         let text = options.read(&format!("/sys/class/dmi/id/{file}")).unwrap_or_default();
         let text = text.trim();
         // Oracle and others sell real machines too: there the processor must agree.
-        if let Some((_, kind)) = FIRMWARE.iter().find(|(name, _)| text.starts_with(name)) {
-            if flagged != Some(false) {
-                return Some(kind);
-            }
+        let known = FIRMWARE.iter().find(|(name, _)| text.starts_with(name));
+        if let Some((_, kind)) = known.filter(|_| flagged != Some(false)) {
+            return Some(kind);
         }
     }
     let tree = options.read("/proc/device-tree/hypervisor/compatible").unwrap_or_default();
