@@ -64,11 +64,13 @@ pub(crate) fn clean_command(program: impl AsRef<OsStr>) -> Command {
     let mut command = Command::new(program);
     command.env_clear();
     let path = std::env::var_os("PATH").unwrap_or_else(|| DEFAULT_PATH.into());
-    command.env("PATH", path).env("LC_ALL", "C").env("HOME", "/nonexistent").current_dir("/");
+    command.env("PATH", path).env("LC_ALL", "C").env("HOME", NO_HOME).current_dir("/");
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).process_group(0).kill_on_drop(true);
     command
 }
 
+/// No directory can be made below it, not even by root: some tools make their home where they find none.
+const NO_HOME: &str = "/dev/null";
 const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
 /// Runs a program and waits for its answer. `TimedOut` when it did not end in time.
@@ -149,6 +151,12 @@ mod tests {
         let answer = shell("sleep 60 & echo done", 30_000, 100).await.expect("runs");
         assert_eq!(answer.stdout, b"done\n");
         assert!(now_ms() - started < 10_000);
+    }
+
+    #[tokio::test]
+    async fn a_tool_cannot_make_itself_a_home() {
+        let answer = shell("mkdir -p \"$HOME/.cache\"", 5_000, 1_000).await.expect("runs");
+        assert_ne!(answer.exit_code, Some(0));
     }
 
     #[tokio::test]
