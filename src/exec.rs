@@ -1,1 +1,4 @@
 //! (being written)
+pub mod facts;
+pub mod inventory;
+pub mod packages;
