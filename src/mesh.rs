@@ -1,1 +1,5 @@
-//! (being written)
+//! wip
+pub mod admission;
+pub mod facts;
+pub mod key;
+pub(crate) mod streams;
