@@ -191,8 +191,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin + Send + 'static> InboundConnectionUpgrad
     fn upgrade_inbound(self, socket: T, info: Self::Info) -> Self::Future {
         Box::pin(async move {
             let admission = async {
-                let (peer, mut io) =
-                    self.noise.clone().upgrade_inbound(socket, info).await.map_err(noise_failed)?;
+                let (peer, mut io) = self.noise.clone().upgrade_inbound(socket, info).await.map_err(noise_failed)?;
                 respond(&self.gate, peer, &mut io).await?;
                 Ok((peer, io))
             };
@@ -209,8 +208,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin + Send + 'static> OutboundConnectionUpgra
     fn upgrade_outbound(self, socket: T, info: Self::Info) -> Self::Future {
         Box::pin(async move {
             let admission = async {
-                let (peer, mut io) =
-                    self.noise.clone().upgrade_outbound(socket, info).await.map_err(noise_failed)?;
+                let (peer, mut io) = self.noise.clone().upgrade_outbound(socket, info).await.map_err(noise_failed)?;
                 initiate(&self.gate, peer, &mut io).await?;
                 Ok((peer, io))
             };

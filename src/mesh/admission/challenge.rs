@@ -310,3 +310,168 @@ impl Proven<'_> {
         Ok(reason.map(RefuseReason::from_code))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::{any, prop};
+    use proptest::{prop_assert, proptest};
+
+    use super::*;
+    use crate::keyring::Secret;
+    use crate::mesh::facts::tests::{facts, longest_facts};
+
+    fn ends() -> Ends {
+        Ends { initiator: b"initiator peer".to_vec(), responder: b"responder peer".to_vec() }
+    }
+
+    fn ring() -> Keyring {
+        Keyring::new(&Secret::generate())
+    }
+
+    /// Runs the challenge; the frames that went over the wire come back with the result.
+    fn run(
+        ring_i: &Keyring,
+        ring_r: &Keyring,
+        verdict: Option<RefuseReason>,
+    ) -> (Vec<Vec<u8>>, Result<Result<u32, RefuseReason>, RefuseReason>) {
+        let (own_i, own_r) = (facts("alpha", 3), facts("beta", 4));
+        let nonce_r = [7; 32];
+        let responder = Responder::new(ring_r, ends(), nonce_r);
+        let (initiator, proof) = Initiator::prove(ring_i, ends(), &own_i, &nonce_r, [9; 32]).expect("fits");
+        let mut frames = vec![nonce_r.to_vec(), proof.clone()];
+        let mut proven = match responder.check(&proof) {
+            Ok(proven) => proven,
+            Err(reason) => return (frames, Err(reason)),
+        };
+        assert_eq!(proven.facts, own_i);
+        let answer = match verdict {
+            None => proven.accept(&own_r),
+            Some(reason) => proven.refuse(reason),
+        };
+        frames.push(answer.expect("fits"));
+        let met = match initiator.read_verdict(&frames[2]) {
+            Ok(Ok(met)) => met,
+            Ok(Err(reason)) => return (frames, Ok(Err(reason))),
+            Err(reason) => return (frames, Err(reason)),
+        };
+        assert_eq!(met.facts, own_r);
+        assert_eq!(met.key_id, proven.key_id);
+        frames.push(met.confirm(None).expect("fits"));
+        assert_eq!(proven.read_confirmation(&frames[3]), Ok(None));
+        (frames, Ok(Ok(met.key_id)))
+    }
+
+    #[test]
+    fn holders_of_one_key_meet_and_strangers_learn_nothing_from_the_responder() {
+        let shared = ring();
+        assert_eq!(run(&shared, &shared, None).1, Ok(Ok(shared.signing().id)));
+        let (frames, result) = run(&ring(), &shared, None);
+        assert_eq!(result, Err(RefuseReason::WrongSecret));
+        assert_eq!(frames.len(), 2, "the responder sent its challenge and nothing else");
+        assert_eq!(frames[0], [7; 32], "which is the bare nonce");
+    }
+
+    #[test]
+    fn rings_that_overlap_in_any_key_meet() {
+        let (old, new) = (Secret::generate(), Secret::generate());
+        let (before, during, after) =
+            (Keyring::new(&old), Keyring::with_older(&new, std::slice::from_ref(&old)), Keyring::new(&new));
+        for (left, right, expected) in [
+            (&before, &during, Ok(Ok(old.key().id))),
+            (&during, &before, Ok(Ok(old.key().id))),
+            (&during, &after, Ok(Ok(new.key().id))),
+            (&during, &during, Ok(Ok(new.key().id))),
+            (&before, &after, Err(RefuseReason::WrongSecret)),
+        ] {
+            assert_eq!(run(left, right, None).1, expected);
+        }
+    }
+
+    #[test]
+    fn a_refusal_reaches_who_proved_a_key_and_cannot_be_forged() {
+        let shared = ring();
+        let (mut frames, result) = run(&shared, &shared, Some(RefuseReason::Clone));
+        assert_eq!(result, Ok(Err(RefuseReason::Clone)));
+        let (initiator, _) = Initiator::prove(&shared, ends(), &facts("alpha", 3), &[7; 32], [9; 32]).expect("fits");
+        let last = frames[2].len() - 1;
+        frames[2][last] ^= 1;
+        assert_eq!(initiator.read_verdict(&frames[2]).map(|_| ()), Err(RefuseReason::WrongSecret));
+    }
+
+    #[test]
+    fn a_replayed_proof_fails_against_a_fresh_challenge_or_other_ends() {
+        let shared = ring();
+        let (frames, _) = run(&shared, &shared, None);
+        let replayed = Responder::new(&shared, ends(), [8; 32]).check(&frames[1]);
+        assert_eq!(replayed.map(|_| ()), Err(RefuseReason::WrongSecret));
+        let elsewhere = Ends { responder: b"another responder".to_vec(), ..ends() };
+        let relayed = Responder::new(&shared, elsewhere, [7; 32]).check(&frames[1]);
+        assert_eq!(relayed.map(|_| ()), Err(RefuseReason::WrongSecret));
+        let (other, _) = Initiator::prove(&shared, ends(), &facts("alpha", 3), &[7; 32], [1; 32]).expect("fits");
+        let verdict = other.read_verdict(&frames[2]);
+        assert_eq!(verdict.map(|_| ()), Err(RefuseReason::WrongSecret), "a verdict belongs to one proof");
+    }
+
+    #[test]
+    fn nothing_that_one_side_said_works_as_the_words_of_the_other() {
+        let shared = ring();
+        // The attacker dials us and hands our own proof, made for a dial of ours to it, back to us.
+        let reversed = Ends { initiator: ends().responder, responder: ends().initiator };
+        let (_, own_proof) = Initiator::prove(&shared, ends(), &facts("alpha", 3), &[7; 32], [9; 32]).expect("fits");
+        let reflected = Responder::new(&shared, reversed, [7; 32]).check(&own_proof);
+        assert_eq!(reflected.map(|_| ()), Err(RefuseReason::WrongSecret));
+        // It answers our proof with the MAC that our proof contains.
+        let (initiator, proof) =
+            Initiator::prove(&shared, ends(), &facts("alpha", 3), &[7; 32], [9; 32]).expect("fits");
+        let frame: ProofFrame = decode(&proof).expect("own frame");
+        let (key_id, mac) = frame.proofs[0];
+        let forged = encode(&VerdictFrame { key_id, reason: None, facts: Some(frame.facts), mac }).expect("fits");
+        assert_eq!(initiator.read_verdict(&forged).map(|_| ()), Err(RefuseReason::WrongSecret));
+    }
+
+    #[test]
+    fn facts_changed_under_way_and_other_versions_are_refused() {
+        let shared = ring();
+        let (_, proof) = Initiator::prove(&shared, ends(), &facts("alpha", 3), &[7; 32], [9; 32]).expect("fits");
+        let mut frame: ProofFrame = decode(&proof).expect("own frame");
+        frame.facts = ByteBuf::from(transport::encode(&facts("alpha", 4)).expect("encodes"));
+        let check = |frame: &ProofFrame| {
+            Responder::new(&shared, ends(), [7; 32]).check(&encode(frame).expect("fits")).map(|_| ())
+        };
+        assert_eq!(check(&frame), Err(RefuseReason::WrongSecret));
+        frame.version = VERSION + 1;
+        assert_eq!(check(&frame), Err(RefuseReason::Version));
+        frame.version = VERSION;
+        frame.proofs = vec![(1, ByteArray::new([0; 32])); KEYS_MAX + 1];
+        assert_eq!(check(&frame), Err(RefuseReason::Malformed));
+    }
+
+    #[test]
+    fn the_longest_legal_facts_and_the_largest_ring_fit_into_a_frame() {
+        let older = [Secret::generate(), Secret::generate()];
+        let full = Keyring::with_older(&Secret::generate(), &older);
+        let (_, proof) = Initiator::prove(&full, ends(), &longest_facts(), &[7; 32], [9; 32]).expect("fits");
+        assert!(proof.len() <= FRAME_MAX);
+        let mut proven = Responder::new(&full, ends(), [7; 32]).check(&proof).expect("proven");
+        assert!(proven.accept(&longest_facts()).expect("fits").len() <= FRAME_MAX);
+    }
+
+    proptest! {
+        #[test]
+        fn junk_never_panics_and_never_proves_anything(junk in prop::collection::vec(any::<u8>(), 0..700)) {
+            let shared = ring();
+            prop_assert!(Responder::new(&shared, ends(), [7; 32]).check(&junk).is_err());
+            let (initiator, _) = Initiator::prove(&shared, ends(), &facts("a", 1), &[7; 32], [9; 32]).expect("fits");
+            prop_assert!(initiator.read_verdict(&junk).is_err());
+        }
+
+        #[test]
+        fn a_proof_with_any_byte_changed_proves_nothing(position in any::<prop::sample::Index>(), change in 1u8..) {
+            let shared = ring();
+            let (_, mut proof) = Initiator::prove(&shared, ends(), &facts("a", 1), &[7; 32], [9; 32]).expect("fits");
+            let position = position.index(proof.len());
+            proof[position] ^= change;
+            prop_assert!(Responder::new(&shared, ends(), [7; 32]).check(&proof).is_err());
+        }
+    }
+}

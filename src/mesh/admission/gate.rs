@@ -7,7 +7,9 @@
 //! subscriptions only on a peer's first connection. Never done here: IO.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::{Arc, Mutex, MutexGuard};
+#[cfg(test)]
+use std::sync::Arc;
+use std::sync::{Mutex, MutexGuard};
 
 use libp2p::PeerId as NetId;
 use tokio::sync::{mpsc, oneshot};
@@ -106,8 +108,7 @@ impl Gate {
         policy: Policy,
         contentions: mpsc::Sender<Contention>,
     ) -> Self {
-        let state =
-            State { ring, own, known: BTreeMap::new(), floors: BTreeMap::new(), nonces: BTreeSet::new() };
+        let state = State { ring, own, known: BTreeMap::new(), floors: BTreeMap::new(), nonces: BTreeSet::new() };
         Self { local_peer, policy, contentions, state: Mutex::new(state) }
     }
 
@@ -231,8 +232,7 @@ impl Gate {
     pub(crate) fn update(&self, peer: NetId, facts: &Facts) -> bool {
         let mut state = self.lock();
         let Some(known) = state.known.get_mut(&peer) else { return false };
-        let same_process =
-            known.facts.instance == facts.instance && known.facts.incarnation == facts.incarnation;
+        let same_process = known.facts.instance == facts.instance && known.facts.incarnation == facts.incarnation;
         if !same_process || facts.revision <= known.facts.revision {
             return false;
         }
