@@ -225,11 +225,12 @@ impl Node {
                 Some(note) = notes.recv() => self.on_note(note),
                 Some(incoming) = facts_streams.recv() => self.answer_facts(incoming),
                 () = changed.notified() => self.on_local_changed(),
-                permit = channels.events.reserve(), if !self.events.is_empty() => match (permit, self.events.pop()) {
-                    (Ok(permit), Some(event)) => permit.send(event),
-                    // Nobody listens any more: the queue stays bounded by itself.
-                    _ => {}
-                },
+                // An error: nobody listens any more. The queue still empties, so it never grows.
+                permit = channels.events.reserve(), if !self.events.is_empty() => {
+                    if let (Some(event), Ok(permit)) = (self.events.pop(), permit) {
+                        permit.send(event);
+                    }
+                }
                 _ = tick.tick() => self.on_tick(),
             }
         };

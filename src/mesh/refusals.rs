@@ -31,9 +31,11 @@ pub struct Refusal {
     pub last_at: UnixMillis,
 }
 
+type Rows = BTreeMap<(bool, IpAddr, RefuseReason), Refusal>;
+
 /// The table, shared between loop and handles.
 #[derive(Clone, Default)]
-pub(crate) struct Refusals(Arc<Mutex<BTreeMap<(bool, IpAddr, RefuseReason), Refusal>>>);
+pub(crate) struct Refusals(Arc<Mutex<Rows>>);
 
 impl Refusals {
     /// Counts one. True when it is the first of its kind in a minute, worth a log line.

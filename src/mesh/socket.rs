@@ -82,14 +82,14 @@ impl Sockets {
 /// The `IP:PORT` of a TCP multiaddress, whatever follows it.
 pub(crate) fn socket_addr(address: &Multiaddr) -> Option<SocketAddr> {
     let mut protocols = address.iter();
-    let ip = match protocols.next()? {
-        Protocol::Ip4(ip) => ip.into(),
-        Protocol::Ip6(ip) => ip.into(),
-        _ => return None,
-    };
-    match protocols.next()? {
-        Protocol::Tcp(port) => Some(SocketAddr::new(ip, port)),
-        _ => None,
+    let network = protocols.next()?;
+    let Some(Protocol::Tcp(port)) = protocols.next() else { return None };
+    if let Protocol::Ip4(ip) = network {
+        Some(SocketAddr::new(ip.into(), port))
+    } else if let Protocol::Ip6(ip) = network {
+        Some(SocketAddr::new(ip.into(), port))
+    } else {
+        None
     }
 }
 

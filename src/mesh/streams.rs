@@ -40,12 +40,14 @@ const NEGOTIATION_TIMEOUT: Duration = Duration::from_secs(5);
 /// Where an opened stream goes.
 pub(crate) type OpenReply = oneshot::Sender<io::Result<Stream>>;
 
+type ByName = BTreeMap<String, (StreamProtocol, mpsc::Sender<Incoming>)>;
+
 /// Protocols that this node accepts right now.
 #[derive(Clone, Default)]
-pub(crate) struct Acceptors(Arc<Mutex<BTreeMap<String, (StreamProtocol, mpsc::Sender<Incoming>)>>>);
+pub(crate) struct Acceptors(Arc<Mutex<ByName>>);
 
 impl Acceptors {
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<String, (StreamProtocol, mpsc::Sender<Incoming>)>> {
+    fn lock(&self) -> MutexGuard<'_, ByName> {
         self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 

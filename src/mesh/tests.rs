@@ -259,7 +259,7 @@ async fn wire_to(target: SocketAddr) -> Wire {
                 let mut far = tokio::net::TcpStream::connect(target).await.expect("connects");
                 tokio::select! {
                     _ = tokio::io::copy_bidirectional(&mut near, &mut far) => {}
-                    _ = frozen.wait_for(|frozen| *frozen) => std::future::pending::<()>().await,
+                    _ = frozen.changed() => std::future::pending::<()>().await,
                 }
             });
         }
@@ -274,7 +274,7 @@ async fn a_higher_incarnation_replaces_a_connection_that_nobody_answers_on() {
     let process = |incarnation| Introduction { key: key.clone(), incarnation, ..introduction("alpha", &secret) };
     let mut witness = node("witness", &secret).await;
     let wire = wire_to(witness.address).await;
-    let mut before = launch(options(), process(1)).await;
+    let before = launch(options(), process(1)).await;
     before.mesh.dial_address(wire.address).await;
     witness.up(&before.peer).await;
     wire.freeze.send(true).expect("wire there");
