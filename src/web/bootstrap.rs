@@ -1,0 +1,154 @@
+//! A node hands out its own program, so that a fresh machine needs the secret and one address and nothing else.
+//!
+//! `/bootstrap/hive-<arch>` is the running binary, `.sha256` its digest, `.hmac` an HMAC by the secret over name and digest.
+//! `/bootstrap.sh` carries unit files and installer and is vouched for in the same way. Whoever has the secret can check both before
+//! running anything, with `sha256sum` and a shell alone. Never done here: handing out anything secret.
+
+use std::fs::File;
+use std::io::{self, Read as _};
+use std::path::PathBuf;
+use std::sync::LazyLock;
+
+use axum::body::Body;
+use axum::extract::{Path, State};
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use sha2::{Digest as _, Sha256};
+use tokio::sync::OnceCell;
+use tokio_util::io::ReaderStream;
+
+use super::Context;
+use super::answer::{Handled, Problem};
+use crate::api::{ApiError, ErrorCode};
+use crate::engine::id::Sha256Hash;
+use crate::keyring::{Key, Purpose, sha256};
+
+/// Chunks in which the program is read.
+const CHUNK_BYTES: usize = 64 << 10;
+/// Name of the script, as the HMAC covers it.
+const SCRIPT_NAME: &str = "bootstrap.sh";
+/// Where the files go into the script.
+const FILES_MARK: &str = "#@FILES@\n";
+/// Ends each file in the script; a line that none of them has.
+const FILE_END: &str = "@END-OF-FILE@";
+
+/// What the installer needs beside the program.
+const FILES: [(&str, &str); 5] = [
+    ("install.sh", include_str!("../../install.sh")),
+    ("systemd/hive.service", include_str!("../../systemd/hive.service")),
+    ("systemd/hive-helper.service", include_str!("../../systemd/hive-helper.service")),
+    ("openrc/hive", include_str!("../../openrc/hive")),
+    ("openrc/hive-helper", include_str!("../../openrc/hive-helper")),
+];
+
+static SCRIPT: LazyLock<String> = LazyLock::new(|| {
+    let mut files = String::new();
+    for (path, content) in FILES {
+        files.push_str(&format!("cat > \"$dir/{path}\" <<'{FILE_END}'\n{content}{FILE_END}\n"));
+    }
+    include_str!("bootstrap.sh").replace(FILES_MARK, &files)
+});
+
+/// The program that is handed out.
+#[derive(Debug)]
+pub(super) struct Bootstrap {
+    executable: PathBuf,
+    digest: OnceCell<(Sha256Hash, u64)>,
+}
+
+impl Bootstrap {
+    pub(super) fn new(executable: PathBuf) -> Self {
+        Self { executable, digest: OnceCell::new() }
+    }
+
+    /// Digest and length; read once, since a running program's file cannot be written to.
+    async fn digest(&self) -> io::Result<(Sha256Hash, u64)> {
+        let compute = || async {
+            let path = self.executable.clone();
+            tokio::task::spawn_blocking(move || digest_of(&path)).await.map_err(io::Error::other)?
+        };
+        self.digest.get_or_try_init(compute).await.copied()
+    }
+}
+
+fn digest_of(path: &PathBuf) -> io::Result<(Sha256Hash, u64)> {
+    let mut file = File::open(path)?;
+    let mut hasher = Sha256::new();
+    let mut chunk = vec![0u8; CHUNK_BYTES];
+    let mut length = 0u64;
+    loop {
+        let count = file.read(&mut chunk)?;
+        if count == 0 {
+            return Ok((Sha256Hash(hasher.finalize().into()), length));
+        }
+        hasher.update(&chunk[..count]);
+        length += count as u64;
+    }
+}
+
+/// HMAC by which a machine with the secret recognises a file: over a label, the file's name and its digest.
+pub fn vouch(key: &Key, name: &str, digest: &Sha256Hash) -> [u8; 32] {
+    key.mac(Purpose::Export, &[format!("hive bootstrap v1\n{name}\n{digest}\n").as_bytes()])
+}
+
+fn text(line: String) -> Response {
+    ([(header::CONTENT_TYPE, "text/plain; charset=utf-8")], line).into_response()
+}
+
+fn vouched(context: &Context, name: &str, digest: &Sha256Hash) -> Handled {
+    let Some(keyring) = context.node.keyring() else {
+        let message = "this node has no secret yet and cannot vouch for anything";
+        return Err(Problem::new(StatusCode::SERVICE_UNAVAILABLE, ErrorCode::Degraded, message, ""));
+    };
+    Ok(text(format!("{}  {name}\n", hex::encode(vouch(keyring.signing(), name, digest)))))
+}
+
+pub(super) async fn script() -> Response {
+    ([(header::CONTENT_TYPE, "text/x-shellscript; charset=utf-8")], SCRIPT.as_str()).into_response()
+}
+
+pub(super) async fn script_sha256() -> Response {
+    text(format!("{}  {SCRIPT_NAME}\n", Sha256Hash(sha256(SCRIPT.as_bytes()))))
+}
+
+pub(super) async fn script_hmac(State(context): State<Context>) -> Handled {
+    vouched(&context, SCRIPT_NAME, &Sha256Hash(sha256(SCRIPT.as_bytes())))
+}
+
+pub(super) async fn file(State(context): State<Context>, Path(file): Path<String>) -> Handled {
+    let ours = format!("hive-{}", std::env::consts::ARCH);
+    let suffix = file.strip_prefix(&ours).ok_or_else(|| {
+        Problem::not_found(format!("this node has {ours} only; ask a node of the other architecture"))
+    })?;
+    let unreadable = |error: io::Error| {
+        Problem::from(ApiError::new(ErrorCode::Internal, format!("cannot read the program: {error}"), ""))
+    };
+    let (digest, length) = context.bootstrap.digest().await.map_err(unreadable)?;
+    match suffix {
+        "" => {
+            let program = tokio::fs::File::open(&context.bootstrap.executable).await.map_err(unreadable)?;
+            let headers = [
+                (header::CONTENT_TYPE, "application/octet-stream".to_owned()),
+                (header::CONTENT_LENGTH, length.to_string()),
+            ];
+            Ok((headers, Body::from_stream(ReaderStream::with_capacity(program, CHUNK_BYTES))).into_response())
+        }
+        ".sha256" => Ok(text(format!("{digest}  {ours}\n"))),
+        ".hmac" => vouched(&context, &ours, &digest),
+        _ => Err(Problem::not_found("there is the program, its .sha256 and its .hmac")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_script_carries_every_file_whole() {
+        assert!(!SCRIPT.contains(FILES_MARK));
+        for (path, content) in FILES {
+            assert!(content.ends_with('\n') && !content.contains(FILE_END), "{path}");
+            assert!(SCRIPT.contains(content), "{path}");
+        }
+    }
+}
