@@ -86,6 +86,11 @@ fn digest_of(path: &PathBuf) -> io::Result<(Sha256Hash, u64)> {
     }
 }
 
+/// The script that `/bootstrap.sh` answers with.
+pub fn script_text() -> &'static str {
+    SCRIPT.as_str()
+}
+
 /// HMAC by which a machine with the secret recognises a file: over a label, the file's name and its digest.
 pub fn vouch(key: &Key, name: &str, digest: &Sha256Hash) -> [u8; 32] {
     key.mac(Purpose::Export, &[format!("hive bootstrap v1\n{name}\n{digest}\n").as_bytes()])
@@ -141,7 +146,16 @@ pub(super) async fn file(State(context): State<Context>, Path(file): Path<String
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+    use std::path::Path as FsPath;
+    use std::process::{Command, Output};
+    use std::sync::Arc;
+
     use super::*;
+    use crate::web::fake::FakeNode;
+    use crate::web::{Handle, Options, bind};
+
+    const SECRET: &str = "b7c1a0ffee11d2d3b7c1a0ffee11d2d3";
 
     #[test]
     fn the_script_carries_every_file_whole() {
@@ -150,5 +164,103 @@ mod tests {
             assert!(content.ends_with('\n') && !content.contains(FILE_END), "{path}");
             assert!(SCRIPT.contains(content), "{path}");
         }
+    }
+
+    /// A node that hands out a small program.
+    fn site(directory: &FsPath) -> Handle {
+        let program = directory.join("program");
+        fs::write(&program, "#!/bin/sh\necho hive 0.0.0\n").expect("writes");
+        let options = Options {
+            http: "127.0.0.1:0".parse().expect("address"),
+            socket: directory.join("hive.sock"),
+            executable: program,
+            ..Options::default()
+        };
+        bind(options).expect("binds").serve(Arc::new(FakeNode::new()))
+    }
+
+    /// Runs a script as a fresh machine would, but installing below a directory.
+    async fn run(site: &Handle, directory: &FsPath, script: &str, arguments: &[&str], secret: &str) -> Output {
+        fs::write(directory.join("script"), script).expect("writes");
+        fs::write(directory.join("secret"), secret).expect("writes");
+        fs::write(directory.join("node"), "127.0.0.1\n").expect("writes");
+        let mut command = Command::new("sh");
+        command
+            .arg(directory.join("script"))
+            .args(arguments)
+            .args(["--files-only", "--destdir"])
+            .arg(directory.join("root"))
+            .env("HIVE_HTTP_PORT", site.address().port().to_string())
+            .env("HIVE_SECRET_FILE", directory.join("secret"))
+            .env("HIVE_NODE_FILE", directory.join("node"));
+        tokio::task::spawn_blocking(move || command.output().expect("sh runs")).await.expect("joins")
+    }
+
+    /// The script that the user data writes.
+    fn first_boot() -> String {
+        let data = include_str!("../../cloud-init/user-data.yaml");
+        let indented =
+            data.split_once("      #!/bin/sh\n").expect("a script").1.split_once("\nruncmd:").expect("ends").0;
+        let lines = indented.lines().map(|line| line.strip_prefix("      ").unwrap_or(line));
+        std::iter::once("#!/bin/sh").chain(lines).map(|line| format!("{line}\n")).collect()
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_machine_with_the_secret_installs_what_a_node_hands_out() {
+        for (script, arguments) in [(script_text().to_owned(), &["127.0.0.1"][..]), (first_boot(), &[])] {
+            let directory = tempfile::tempdir().expect("temporary directory");
+            let site = site(directory.path());
+            // As people write secrets: with white space around them.
+            let output = run(&site, directory.path(), &script, arguments, &format!(" {SECRET}\n\n")).await;
+            assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+            let root = directory.path().join("root");
+            let installed = fs::read_to_string(root.join("usr/local/bin/hive")).expect("installed");
+            assert_eq!(installed, "#!/bin/sh\necho hive 0.0.0\n");
+            let unit = fs::read_to_string(root.join("usr/local/lib/systemd/system/hive.service")).expect("installed");
+            assert_eq!(unit, include_str!("../../systemd/hive.service"));
+            assert!(root.join("etc/init.d/hive").exists());
+            site.shutdown().await;
+        }
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_machine_with_another_secret_runs_nothing_that_it_fetched() {
+        for (script, arguments) in [(script_text().to_owned(), &["127.0.0.1"][..]), (first_boot(), &[])] {
+            let directory = tempfile::tempdir().expect("temporary directory");
+            let site = site(directory.path());
+            let output = run(&site, directory.path(), &script, arguments, "another-secret-of-32-characters!").await;
+            let said = String::from_utf8_lossy(&output.stderr).into_owned();
+            assert!(!output.status.success() && said.contains("most likely the secret"), "{said}");
+            assert!(!directory.path().join("root").exists());
+            site.shutdown().await;
+        }
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_program_changed_on_the_way_is_refused() {
+        let directory = tempfile::tempdir().expect("temporary directory");
+        let site = site(directory.path());
+        let script = script_text();
+        let first = run(&site, directory.path(), script, &["127.0.0.1"], SECRET).await;
+        assert!(first.status.success());
+        fs::remove_dir_all(directory.path().join("root")).expect("removes");
+        // The node took the digest before: as if somebody between node and machine changed the bytes, but not their number.
+        fs::write(directory.path().join("program"), "#!/bin/sh\necho evil 0.0.0\n").expect("writes");
+        let output = run(&site, directory.path(), script, &["127.0.0.1"], SECRET).await;
+        assert!(!output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
+        assert!(!directory.path().join("root").exists());
+        site.shutdown().await;
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn hostile_node_names_are_refused_before_anything_is_fetched() {
+        let directory = tempfile::tempdir().expect("temporary directory");
+        let site = site(directory.path());
+        for node in ["", "-oProxy", "a b", "x/../..", "10.0.0.1@evil", "$(id)", "10.0.0.1:80"] {
+            let output = run(&site, directory.path(), script_text(), &[node], SECRET).await;
+            assert!(!output.status.success(), "{node}");
+            assert!(!directory.path().join("root").exists(), "{node}");
+        }
+        site.shutdown().await;
     }
 }
