@@ -396,7 +396,7 @@ fn attempts(page: &mut String, job: &JobView) {
 }
 
 fn foot(page: &mut String, log: &LogStatus, as_of: Option<UnixMillis>) {
-    let shown = as_of.map_or(String::new(), |at| format!(" · {}", time(at)));
+    let shown = as_of.map_or(String::new(), |at| format!(" · {} UTC", time(at)));
     put(
         page,
         format_args!(
