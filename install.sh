@@ -144,7 +144,9 @@ make_users() {
 # The configuration gets what was said here; what an operator wrote stays.
 configure() {
 	install -d -o root -g hive -m 1775 $etc
-	[ -f $etc/hive.toml ] || : >$etc/hive.toml
+	# The agent may create files in this directory: nothing here is written through a name that it could have made first.
+	if [ -L $etc/hive.toml ]; then fail "$etc/hive.toml is a link; put the file itself there"; fi
+	if [ ! -e $etc/hive.toml ]; then mv -f "$(mktemp $etc/hive.toml.XXXXXX)" $etc/hive.toml; fi
 	setting name "${name:+\"$name\"}"
 	list=
 	for address in $joins; do list="${list:+$list, }\"$address\""; done
@@ -158,11 +160,12 @@ setting() {
 	if grep -q "^[[:space:]]*$1[[:space:]]*=[[:space:]]*\[[^]]*\$" $etc/hive.toml; then
 		fail "$etc/hive.toml has a list $1 over several lines; put $2 there yourself"
 	fi
+	new=$(mktemp $etc/hive.toml.XXXXXX)
 	{
 		printf '%s = %s\n' "$1" "$2"
 		sed "/^[[:space:]]*\[/,\$!{/^[[:space:]]*$1[[:space:]]*=/d;}" $etc/hive.toml
-	} >$etc/hive.toml.new
-	mv -f $etc/hive.toml.new $etc/hive.toml
+	} >"$new"
+	mv -f "$new" $etc/hive.toml
 }
 
 # Discovery and liveness (UDP), mesh (TCP) and HTTP.
@@ -268,7 +271,7 @@ wait_for_identity() {
 report() {
 	say
 	"$prefix/bin/hive" identity || true
-	if [ "$had_secret" = no ] && [ -s $etc/shared_secret ]; then
+	if [ "$had_secret" = no ] && [ -s $etc/shared_secret ] && [ ! -L $etc/shared_secret ]; then
 		say
 		say "This node made a new secret. The next machine needs it in $etc/shared_secret (mode 0600):"
 		say

@@ -5,6 +5,7 @@
 
 use std::fs;
 use std::io::ErrorKind;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
@@ -85,6 +86,43 @@ fn the_service_answers_to_its_earlier_names_and_installs_packages() {
     }
     assert!(unit.lines().any(|line| line.starts_with("WatchdogSec=")));
     assert!(read("openrc/hive").contains("HIVE_PACKAGES:-on"));
+}
+
+#[test]
+fn root_follows_no_link_that_the_agent_could_have_made() {
+    let unit = read("systemd/hive.service");
+    let writable =
+        unit.lines().filter(|line| line.starts_with("EnvironmentFile=")).any(|line| line.contains("/etc/build"));
+    assert!(!writable, "the agent may write there, and the environment reaches what runs as root");
+    let line = unit
+        .lines()
+        .find_map(|line| line.strip_prefix("ExecStartPre=+-/usr/bin/find "))
+        .expect("hands over the secret");
+    let directory = tempfile::tempdir().expect("temporary directory");
+    let (secret, victim) = (directory.path().join("shared_secret"), directory.path().join("victim"));
+    let hand_over = || {
+        let arguments = line
+            .replace("/etc/build/shared_secret", &secret.display().to_string())
+            .replace("chgrp hive", "chgrp daemon");
+        run(Command::new("find").args(arguments.split(' ')))
+    };
+    let mode = |path: &Path| fs::metadata(path).expect("there").permissions().mode() & 0o777;
+    let write = |path: &Path| {
+        fs::write(path, "x").expect("writes");
+        fs::set_permissions(path, fs::Permissions::from_mode(0o600)).expect("chmod");
+    };
+    write(&victim);
+    std::os::unix::fs::symlink(&victim, &secret).expect("links");
+    hand_over();
+    assert_eq!(mode(&victim), 0o600, "through a symbolic link");
+    fs::remove_file(&secret).expect("removes");
+    fs::hard_link(&victim, &secret).expect("links");
+    hand_over();
+    assert_eq!(mode(&victim), 0o600, "through a hard link");
+    fs::remove_file(&secret).expect("removes");
+    write(&secret);
+    let output = hand_over();
+    assert_eq!(mode(&secret), 0o640, "root's own file is handed over (this needs root): {}", text(&output));
 }
 
 #[test]
