@@ -27,17 +27,31 @@ pub struct Envelope<T> {
     /// What went wrong.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub error: Option<ApiError>,
+    /// When the answering node put it together.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub as_of: Option<UnixMillis>,
+    /// Where that node stood in the log: without quorum an answer is as old as this says.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub log: Option<LogStatus>,
 }
 
 impl<T> Envelope<T> {
     /// An answer.
     pub fn ok(data: T) -> Self {
-        Self { schema: SCHEMA, ok: true, data: Some(data), error: None }
+        Self { schema: SCHEMA, ok: true, data: Some(data), error: None, as_of: None, log: None }
     }
 
     /// An error.
     pub fn error(error: ApiError) -> Self {
-        Self { schema: SCHEMA, ok: false, data: None, error: Some(error) }
+        Self { schema: SCHEMA, ok: false, data: None, error: Some(error), as_of: None, log: None }
+    }
+
+    /// The same with time and log position of the node that answers.
+    #[must_use]
+    pub fn as_of(mut self, at: UnixMillis, log: LogStatus) -> Self {
+        self.as_of = Some(at);
+        self.log = Some(log);
+        self
     }
 }
 
@@ -569,4 +583,91 @@ pub struct NodeView {
     pub member: MemberStatus,
     /// What the machine is.
     pub inventory: Option<Inventory>,
+}
+
+/// `GET /api/v1/health`: the node that answers, in one line.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Health {
+    /// Its name.
+    pub name: String,
+    /// Its public identity.
+    pub peer_id: PeerId,
+    /// What it is doing.
+    pub state: NodePhase,
+    /// Version of the agent.
+    pub version: String,
+    /// How long the agent has been running.
+    pub uptime_ms: u64,
+    /// Member of a hive, with its state applied.
+    pub ready: bool,
+    /// Why it is not ready.
+    pub reason: Option<String>,
+    /// As in `hive status`.
+    pub quorum: bool,
+}
+
+/// Answer to `PUT /api/v1/blobs`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StoredBlob {
+    /// Digest of what was stored.
+    pub sha256: Sha256Hash,
+    /// Its length in bytes.
+    pub size: u64,
+}
+
+/// Body of `POST /api/v1/jobs/{id}/cancel`.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct CancelRequest {
+    /// One sentence, may be empty.
+    #[serde(default)]
+    pub reason: String,
+}
+
+/// Body of `POST /hive/join`: a node from another subnet says where it is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct JoinRequest {
+    /// Its name.
+    pub hostname: String,
+    /// Its public identity, where it has one already.
+    #[serde(default)]
+    pub peer_id: Option<PeerId>,
+    /// `IP:PORT` at which it listens. An empty list stands for the address that the request comes from.
+    #[serde(default)]
+    pub addresses: Vec<String>,
+}
+
+/// Body of `POST /api/v1/recover`.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct RecoverRequest {
+    /// Begin a new epoch. Without it the answer only says what would happen.
+    #[serde(default)]
+    pub confirm: bool,
+}
+
+/// Answer to `POST /api/v1/recover`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct RecoverReport {
+    /// Every replica that was asked.
+    pub replicas: Vec<RecoverReplica>,
+    /// Name of the one with the longest history.
+    pub source: Option<String>,
+    /// One sentence: what may be lost.
+    pub may_be_lost: String,
+    /// The new epoch has begun.
+    pub recovered: bool,
+    /// Number of the epoch that began, or would.
+    pub epoch: u64,
+}
+
+/// One replica that `hive recover` asked.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct RecoverReplica {
+    /// Its name.
+    pub name: String,
+    /// It answered.
+    pub reached: bool,
+    /// Raft term of its last entry.
+    pub term: u64,
+    /// Index of its last entry.
+    pub index: u64,
 }

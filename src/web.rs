@@ -1,1 +1,96 @@
-//! (being written)
+//! HTTP of a node: the public port, read-only for everyone, and the local socket, for whoever may control the agent.
+//!
+//! ```text
+//!   TCP 8100 ──► serve ──► routes (Anyone, Secret) ──┐
+//!   socket   ──► serve ──► routes (all) ─────────────┴──► NodeApi, implemented by the agent
+//! ```
+//!
+//! Both listeners are bound by [`bind`] before the agent does anything else, so that a port that is taken stops it early, and answer from
+//! [`Bound::serve`] on. One table of routes says for each who may use it. Every answer carries the log index and its age. Never done
+//! here: deciding, and writing over the public port other than what an HMAC of the secret guards.
+
+pub mod access;
+pub mod answer;
+pub mod auth;
+pub mod bootstrap;
+pub mod escape;
+pub mod limits;
+pub mod node;
+pub mod ports;
+
+mod hive;
+mod page;
+mod routes;
+mod serve;
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::web::bootstrap::Bootstrap;
+use crate::web::limits::Caps;
+pub use crate::web::node::NodeApi;
+pub use crate::web::serve::{BindError, Bound, Handle, bind};
+
+/// Port of the public API.
+pub const HTTP_PORT: u16 = 8100;
+
+/// Settings.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Where the public API listens; port 0 takes any.
+    pub http: SocketAddr,
+    /// The local socket.
+    pub socket: PathBuf,
+    /// Names by which clients may address this node on guarded paths, besides any IP address and `localhost`.
+    pub host_names: Vec<String>,
+    /// Most connections of the public API.
+    pub caps: Caps,
+    /// Longest time until a request's head is complete, and longest idle time between requests.
+    pub header_timeout: Duration,
+    /// Longest time that a client may keep an answer waiting without taking a byte of it.
+    pub stall_timeout: Duration,
+    /// The program that `/bootstrap/` hands out.
+    pub executable: PathBuf,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            http: SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), HTTP_PORT),
+            socket: PathBuf::from("/run/hive/hive.sock"),
+            host_names: Vec::new(),
+            caps: Caps::default(),
+            header_timeout: Duration::from_secs(5),
+            stall_timeout: Duration::from_secs(30),
+            // Stays readable after an upgrade has replaced the file.
+            executable: PathBuf::from("/proc/self/exe"),
+        }
+    }
+}
+
+/// What handlers share.
+#[derive(Clone)]
+struct Context {
+    node: Arc<dyn NodeApi>,
+    guard: Arc<auth::Guard>,
+    bootstrap: Arc<Bootstrap>,
+    host_names: Arc<Vec<String>>,
+    meter: Arc<serve::Meter>,
+}
+
+impl Context {
+    fn new(node: Arc<dyn NodeApi>, options: &Options, meter: Arc<serve::Meter>) -> Self {
+        Self {
+            node,
+            guard: Arc::default(),
+            bootstrap: Arc::new(Bootstrap::new(options.executable.clone())),
+            host_names: Arc::new(options.host_names.clone()),
+            meter,
+        }
+    }
+}
+
+#[cfg(test)]
+mod fake;

@@ -1,0 +1,53 @@
+# make try: a hive on this machine in one command.  make test: everything that has to hold.  make help: the rest.
+
+PREFIX ?= /usr/local
+DESTDIR ?=
+CARGO ?= cargo
+PROGRAM = target/release/hive
+
+.PHONY: help build try test bench install uninstall lint fmt
+
+help: ## this list
+	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' Makefile
+
+build: ## the program, optimised
+	@tests/deps.sh build
+	$(CARGO) build --release --locked
+
+try: ## a hive of three on this machine, a real package, a lost coordinator
+	@tests/deps.sh try
+	$(CARGO) build --release --locked
+	./$(PROGRAM) try
+
+# The engine alone first: it is done in seconds and proves that it needs no adapter.
+test: ## every test, with lints, as root where hosts are booted
+	@tests/deps.sh test
+	$(CARGO) fmt --check
+	$(CARGO) test --locked --no-default-features
+	$(CARGO) clippy --locked --all-targets -- -D warnings
+	@if $(CARGO) nextest --version >/dev/null 2>&1; then \
+		echo '$(CARGO) nextest run --locked'; exec $(CARGO) nextest run --locked --no-fail-fast; \
+	else \
+		echo '$(CARGO) test --locked'; exec $(CARGO) test --locked --no-fail-fast; \
+	fi
+
+bench: ## the figures, measured on this machine
+	@tests/deps.sh try
+	$(CARGO) bench --locked
+
+lint: ## formatting and lints
+	$(CARGO) fmt --check
+	$(CARGO) clippy --locked --all-targets -- -D warnings
+
+fmt: ## format the sources
+	$(CARGO) fmt
+
+install: ## copy program and units below DESTDIR (install.sh also starts them)
+	@test -x $(PROGRAM) || { echo 'run first: make build' >&2; exit 1; }
+	./install.sh --files-only --destdir "$(DESTDIR)" --prefix "$(PREFIX)"
+
+uninstall: ## remove what install has copied; configuration and state stay
+	@if [ -z "$(DESTDIR)" ] && [ -d /run/systemd/system ]; then systemctl disable --now hive.service hive-helper.service || true; fi
+	@if [ -z "$(DESTDIR)" ] && [ -d /run/openrc ]; then rc-update -a del hive; rc-update -a del hive-helper; rc-service hive stop; rc-service hive-helper stop; true; fi
+	rm -f "$(DESTDIR)$(PREFIX)/bin/hive" "$(DESTDIR)/etc/init.d/hive" "$(DESTDIR)/etc/init.d/hive-helper"
+	for name in hive hive-helper; do rm -f "$(DESTDIR)/usr/local/lib/systemd/system/$$name.service" "$(DESTDIR)/usr/lib/systemd/system/$$name.service"; done

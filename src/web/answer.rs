@@ -1,0 +1,257 @@
+//! Answers: the envelope, errors as HTTP, headers that every answer carries, and bodies read within their limits.
+//!
+//! Never done here: routing.
+
+use std::io;
+use std::net::IpAddr;
+use std::time::Duration;
+
+use axum::body::{Body, Bytes};
+use axum::extract::{FromRequest, FromRequestParts, Query, Request};
+use axum::http::header::{self, HeaderName};
+use axum::http::request::Parts;
+use axum::http::{HeaderMap, HeaderValue, StatusCode};
+use axum::middleware::Next;
+use axum::response::{IntoResponse, Response};
+use futures::{Stream, StreamExt as _};
+use http_body_util::{BodyExt as _, LengthLimitError, Limited};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use super::Context;
+use super::node::Download;
+use crate::api::{ApiError, ApiResult, Envelope, ErrorCode};
+use crate::clock;
+
+/// Longest body of a control request, bytes.
+pub const CONTROL_BODY_MAX: usize = 64 << 10;
+/// Longest submission, bytes: 64 jobs at the longest command lines that the queue takes.
+pub const SUBMIT_BODY_MAX: usize = 4 << 20;
+/// Longest source archive, bytes.
+pub const BLOB_MAX: u64 = 1 << 30;
+/// Time until the head of an answer, for everything that is not a stream.
+pub const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
+/// Longest silence within an upload.
+pub const UPLOAD_SILENCE: Duration = Duration::from_secs(30);
+
+/// Last applied log index of the node that answers.
+const APPLIED: HeaderName = HeaderName::from_static("x-hive-applied");
+/// Age of what it knows, milliseconds.
+const AGE: HeaderName = HeaderName::from_static("x-hive-age-ms");
+
+/// Where a request comes from, put into its extensions by the accept loop.
+#[derive(Clone, Copy, Debug)]
+pub struct Remote(pub IpAddr);
+
+/// What is wrong with a request, with a status of its own where [`ErrorCode`] has none that fits.
+#[derive(Debug)]
+pub(super) struct Problem {
+    status: StatusCode,
+    error: ApiError,
+}
+
+impl Problem {
+    pub(super) fn new(
+        status: StatusCode,
+        code: ErrorCode,
+        message: impl Into<String>,
+        hint: impl Into<String>,
+    ) -> Self {
+        Self { status, error: ApiError::new(code, message, hint) }
+    }
+
+    pub(super) fn invalid(message: impl Into<String>) -> Self {
+        Self::from(ApiError::new(ErrorCode::Invalid, message, ""))
+    }
+
+    pub(super) fn not_found(message: impl Into<String>) -> Self {
+        Self::from(ApiError::new(ErrorCode::NotFound, message, ""))
+    }
+
+    fn too_long(limit: u64) -> Self {
+        let message = format!("the body is longer than {limit} bytes");
+        Self::new(StatusCode::PAYLOAD_TOO_LARGE, ErrorCode::Invalid, message, "")
+    }
+}
+
+impl From<ApiError> for Problem {
+    fn from(error: ApiError) -> Self {
+        let status = StatusCode::from_u16(error.code.http_status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        Self { status, error }
+    }
+}
+
+impl IntoResponse for Problem {
+    fn into_response(self) -> Response {
+        json(self.status, &Envelope::<()>::error(self.error))
+    }
+}
+
+/// Result of a handler.
+pub(super) type Handled = Result<Response, Problem>;
+
+fn json<T: Serialize>(status: StatusCode, value: &T) -> Response {
+    match serde_json::to_vec(value) {
+        Ok(mut bytes) => {
+            bytes.push(b'\n');
+            (status, [(header::CONTENT_TYPE, "application/json")], bytes).into_response()
+        }
+        Err(error) => {
+            tracing::error!(%error, "an answer cannot be written as JSON");
+            StatusCode::INTERNAL_SERVER_ERROR.into_response()
+        }
+    }
+}
+
+impl Context {
+    /// An answer of the node in its envelope, with time and log position.
+    pub(super) fn answer<T: Serialize>(&self, result: ApiResult<T>) -> Response {
+        let (at, log) = (clock::unix_now(), self.node.log());
+        match result {
+            Ok(data) => json(StatusCode::OK, &Envelope::ok(data).as_of(at, log)),
+            Err(error) => {
+                let Problem { status, error } = Problem::from(error);
+                json(status, &Envelope::<()>::error(error).as_of(at, log))
+            }
+        }
+    }
+
+    /// Log position as headers, for answers that have no envelope.
+    pub(super) fn position(&self) -> [(HeaderName, HeaderValue); 2] {
+        let log = self.node.log();
+        [(APPLIED, HeaderValue::from(log.applied)), (AGE, HeaderValue::from(log.age_ms))]
+    }
+
+    /// A file as an attachment: nothing that a build produced is ever shown by a browser as a page of this origin.
+    pub(super) fn attachment(&self, download: Download) -> Response {
+        let quoted: String = download
+            .name
+            .chars()
+            .map(|c| if c.is_ascii_graphic() && !matches!(c, '"' | '\\') { c } else { '_' })
+            .collect();
+        let disposition = format!("attachment; filename=\"{quoted}\"");
+        let headers = [
+            (header::CONTENT_TYPE, "application/octet-stream".to_owned()),
+            (header::CONTENT_LENGTH, download.size.to_string()),
+            (header::CONTENT_DISPOSITION, disposition),
+            (header::ETAG, format!("\"{}\"", download.sha256)),
+            (HeaderName::from_static("x-hive-sha256"), download.sha256.to_string()),
+        ];
+        (self.position(), headers, Body::from_stream(download.bytes)).into_response()
+    }
+}
+
+/// A JSON body of at most `MAX` bytes.
+pub(super) struct JsonBody<T, const MAX: usize = CONTROL_BODY_MAX>(pub(super) T);
+
+impl<T: DeserializeOwned, S: Send + Sync, const MAX: usize> FromRequest<S> for JsonBody<T, MAX> {
+    type Rejection = Problem;
+
+    async fn from_request(request: Request, _: &S) -> Result<Self, Problem> {
+        let bytes = read_body(request.into_body(), MAX).await?;
+        // An empty body stands for an object without any field.
+        let text: &[u8] = if bytes.is_empty() { b"{}" } else { &bytes };
+        serde_json::from_slice(text)
+            .map(Self)
+            .map_err(|error| Problem::invalid(format!("the body is not what was expected: {error}")))
+    }
+}
+
+/// The whole body, at most `max` bytes.
+pub(super) async fn read_body(body: Body, max: usize) -> Result<Bytes, Problem> {
+    match Limited::new(body, max).collect().await {
+        Ok(collected) => Ok(collected.to_bytes()),
+        Err(error) if error.is::<LengthLimitError>() => Err(Problem::too_long(max as u64)),
+        Err(_) => Err(Problem::invalid("the body ended early")),
+    }
+}
+
+/// The body as a stream that fails when it grows longer than `max` bytes or pauses too long. Refused at once when it says that
+/// it is longer.
+pub(super) fn stream_body(
+    headers: &HeaderMap,
+    body: Body,
+    max: u64,
+) -> Result<impl Stream<Item = io::Result<Bytes>> + Send + 'static, Problem> {
+    let announced = headers.get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
+    if announced.is_some_and(|length| length > max) {
+        return Err(Problem::too_long(max));
+    }
+    let state = Some((body.into_data_stream(), 0u64));
+    Ok(futures::stream::unfold(state, move |state| async move {
+        let (mut chunks, so_far) = state?;
+        let failed = |kind, why: &str| Some((Err(io::Error::new(kind, why.to_owned())), None));
+        match tokio::time::timeout(UPLOAD_SILENCE, chunks.next()).await {
+            Err(_) => failed(io::ErrorKind::TimedOut, "the upload paused too long"),
+            Ok(None) => None,
+            Ok(Some(Err(_))) => failed(io::ErrorKind::UnexpectedEof, "the upload ended early"),
+            Ok(Some(Ok(chunk))) => {
+                let total = so_far + chunk.len() as u64;
+                if total > max {
+                    return failed(io::ErrorKind::FileTooLarge, "the upload is too long");
+                }
+                Some((Ok(chunk), Some((chunks, total))))
+            }
+        }
+    }))
+}
+
+/// The query, or an error in the usual shape.
+pub(super) struct Params<T>(pub(super) T);
+
+impl<T: DeserializeOwned, S: Send + Sync> FromRequestParts<S> for Params<T> {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
+        let Query(params) = Query::<T>::from_request_parts(parts, state)
+            .await
+            .map_err(|error| Problem::invalid(format!("the query is not what was expected: {}", error.body_text())))?;
+        Ok(Self(params))
+    }
+}
+
+/// Gives up on a request that has no answer in time.
+pub(super) async fn within_time(request: Request, next: Next) -> Response {
+    match tokio::time::timeout(REQUEST_TIMEOUT, next.run(request)).await {
+        Ok(response) => response,
+        Err(_) => Problem::new(
+            StatusCode::GATEWAY_TIMEOUT,
+            ErrorCode::Internal,
+            format!("no answer within {} s", REQUEST_TIMEOUT.as_secs()),
+            "try again; `hive doctor` says what is slow",
+        )
+        .into_response(),
+    }
+}
+
+/// Headers that keep browsers from doing more with an answer than showing it.
+pub(super) async fn harden(mut response: Response) -> Response {
+    const POLICY: &str = "default-src 'none'; style-src 'self'; img-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
+    let headers = response.headers_mut();
+    let fixed = [
+        (header::CONTENT_SECURITY_POLICY, POLICY),
+        (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
+        (header::REFERRER_POLICY, "no-referrer"),
+        (HeaderName::from_static("cross-origin-resource-policy"), "same-origin"),
+    ];
+    for (name, value) in fixed {
+        headers.insert(name, HeaderValue::from_static(value));
+    }
+    headers.entry(header::CACHE_CONTROL).or_insert(HeaderValue::from_static("no-store"));
+    response
+}
+
+/// Answer to a path that there is none of.
+pub(super) async fn no_such_path() -> Problem {
+    Problem::from(ApiError::new(ErrorCode::NotFound, "there is nothing at this path", ""))
+}
+
+/// Answer to a method that a path does not know.
+pub(super) async fn no_such_method() -> Problem {
+    Problem::new(
+        StatusCode::METHOD_NOT_ALLOWED,
+        ErrorCode::Invalid,
+        "this path does not take that method here",
+        "what changes something goes through the local socket: use the command `hive` on a node",
+    )
+}

@@ -1,0 +1,280 @@
+//! A node for the tests of the router: it answers with fixed values and writes down what it was asked to do.
+
+use std::net::IpAddr;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use bytes::Bytes;
+use futures::StreamExt as _;
+use futures::future::BoxFuture;
+use sha2::{Digest as _, Sha256};
+
+use super::node::{Answer, ByteStream, Download, JobQuery, LogQuery, LogStream, NodeApi};
+use crate::api::{
+    ApiError, ApiResult, ArtifactView, AttemptView, Coordinator, DoctorFacts, ErrorCode, Explanation, Health, Identity,
+    JobLine, JobView, JoinRequest, LogStatus, MemberState, MemberStatus, NodePhase, NodeView, PeersFile, PeersSelf,
+    QueueStatus, RaftPart, RecoverReport, RecoverRequest, SelfStatus, Status, StoredBlob, SubmitRequest, Submitted,
+};
+use crate::engine::id::{EpochId, HiveId, JobId, PeerId, SessionId, Sha256Hash, Token, UnixMillis};
+use crate::engine::job::{Artifact, AttemptState, FailureClass, JobState};
+use crate::keyring::{Keyring, Secret};
+
+pub(super) const JOB: JobId = JobId(uuid::Uuid::from_u128(0x11111111_2222_4333_8444_555555555555));
+
+pub(super) struct FakeNode {
+    pub(super) ready: AtomicBool,
+    pub(super) acts: Mutex<Vec<String>>,
+    pub(super) keyring: Option<Keyring>,
+}
+
+impl FakeNode {
+    pub(super) fn new() -> Self {
+        Self {
+            ready: AtomicBool::new(true),
+            acts: Mutex::default(),
+            keyring: Some(Keyring::new(&Secret::from_bytes(b"b7c1a0ffee11d2d3b7c1a0ffee11d2d3"))),
+        }
+    }
+
+    pub(super) fn acts(&self) -> Vec<String> {
+        self.acts.lock().expect("not poisoned").clone()
+    }
+
+    fn act(&self, act: String) {
+        self.acts.lock().expect("not poisoned").push(act);
+    }
+}
+
+pub(super) fn status(text: &str) -> Status {
+    let text = text.to_owned();
+    Status {
+        hive_id: Some(HiveId([7; 16])),
+        this: SelfStatus {
+            name: text.clone(),
+            peer_id: PeerId::new(text.clone()),
+            role: Some(text.clone()),
+            state: NodePhase::Member,
+            version: text.clone(),
+            uptime_ms: 5_000,
+        },
+        coordinator: Some(Coordinator { name: text.clone(), peer_id: PeerId::new(text.clone()), term: 3 }),
+        quorum: true,
+        members: vec![MemberStatus {
+            name: text.clone(),
+            peer_id: Some(PeerId::new(text.clone())),
+            addresses: vec![text.clone()],
+            role: Some(text.clone()),
+            state: MemberState::Alive,
+            raft: RaftPart::Voter,
+            version: text.clone(),
+            last_seen_ms: Some(120),
+            load: Some(0.5),
+            cores: 4,
+            founder: true,
+        }],
+        log: LogStatus { epoch: 1, epoch_id: Some(EpochId([1; 16])), applied: 41, committed: 42, age_ms: 9 },
+        queue: QueueStatus { needed: 1, delegated: 1, building: 1, received: 2, ..QueueStatus::default() },
+        notices: vec![text],
+        as_of: UnixMillis(1_762_605_296_789),
+    }
+}
+
+pub(super) fn job_line(text: &str) -> JobLine {
+    JobLine {
+        id: JOB,
+        state: JobState::Needed,
+        backend: text.to_owned(),
+        target: text.to_owned(),
+        priority: 0,
+        node: Some(text.to_owned()),
+        attempts: 1,
+        submitted_at: UnixMillis(1_762_605_296_789),
+        waiting_for: Some(text.to_owned()),
+    }
+}
+
+pub(super) fn job_view(text: &str) -> JobView {
+    let text = text.to_owned();
+    JobView {
+        id: JOB,
+        session: SessionId(uuid::Uuid::nil()),
+        state: JobState::Failed,
+        backend: text.clone(),
+        target: text.clone(),
+        priority: 0,
+        labels: vec![text.clone()],
+        pure: false,
+        submitter: text.clone(),
+        submitted_at: UnixMillis(1_762_605_296_789),
+        attempts: vec![AttemptView {
+            attempt: 1,
+            token: Token { epoch: EpochId([1; 16]), counter: 1 },
+            node: text.clone(),
+            state: AttemptState::Failed,
+            started_at: Some(UnixMillis(1_762_605_296_789)),
+            ended_at: Some(UnixMillis(1_762_605_306_789)),
+            class: Some(FailureClass::Build),
+            reason: Some(text.clone()),
+            exit_code: Some(2),
+        }],
+        artifacts: vec![Artifact { name: text.clone(), sha256: Sha256Hash([5; 32]), size: 5 }],
+        waiting_for: Some(text.clone()),
+        reason: Some(text),
+    }
+}
+
+fn peers() -> PeersFile {
+    let this = PeersSelf {
+        hostname: "fake".to_owned(),
+        primary_ip: "10.0.0.1".to_owned(),
+        role: None,
+        peer_id: PeerId::new("12D3KooWfake"),
+    };
+    PeersFile { this, peers: Vec::new() }
+}
+
+fn not_here<T: Send + 'static>(what: &'static str) -> Answer<'static, T> {
+    Box::pin(async move { Err(ApiError::new(ErrorCode::NotFound, what, "ask another")) })
+}
+
+fn good<T: Send + 'static>(value: T) -> BoxFuture<'static, ApiResult<T>> {
+    Box::pin(async move { Ok(value) })
+}
+
+fn once(bytes: &'static [u8]) -> ByteStream {
+    futures::stream::once(async move { Ok(Bytes::from_static(bytes)) }).boxed()
+}
+
+impl NodeApi for FakeNode {
+    fn log(&self) -> LogStatus {
+        status("fake").log
+    }
+
+    fn ready(&self) -> Result<(), String> {
+        if self.ready.load(Ordering::Relaxed) { Ok(()) } else { Err("looks for a hive".to_owned()) }
+    }
+
+    fn keyring(&self) -> Option<Keyring> {
+        self.keyring.clone()
+    }
+
+    fn refused(&self, reason: &'static str, from: IpAddr) {
+        self.act(format!("refused {reason} from {from}"));
+    }
+
+    fn metrics(&self) -> String {
+        "hive_log_applied 41\n".to_owned()
+    }
+
+    fn health(&self) -> Answer<'_, Health> {
+        good(Health {
+            name: "fake".to_owned(),
+            peer_id: PeerId::new("12D3KooWfake"),
+            state: NodePhase::Member,
+            version: "0".to_owned(),
+            uptime_ms: 1,
+            ready: true,
+            reason: None,
+            quorum: true,
+        })
+    }
+
+    fn status(&self) -> Answer<'_, Status> {
+        good(status("fake"))
+    }
+
+    fn nodes(&self) -> Answer<'_, Vec<NodeView>> {
+        good(status("fake").members.into_iter().map(|member| NodeView { member, inventory: None }).collect())
+    }
+
+    fn peers(&self) -> Answer<'_, PeersFile> {
+        good(peers())
+    }
+
+    fn identity(&self) -> Answer<'_, Identity> {
+        not_here("no identity yet")
+    }
+
+    fn reset_identity(&self) -> Answer<'_, Identity> {
+        self.act("reset identity".to_owned());
+        not_here("nobody advises")
+    }
+
+    fn submit(&self, request: SubmitRequest, submitter: String) -> Answer<'_, Submitted> {
+        self.act(format!("submit {} jobs by {submitter}", request.jobs.len()));
+        good(Submitted { session: request.session, jobs: Vec::new() })
+    }
+
+    fn store_blob(&self, mut bytes: ByteStream) -> Answer<'_, StoredBlob> {
+        Box::pin(async move {
+            let (mut hasher, mut size) = (Sha256::new(), 0);
+            while let Some(chunk) = bytes.next().await {
+                let chunk = chunk.map_err(|error| ApiError::new(ErrorCode::Invalid, error.to_string(), ""))?;
+                hasher.update(&chunk);
+                size += chunk.len() as u64;
+            }
+            self.act(format!("stored {size} bytes"));
+            Ok(StoredBlob { sha256: Sha256Hash(hasher.finalize().into()), size })
+        })
+    }
+
+    fn jobs(&self, query: JobQuery) -> Answer<'_, Vec<JobLine>> {
+        self.act(format!("jobs {:?} limit {}", query.states, query.limit));
+        good(vec![job_line("hello")])
+    }
+
+    fn job(&self, id: JobId) -> Answer<'_, JobView> {
+        if id == JOB { good(job_view("hello")) } else { not_here("no such job") }
+    }
+
+    fn cancel(&self, id: JobId, reason: String) -> Answer<'_, JobView> {
+        self.act(format!("cancel {id}: {reason}"));
+        good(job_view("hello"))
+    }
+
+    fn explain(&self, what: String) -> Answer<'_, Explanation> {
+        good(Explanation { subject: what, summary: String::new(), details: Vec::new(), remedy: String::new() })
+    }
+
+    fn job_log(&self, query: LogQuery) -> Answer<'_, LogStream> {
+        let bytes = if query.follow {
+            futures::stream::once(async { Ok(Bytes::from_static(b"first\n")) })
+                .chain(futures::stream::pending())
+                .boxed()
+        } else {
+            once(b"first\n\x1b[31mlast\x1b[0m\n")
+        };
+        good(LogStream { attempt: query.attempt.unwrap_or(1), offset: query.offset, bytes })
+    }
+
+    fn artifacts(&self, id: JobId) -> Answer<'_, Vec<ArtifactView>> {
+        good(vec![ArtifactView { job: id, name: "a.deb".to_owned(), sha256: Sha256Hash([5; 32]), size: 5 }])
+    }
+
+    fn artifact(&self, _: JobId, name: String) -> Answer<'_, Download> {
+        good(Download { name, sha256: Sha256Hash([5; 32]), size: 5, bytes: once(b"bytes") })
+    }
+
+    fn blob(&self, sha256: Sha256Hash) -> Answer<'_, Download> {
+        let endless = futures::stream::repeat_with(|| Ok(Bytes::from_static(&[0; 65_536]))).boxed();
+        good(Download { name: "big".to_owned(), sha256, size: 1 << 40, bytes: endless })
+    }
+
+    fn doctor(&self) -> Answer<'_, DoctorFacts> {
+        not_here("nothing is wrong")
+    }
+
+    fn listen(&self) -> Answer<'_, ByteStream> {
+        good(once(b"{\"kind\":\"HELLO\"}\n"))
+    }
+
+    fn join(&self, request: JoinRequest, from: IpAddr) -> Answer<'_, PeersFile> {
+        self.act(format!("join {} from {from}", request.hostname));
+        good(peers())
+    }
+
+    fn recover(&self, request: RecoverRequest) -> Answer<'_, RecoverReport> {
+        self.act(format!("recover {}", request.confirm));
+        not_here("nothing to recover")
+    }
+}

@@ -1,0 +1,127 @@
+//! The node as the web sees it: one object-safe trait, implemented by the agent.
+//!
+//! Handlers turn HTTP into calls of [`NodeApi`] and its answers into JSON or HTML; they hold no state of the hive themselves.
+//! Never done here: deciding anything, and asking anything else than this trait.
+
+use std::io;
+use std::net::IpAddr;
+
+use bytes::Bytes;
+use futures::future::BoxFuture;
+use futures::stream::BoxStream;
+
+use crate::api::{
+    ApiResult, ArtifactView, DoctorFacts, Explanation, Health, Identity, JobLine, JobView, JoinRequest, LogStatus,
+    NodeView, PeersFile, RecoverReport, RecoverRequest, Status, StoredBlob, SubmitRequest, Submitted,
+};
+use crate::engine::id::{JobId, SessionId, Sha256Hash};
+use crate::engine::job::JobState;
+use crate::keyring::Keyring;
+
+/// What comes out of a method of [`NodeApi`], some time later.
+pub type Answer<'a, T> = BoxFuture<'a, ApiResult<T>>;
+/// Bytes on their way to or from a client. An error ends the stream and closes the connection.
+pub type ByteStream = BoxStream<'static, io::Result<Bytes>>;
+
+/// Which jobs to list.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct JobQuery {
+    /// Only these states; empty: all.
+    pub states: Vec<JobState>,
+    /// Only this session.
+    pub session: Option<SessionId>,
+    /// At most so many, the newest first.
+    pub limit: usize,
+}
+
+/// Which part of a log to stream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LogQuery {
+    /// The job.
+    pub job: JobId,
+    /// The attempt; none: the last one.
+    pub attempt: Option<u32>,
+    /// First byte.
+    pub offset: u64,
+    /// Begin so many bytes before the end instead, where the log is longer than that after `offset`.
+    pub tail_bytes: Option<u64>,
+    /// Go on with what is written until the attempt is over.
+    pub follow: bool,
+}
+
+/// An attempt's log.
+pub struct LogStream {
+    /// The attempt.
+    pub attempt: u32,
+    /// Position of the first byte of `bytes`.
+    pub offset: u64,
+    /// Raw output of the build; whoever shows it neutralises it.
+    pub bytes: ByteStream,
+}
+
+/// A file.
+pub struct Download {
+    /// File name, without any directory.
+    pub name: String,
+    /// Digest that the bytes have.
+    pub sha256: Sha256Hash,
+    /// Their number.
+    pub size: u64,
+    /// The bytes, verified by whoever hands them out.
+    pub bytes: ByteStream,
+}
+
+/// Everything that can be asked of a node over HTTP.
+pub trait NodeApi: Send + Sync + 'static {
+    /// Where the node stands in the log. Cheap: every answer carries it.
+    fn log(&self) -> LogStatus;
+    /// Fine when the node is a member with its state applied, else why not. Cheap.
+    fn ready(&self) -> Result<(), String>;
+    /// The keys that guard `/hive/*` and sign the bootstrap files; none while the node has no secret.
+    fn keyring(&self) -> Option<Keyring>;
+    /// Counts a refused request, for `hive doctor` and the metrics.
+    fn refused(&self, reason: &'static str, from: IpAddr);
+    /// Measurements in Prometheus' text format, each line ended by a line feed.
+    fn metrics(&self) -> String;
+
+    /// The node in one line.
+    fn health(&self) -> Answer<'_, Health>;
+    /// `hive status`.
+    fn status(&self) -> Answer<'_, Status>;
+    /// All nodes with what they are.
+    fn nodes(&self) -> Answer<'_, Vec<NodeView>>;
+    /// `peers.json`.
+    fn peers(&self) -> Answer<'_, PeersFile>;
+    /// The identity file, which holds every advisor's answer too. `NotFound` before the first vote.
+    fn identity(&self) -> Answer<'_, Identity>;
+    /// Asks the hive again and answers with the new identity.
+    fn reset_identity(&self) -> Answer<'_, Identity>;
+    /// Queues jobs; answers when they are durable on a majority.
+    fn submit(&self, request: SubmitRequest, submitter: String) -> Answer<'_, Submitted>;
+    /// Stores a source archive.
+    fn store_blob(&self, bytes: ByteStream) -> Answer<'_, StoredBlob>;
+    /// Lists jobs.
+    fn jobs(&self, query: JobQuery) -> Answer<'_, Vec<JobLine>>;
+    /// One job.
+    fn job(&self, id: JobId) -> Answer<'_, JobView>;
+    /// Ends a job; answers with what became of it.
+    fn cancel(&self, id: JobId, reason: String) -> Answer<'_, JobView>;
+    /// Why a job waits or a node gets no work.
+    fn explain(&self, what: String) -> Answer<'_, Explanation>;
+    /// An attempt's log, from whichever node keeps it.
+    fn job_log(&self, query: LogQuery) -> Answer<'_, LogStream>;
+    /// Artifacts of a job.
+    fn artifacts(&self, id: JobId) -> Answer<'_, Vec<ArtifactView>>;
+    /// An artifact by its name, from whichever node has it.
+    fn artifact(&self, id: JobId, name: String) -> Answer<'_, Download>;
+    /// A blob by its digest.
+    fn blob(&self, sha256: Sha256Hash) -> Answer<'_, Download>;
+    /// What `hive doctor` needs.
+    fn doctor(&self) -> Answer<'_, DoctorFacts>;
+    /// The hive's datagrams from now on, one JSON object per line.
+    fn listen(&self) -> Answer<'_, ByteStream>;
+    /// Remembers where a node on another subnet is, and answers with the peers.
+    fn join(&self, request: JoinRequest, from: IpAddr) -> Answer<'_, PeersFile>;
+    /// `hive recover`.
+    fn recover(&self, request: RecoverRequest) -> Answer<'_, RecoverReport>;
+}

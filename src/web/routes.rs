@@ -1,0 +1,634 @@
+//! The table of routes and their handlers: HTTP in, a call of the node, JSON or bytes out.
+//!
+//! A route says who may use it. The public router is made of what is open to anyone or guarded by the secret, the local one of
+//! everything. Never done here: anything but translating.
+
+use axum::Router;
+use axum::body::Body;
+use axum::extract::{Extension, Path, Request, State};
+use axum::http::{Method, StatusCode, header};
+use axum::middleware::{from_fn, map_response};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{MethodRouter, get, post, put};
+use futures::StreamExt as _;
+use serde::Deserialize;
+
+use super::access::Caller;
+use super::answer::{
+    BLOB_MAX, Handled, JsonBody, Params, Problem, SUBMIT_BODY_MAX, harden, no_such_method, no_such_path, stream_body,
+    within_time,
+};
+use super::node::{JobQuery, LogQuery};
+use super::{Context, bootstrap, hive, page};
+use crate::api::{ApiError, CancelRequest, ErrorCode, RecoverRequest, SubmitRequest};
+use crate::engine::id::{JobId, SessionId, Sha256Hash};
+use crate::engine::job::JobState;
+
+/// Jobs listed when nothing else is said.
+const JOBS_DEFAULT: usize = 100;
+/// Most jobs listed at once.
+const JOBS_MAX: usize = 1_000;
+/// Longest name of a job, node, artifact in a path, bytes.
+const NAME_MAX: usize = 255;
+
+/// Who may use a route.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Door {
+    /// Everyone who reaches the port: reads only.
+    Anyone,
+    /// Whoever proves to know the secret.
+    Secret,
+    /// The local socket.
+    Local,
+}
+
+/// One entry of the table.
+pub(super) struct Route {
+    pub(super) method: Method,
+    pub(super) path: &'static str,
+    pub(super) door: Door,
+    handler: MethodRouter<Context>,
+}
+
+fn read(path: &'static str, door: Door, handler: MethodRouter<Context>) -> Route {
+    Route { method: Method::GET, path, door, handler: handler.layer(from_fn(within_time)) }
+}
+
+fn write(path: &'static str, door: Door, handler: MethodRouter<Context>) -> Route {
+    Route { method: Method::POST, path, door, handler: handler.layer(from_fn(within_time)) }
+}
+
+/// Everything there is.
+pub(super) fn table() -> Vec<Route> {
+    use Door::{Anyone, Local, Secret};
+    vec![
+        read("/", Anyone, get(page::status)),
+        read("/jobs/{id}", Anyone, get(page::job)),
+        read("/style.css", Anyone, get(page::style)),
+        read("/icon.svg", Anyone, get(page::icon)),
+        read("/healthz", Anyone, get(healthz)),
+        read("/readyz", Anyone, get(readyz)),
+        read("/metrics", Anyone, get(metrics)),
+        read("/api/v1/health", Anyone, get(health)),
+        read("/api/v1/status", Anyone, get(status)),
+        read("/api/v1/nodes", Anyone, get(nodes)),
+        read("/api/v1/jobs", Anyone, get(jobs)),
+        read("/api/v1/jobs/{id}", Anyone, get(job)),
+        read("/api/v1/jobs/{id}/log", Anyone, get(job_log)),
+        read("/api/v1/jobs/{id}/artifacts", Anyone, get(artifacts)),
+        read("/api/v1/jobs/{id}/artifacts/{name}", Anyone, get(artifact)),
+        read("/api/v1/blobs/{sha256}", Anyone, get(blob)),
+        read("/api/v1/explain/{what}", Anyone, get(explain)),
+        read("/bootstrap.sh", Anyone, get(bootstrap::script)),
+        read("/bootstrap.sh.sha256", Anyone, get(bootstrap::script_sha256)),
+        read("/bootstrap.sh.hmac", Anyone, get(bootstrap::script_hmac)),
+        read("/bootstrap/{file}", Anyone, get(bootstrap::file)),
+        read("/hive/peers", Secret, get(hive::peers)),
+        write("/hive/join", Secret, post(hive::join)),
+        read("/api/v1/peers", Local, get(peers)),
+        read("/api/v1/identity", Local, get(identity)),
+        read("/api/v1/doctor", Local, get(doctor)),
+        read("/api/v1/listen", Local, get(listen)),
+        write("/api/v1/jobs", Local, post(submit)),
+        write("/api/v1/jobs/{id}/cancel", Local, post(cancel)),
+        write("/api/v1/identity/reset", Local, post(reset_identity)),
+        write("/api/v1/recover", Local, post(recover)),
+        // Without the limit on the whole request: an archive of 1 GiB takes its time, its pauses are limited instead.
+        Route { method: Method::PUT, path: "/api/v1/blobs", door: Local, handler: put(store_blob) },
+    ]
+}
+
+fn assemble(context: Context, admitted: impl Fn(&Route) -> bool) -> Router {
+    let mut router = Router::new();
+    for route in table().into_iter().filter(|route| admitted(route)) {
+        router = router.route(route.path, route.handler);
+    }
+    router.fallback(no_such_path).method_not_allowed_fallback(no_such_method).with_state(context)
+}
+
+/// What the port answers.
+pub(super) fn public(context: Context) -> Router {
+    // Said twice on purpose: a write that is entered for anyone by mistake stays away from the port.
+    let admitted = |route: &Route| match route.door {
+        Door::Anyone => route.method == Method::GET,
+        Door::Secret => true,
+        Door::Local => false,
+    };
+    assemble(context, admitted).layer(from_fn(hive::named_host)).layer(map_response(harden))
+}
+
+/// What the socket answers.
+pub(super) fn local(context: Context) -> Router {
+    assemble(context, |_| true).layer(map_response(harden))
+}
+
+/// A job id in a path.
+pub(super) fn job_id(text: &str) -> Result<JobId, Problem> {
+    text.parse().map_err(|error| Problem::invalid(format!("the job id: {error}")))
+}
+
+async fn healthz(State(context): State<Context>) -> Response {
+    context.answer(Ok(serde_json::json!({ "alive": true })))
+}
+
+async fn readyz(State(context): State<Context>) -> Handled {
+    match context.node.ready() {
+        Ok(()) => Ok(context.answer(Ok(serde_json::json!({ "ready": true })))),
+        Err(why) => {
+            Err(Problem::new(StatusCode::SERVICE_UNAVAILABLE, ErrorCode::Degraded, why, "`hive status` says more"))
+        }
+    }
+}
+
+async fn metrics(State(context): State<Context>) -> Response {
+    let text = format!("{}{}", context.node.metrics(), context.meter.metrics());
+    ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], text).into_response()
+}
+
+async fn health(State(context): State<Context>) -> Response {
+    context.answer(context.node.health().await)
+}
+
+async fn status(State(context): State<Context>) -> Response {
+    context.answer(context.node.status().await)
+}
+
+async fn nodes(State(context): State<Context>) -> Response {
+    context.answer(context.node.nodes().await)
+}
+
+async fn peers(State(context): State<Context>) -> Response {
+    context.answer(context.node.peers().await)
+}
+
+async fn identity(State(context): State<Context>) -> Response {
+    context.answer(context.node.identity().await)
+}
+
+async fn reset_identity(State(context): State<Context>) -> Response {
+    context.answer(context.node.reset_identity().await)
+}
+
+async fn doctor(State(context): State<Context>) -> Response {
+    context.answer(context.node.doctor().await)
+}
+
+#[derive(Deserialize)]
+struct JobsParams {
+    state: Option<String>,
+    session: Option<SessionId>,
+    limit: Option<usize>,
+}
+
+async fn jobs(State(context): State<Context>, Params(params): Params<JobsParams>) -> Handled {
+    let states = params
+        .state
+        .iter()
+        .flat_map(|list| list.split(','))
+        .filter(|word| !word.is_empty())
+        .map(|word| {
+            let word = serde_json::Value::String(word.to_owned());
+            serde_json::from_value::<JobState>(word).map_err(|error| Problem::invalid(format!("state: {error}")))
+        })
+        .collect::<Result<_, _>>()?;
+    let limit = params.limit.unwrap_or(JOBS_DEFAULT).min(JOBS_MAX);
+    Ok(context.answer(context.node.jobs(JobQuery { states, session: params.session, limit }).await))
+}
+
+async fn job(State(context): State<Context>, Path(id): Path<String>) -> Handled {
+    let id = job_id(&id)?;
+    Ok(context.answer(context.node.job(id).await))
+}
+
+#[derive(Deserialize)]
+struct LogParams {
+    attempt: Option<u32>,
+    #[serde(default)]
+    offset: u64,
+    tail: Option<u64>,
+    follow: Option<String>,
+}
+
+async fn job_log(State(context): State<Context>, Path(id): Path<String>, Params(params): Params<LogParams>) -> Handled {
+    let follow = match params.follow.as_deref() {
+        None | Some("false" | "0") => false,
+        Some("true" | "1" | "") => true,
+        Some(_) => return Err(Problem::invalid("follow is true or false")),
+    };
+    let query =
+        LogQuery { job: job_id(&id)?, attempt: params.attempt, offset: params.offset, tail_bytes: params.tail, follow };
+    let log = context.node.job_log(query).await?;
+    let headers = [
+        (header::CONTENT_TYPE.as_str(), "text/plain; charset=utf-8".to_owned()),
+        ("x-hive-attempt", log.attempt.to_string()),
+        ("x-hive-offset", log.offset.to_string()),
+    ];
+    Ok((context.position(), headers, Body::from_stream(log.bytes)).into_response())
+}
+
+async fn artifacts(State(context): State<Context>, Path(id): Path<String>) -> Handled {
+    let id = job_id(&id)?;
+    Ok(context.answer(context.node.artifacts(id).await))
+}
+
+async fn artifact(State(context): State<Context>, Path((id, name)): Path<(String, String)>) -> Handled {
+    let id = job_id(&id)?;
+    if name.len() > NAME_MAX || name.contains(['/', '\0']) || matches!(name.as_str(), "" | "." | "..") {
+        return Err(Problem::invalid("an artifact is named by its file name alone"));
+    }
+    Ok(context.attachment(context.node.artifact(id, name).await?))
+}
+
+async fn blob(State(context): State<Context>, Path(sha256): Path<String>) -> Handled {
+    let sha256: Sha256Hash = sha256.parse().map_err(|error| Problem::invalid(format!("the digest: {error}")))?;
+    Ok(context.attachment(context.node.blob(sha256).await?))
+}
+
+async fn explain(State(context): State<Context>, Path(what): Path<String>) -> Handled {
+    if what.len() > NAME_MAX {
+        return Err(Problem::invalid(format!("a job or a node is named by at most {NAME_MAX} bytes")));
+    }
+    Ok(context.answer(context.node.explain(what).await))
+}
+
+async fn listen(State(context): State<Context>) -> Handled {
+    let records = context.node.listen().await?;
+    Ok(([(header::CONTENT_TYPE, "application/x-ndjson")], Body::from_stream(records)).into_response())
+}
+
+async fn submit(
+    State(context): State<Context>,
+    Extension(caller): Extension<Caller>,
+    JsonBody(request): JsonBody<SubmitRequest, SUBMIT_BODY_MAX>,
+) -> Response {
+    context.answer(context.node.submit(request, caller.name).await)
+}
+
+async fn cancel(
+    State(context): State<Context>,
+    Extension(caller): Extension<Caller>,
+    Path(id): Path<String>,
+    JsonBody(request): JsonBody<CancelRequest>,
+) -> Handled {
+    let id = job_id(&id)?;
+    // Cut by characters, so that it stays text whatever it is.
+    let why: String = request.reason.chars().take(400).collect();
+    let reason =
+        if why.trim().is_empty() { format!("cancelled by {}", caller.name) } else { format!("{}: {why}", caller.name) };
+    Ok(context.answer(context.node.cancel(id, reason).await))
+}
+
+async fn recover(State(context): State<Context>, JsonBody(request): JsonBody<RecoverRequest>) -> Response {
+    context.answer(context.node.recover(request).await)
+}
+
+async fn store_blob(State(context): State<Context>, request: Request) -> Handled {
+    let (parts, body) = request.into_parts();
+    let bytes = stream_body(&parts.headers, body, BLOB_MAX)?;
+    Ok(context.answer(context.node.store_blob(bytes.boxed()).await))
+}
+
+/// Turns away whoever may not use the local socket.
+pub(super) fn turned_away(caller: &Caller) -> Response {
+    let error = ApiError::new(
+        ErrorCode::Forbidden,
+        format!("{} may not control this agent", caller.name),
+        format!("use sudo, or become a member of the group: usermod -aG hive-admin {}", caller.name),
+    );
+    let mut response = Problem::from(error).into_response();
+    response.headers_mut().insert(header::CONNECTION, header::HeaderValue::from_static("close"));
+    response
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::{IpAddr, Ipv4Addr};
+    use std::sync::Arc;
+    use std::sync::atomic::Ordering;
+
+    use axum::http::{HeaderMap, Request as HttpRequest};
+    use http_body_util::BodyExt as _;
+    use hyper::service::Service as _;
+    use hyper_util::service::TowerToHyperService;
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::web::answer::{CONTROL_BODY_MAX, Remote};
+    use crate::web::fake::{FakeNode, JOB};
+    use crate::web::{Options, auth, serve};
+
+    struct Site {
+        node: Arc<FakeNode>,
+        context: Context,
+    }
+
+    struct Got {
+        status: u16,
+        headers: HeaderMap,
+        body: Vec<u8>,
+    }
+
+    impl Got {
+        fn json(&self) -> Value {
+            serde_json::from_slice(&self.body).expect("JSON")
+        }
+        fn text(&self) -> String {
+            String::from_utf8_lossy(&self.body).into_owned()
+        }
+    }
+
+    impl Site {
+        fn new() -> Self {
+            Self::of(FakeNode::new())
+        }
+
+        fn of(node: FakeNode) -> Self {
+            let node = Arc::new(node);
+            let options = Options { host_names: vec!["build1".to_owned()], ..Options::default() };
+            let context = Context::new(node.clone(), &options, serve::Meter::new(options.caps));
+            Self { node, context }
+        }
+
+        async fn ask(&self, local: bool, request: HttpRequest<Body>) -> Got {
+            let router = if local { super::local(self.context.clone()) } else { super::public(self.context.clone()) };
+            let mut request = request;
+            request.headers_mut().entry(header::HOST).or_insert("10.0.0.1:8100".parse().expect("host"));
+            request.extensions_mut().insert(Remote(IpAddr::V4(Ipv4Addr::new(10, 9, 9, 9))));
+            if local {
+                request.extensions_mut().insert(Caller { uid: 1000, name: "ann".to_owned() });
+            }
+            let response = TowerToHyperService::new(router).call(request).await.expect("infallible");
+            let (parts, body) = response.into_parts();
+            let body = body.collect().await.expect("body").to_bytes().to_vec();
+            Got { status: parts.status.as_u16(), headers: parts.headers, body }
+        }
+
+        async fn get(&self, path: &str) -> Got {
+            self.ask(false, request("GET", path, "")).await
+        }
+    }
+
+    fn request(method: &str, path: &str, body: impl Into<Body>) -> HttpRequest<Body> {
+        HttpRequest::builder().method(method).uri(path).body(body.into()).expect("request")
+    }
+
+    #[test]
+    fn only_guarded_routes_of_the_public_port_write() {
+        for route in table() {
+            if route.method != Method::GET {
+                assert_ne!(route.door, Door::Anyone, "{} {}", route.method, route.path);
+            }
+        }
+        let by_secret: Vec<_> =
+            table().into_iter().filter(|route| route.door == Door::Secret).map(|r| r.path).collect();
+        assert_eq!(by_secret, ["/hive/peers", "/hive/join"]);
+    }
+
+    #[tokio::test]
+    async fn what_belongs_to_the_socket_does_nothing_on_the_port() {
+        let site = Site::new();
+        for route in table().into_iter().filter(|route| route.door == Door::Local) {
+            let path = route.path.replace("{id}", &JOB.to_string());
+            for method in ["GET", "POST", "PUT", "DELETE", "PATCH"] {
+                let got = site.ask(false, request(method, &path, "{}")).await;
+                let also_readable = method == "GET" && path == "/api/v1/jobs";
+                assert!(also_readable || matches!(got.status, 404 | 405), "{method} {path}: {}", got.status);
+            }
+        }
+        assert_eq!(site.node.acts(), ["jobs [] limit 100"], "nothing but the one read arrived");
+    }
+
+    #[tokio::test]
+    async fn every_route_answers_in_the_envelope_or_as_what_it_is_and_with_strict_headers() {
+        let site = Site::new();
+        for route in table().into_iter().filter(|route| route.method == Method::GET && route.door != Door::Secret) {
+            let path =
+                route.path.replace("{id}", &JOB.to_string()).replace("{name}", "a.deb").replace("{what}", "build1");
+            if path.contains("{sha256}") || path.contains("{file}") {
+                continue;
+            }
+            let got = site.ask(true, request("GET", &path, "")).await;
+            assert!(matches!(got.status, 200 | 404), "{path}: {}", got.status);
+            assert_eq!(got.headers["x-content-type-options"], "nosniff", "{path}");
+            assert!(got.headers["content-security-policy"].to_str().expect("text").starts_with("default-src 'none'"));
+            if path.starts_with("/api/") && got.headers["content-type"] == "application/json" {
+                let value = got.json();
+                assert_eq!(value["schema"], 1, "{path}");
+                assert_eq!(value["log"]["applied"], 41, "{path}");
+                assert!(value["as_of"].is_string(), "{path}");
+                assert_eq!(value["ok"], json!(got.status == 200), "{path}");
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn status_has_the_promised_shape() {
+        let status = Site::new().get("/api/v1/status").await.json()["data"].clone();
+        assert_eq!(status["self"]["state"], "member");
+        assert_eq!(status["members"][0]["raft"], "voter");
+        assert_eq!(status["queue"]["needed"], 1);
+        assert_eq!(status["as_of"], "2025-11-08T12:34:56.789Z");
+    }
+
+    #[tokio::test]
+    async fn a_node_is_ready_when_it_says_so() {
+        let site = Site::new();
+        assert_eq!(site.get("/readyz").await.status, 200);
+        site.node.ready.store(false, Ordering::Relaxed);
+        let got = site.get("/readyz").await;
+        assert_eq!((got.status, got.json()["error"]["message"].clone()), (503, json!("looks for a hive")));
+        assert_eq!(site.get("/healthz").await.status, 200);
+    }
+
+    #[tokio::test]
+    async fn writes_over_the_socket_carry_who_wrote() {
+        let site = Site::new();
+        let body = json!({ "session": uuid::Uuid::nil(), "jobs": [] }).to_string();
+        assert_eq!(site.ask(true, request("POST", "/api/v1/jobs", body)).await.status, 200);
+        let cancel = format!("/api/v1/jobs/{JOB}/cancel");
+        assert_eq!(site.ask(true, request("POST", &cancel, r#"{"reason":"wrong branch"}"#)).await.status, 200);
+        assert_eq!(site.ask(true, request("POST", &cancel, "")).await.status, 200);
+        let stored = site.ask(true, request("PUT", "/api/v1/blobs", "abc")).await.json();
+        let digest = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad";
+        assert_eq!(stored["data"], json!({ "sha256": digest, "size": 3 }));
+        let expected = [
+            "submit 0 jobs by ann".to_owned(),
+            format!("cancel {JOB}: ann: wrong branch"),
+            format!("cancel {JOB}: cancelled by ann"),
+            "stored 3 bytes".to_owned(),
+        ];
+        assert_eq!(site.node.acts(), expected);
+    }
+
+    #[tokio::test]
+    async fn bad_input_gets_a_4xx_in_the_usual_shape() {
+        let site = Site::new();
+        let long = "x".repeat(300);
+        let deep = "[".repeat(10_000);
+        let huge = format!("{{\"reason\":\"{}\"}}", "x".repeat(CONTROL_BODY_MAX));
+        let cancel = format!("/api/v1/jobs/{JOB}/cancel");
+        let cases = [
+            ("GET", "/nowhere".to_owned(), String::new(), 404),
+            ("GET", "/api/v1/jobs/not-a-uuid".to_owned(), String::new(), 400),
+            ("GET", "/api/v1/jobs?state=sleeping".to_owned(), String::new(), 400),
+            ("GET", "/api/v1/jobs?limit=-1".to_owned(), String::new(), 400),
+            ("GET", format!("/api/v1/jobs/{JOB}/log?follow=maybe"), String::new(), 400),
+            ("GET", format!("/api/v1/jobs/{JOB}/artifacts/..%2fshadow"), String::new(), 400),
+            ("GET", "/api/v1/blobs/abc".to_owned(), String::new(), 400),
+            ("GET", format!("/api/v1/explain/{long}"), String::new(), 400),
+            ("GET", "/api/v1/explain/%ff".to_owned(), String::new(), 400),
+            ("GET", "/bootstrap/hive-pdp11".to_owned(), String::new(), 404),
+            ("GET", format!("/bootstrap/hive-{}.exe", std::env::consts::ARCH), String::new(), 404),
+            ("POST", cancel.clone(), "{".to_owned(), 400),
+            ("POST", cancel.clone(), deep, 400),
+            ("POST", cancel, huge, 413),
+            ("DELETE", "/api/v1/status".to_owned(), String::new(), 405),
+        ];
+        for (method, path, body, expected) in cases {
+            let got = site.ask(true, request(method, &path, body)).await;
+            assert_eq!(got.status, expected, "{method} {path}: {}", got.text());
+            assert_eq!(
+                got.headers["content-type"].to_str().ok().map(|text| text.contains("html")),
+                Some(false),
+                "{path}"
+            );
+        }
+        assert!(site.node.acts().is_empty(), "{:?}", site.node.acts());
+    }
+
+    #[tokio::test]
+    async fn an_upload_that_says_it_is_too_long_is_refused_unread() {
+        let mut put = request("PUT", "/api/v1/blobs", "short");
+        put.headers_mut().insert(header::CONTENT_LENGTH, (BLOB_MAX + 1).into());
+        let site = Site::new();
+        assert_eq!(site.ask(true, put).await.status, 413);
+        assert!(site.node.acts().is_empty());
+    }
+
+    #[tokio::test]
+    async fn downloads_are_attachments_and_logs_are_plain_text() {
+        let site = Site::new();
+        let got = site.get(&format!("/api/v1/jobs/{JOB}/artifacts/a%22%3Cb%3E.deb")).await;
+        assert_eq!(got.headers["content-type"], "application/octet-stream");
+        assert_eq!(got.headers["content-disposition"], "attachment; filename=\"a_<b>.deb\"");
+        assert_eq!(got.body, b"bytes");
+        let log = site.get(&format!("/api/v1/jobs/{JOB}/log?attempt=2&offset=7")).await;
+        assert_eq!(log.headers["content-type"], "text/plain; charset=utf-8");
+        assert_eq!(
+            (log.headers["x-hive-attempt"].as_bytes(), log.headers["x-hive-offset"].as_bytes()),
+            (&b"2"[..], &b"7"[..])
+        );
+        assert_eq!(log.headers["x-hive-applied"], "41");
+    }
+
+    #[tokio::test]
+    async fn pages_name_the_hive_and_show_the_log_without_escapes() {
+        let site = Site::new();
+        let page = site.get("/").await;
+        assert_eq!(page.headers["content-type"], "text/html; charset=utf-8");
+        assert!(page.text().contains("hive 07070707") && page.text().contains("log index 41 of 42"), "{}", page.text());
+        let job = site.get(&format!("/jobs/{JOB}")).await.text();
+        assert!(job.contains("<pre tabindex=0>first\nlast\n</pre>"), "{job}");
+    }
+
+    #[tokio::test]
+    async fn metrics_are_those_of_node_and_listeners() {
+        let text = Site::new().get("/metrics").await.text();
+        assert!(text.starts_with("hive_log_applied 41\n") && text.contains("\nhive_http_connections 0\n"), "{text}");
+    }
+
+    #[tokio::test]
+    async fn requests_without_exactly_one_host_are_refused_on_the_port() {
+        let site = Site::new();
+        let mut two = request("GET", "/api/v1/status", "");
+        two.headers_mut().append(header::HOST, "a".parse().expect("host"));
+        two.headers_mut().append(header::HOST, "b".parse().expect("host"));
+        assert_eq!(site.ask(false, two).await.status, 400);
+        let mut user = request("GET", "/api/v1/status", "");
+        user.headers_mut().insert(header::HOST, "me@10.0.0.1".parse().expect("host"));
+        assert_eq!(site.ask(false, user).await.status, 400);
+    }
+
+    fn signed(method: &str, path: &str, body: &str) -> (HttpRequest<Body>, auth::Signed) {
+        let keyring = FakeNode::new().keyring.expect("has one");
+        let signed = auth::sign(&keyring, &auth::Request { method, path, body: body.as_bytes() });
+        let mut request = request(method, path, body.to_owned());
+        request.headers_mut().insert(auth::HEADER, signed.header.parse().expect("header"));
+        (request, signed)
+    }
+
+    #[tokio::test]
+    async fn the_secret_opens_peers_and_join_and_signs_their_answers() {
+        let site = Site::new();
+        let keyring = site.node.keyring.clone().expect("has one");
+        let (get, asked) = signed("GET", "/hive/peers", "");
+        let got = site.ask(false, get).await;
+        assert_eq!((got.status, got.json()["data"]["self"]["hostname"].clone()), (200, json!("fake")));
+        let header = got.headers[auth::HEADER].to_str().ok();
+        assert_eq!(asked.check_answer(&keyring, "/hive/peers", 200, header, &got.body), Ok(()));
+
+        let (post, asked) = signed("POST", "/hive/join", r#"{"hostname":"build9"}"#);
+        let got = site.ask(false, post).await;
+        assert_eq!(got.status, 200, "{}", got.text());
+        let header = got.headers[auth::HEADER].to_str().ok();
+        assert_eq!(asked.check_answer(&keyring, "/hive/join", 200, header, &got.body), Ok(()));
+        assert_eq!(site.node.acts(), ["join build9 from 10.9.9.9"]);
+
+        let (bad, asked) = signed("POST", "/hive/join", r#"{"hostname":"<b>"}"#);
+        let got = site.ask(false, bad).await;
+        assert_eq!(got.status, 400);
+        let header = got.headers[auth::HEADER].to_str().ok();
+        assert_eq!(asked.check_answer(&keyring, "/hive/join", 400, header, &got.body), Ok(()), "errors are signed too");
+    }
+
+    #[tokio::test]
+    async fn without_the_secret_nothing_is_told_and_the_refusal_is_counted() {
+        let site = Site::new();
+        let body = r#"{"hostname":"build9"}"#;
+        assert_eq!(site.ask(false, request("POST", "/hive/join", body)).await.status, 403);
+        let (original, _) = signed("POST", "/hive/join", body);
+        let header = original.headers()[auth::HEADER].clone();
+        assert_eq!(site.ask(false, original).await.status, 200);
+        let mut replayed = request("POST", "/hive/join", body);
+        replayed.headers_mut().insert(auth::HEADER, header);
+        assert_eq!(site.ask(false, replayed).await.status, 403);
+        let (mut moved, _) = signed("GET", "/hive/peers", "");
+        moved.headers_mut().insert(header::HOST, "evil.example".parse().expect("host"));
+        assert_eq!(site.ask(false, moved).await.status, 421);
+        let (mut changed, _) = signed("GET", "/hive/peers?all=1", "");
+        *changed.uri_mut() = "/hive/peers".parse().expect("path");
+        let got = site.ask(false, changed).await;
+        assert_eq!((got.status, got.headers.contains_key(auth::HEADER)), (403, false));
+        let from = "from 10.9.9.9";
+        let expected = [
+            format!("refused malformed {from}"),
+            format!("join build9 {from}"),
+            format!("refused replay {from}"),
+            format!("refused host {from}"),
+            format!("refused wrong_secret {from}"),
+        ];
+        assert_eq!(site.node.acts(), expected);
+
+        let keyless = Site::of(FakeNode { keyring: None, ..FakeNode::new() });
+        let (get, _) = signed("GET", "/hive/peers", "");
+        assert_eq!(keyless.ask(false, get).await.status, 503);
+    }
+
+    #[tokio::test]
+    async fn the_program_is_handed_out_with_digest_and_proof() {
+        let site = Site::new();
+        let name = format!("hive-{}", std::env::consts::ARCH);
+        let program = site.get(&format!("/bootstrap/{name}")).await;
+        assert_eq!(program.body, std::fs::read("/proc/self/exe").expect("reads"));
+        let digest = Sha256Hash(crate::keyring::sha256(&program.body));
+        assert_eq!(site.get(&format!("/bootstrap/{name}.sha256")).await.text(), format!("{digest}  {name}\n"));
+        let key = site.node.keyring.clone().expect("has one");
+        let proof = hex::encode(bootstrap::vouch(key.signing(), &name, &digest));
+        assert_eq!(site.get(&format!("/bootstrap/{name}.hmac")).await.text(), format!("{proof}  {name}\n"));
+        let script = site.get("/bootstrap.sh").await;
+        let digest = Sha256Hash(crate::keyring::sha256(&script.body));
+        let proof = hex::encode(bootstrap::vouch(key.signing(), "bootstrap.sh", &digest));
+        assert_eq!(site.get("/bootstrap.sh.hmac").await.text(), format!("{proof}  bootstrap.sh\n"));
+        assert!(!script.text().contains("b7c1a0ffee11d2d3"), "no secret in it");
+    }
+}
