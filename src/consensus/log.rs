@@ -254,6 +254,9 @@ impl RaftLogStorage<TypeConfig> for LogStore {
         let keep = last_log_id.as_ref().map(|id| id.index);
         {
             let mut cache = self.cache();
+            if cache.last.map(|last| last.index) <= keep {
+                return Ok(());
+            }
             cache.retain(|index| keep.is_some_and(|keep| index <= keep));
             cache.last = last_log_id.as_ref().map(codec::point_of).or(cache.purged);
         }

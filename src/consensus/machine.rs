@@ -110,25 +110,38 @@ impl RaftStateMachine<TypeConfig> for Machine {
 
 #[cfg(test)]
 mod tests {
+    use std::fmt::Debug;
+    use std::ops::RangeBounds;
+
     use openraft::StorageError;
+    use openraft::storage::{IOFlushed, LogState, RaftLogReader, RaftLogStorage};
     use openraft::testing::log::{StoreBuilder, Suite};
 
     use super::*;
     use crate::consensus::log::LogStore;
+    use crate::consensus::types::{Entry, Vote};
     use crate::store::FatalHook;
     use crate::store::raft_db::tests::meta;
     use crate::store::raft_db::{Genesis, RaftDb};
 
     struct Builder;
 
+    fn open_log(directory: &std::path::Path) -> LogStore {
+        let (db, loaded) = RaftDb::open(directory, FatalHook::exit()).expect("opens").expect("is there");
+        LogStore::new(db, &loaded, None).expect("decodes")
+    }
+
+    fn create(directory: &std::path::Path) {
+        let genesis = Genesis { meta: meta(directory), entries: Vec::new(), purged: None, vote: None };
+        RaftDb::create(directory, &genesis).expect("creates");
+    }
+
     impl StoreBuilder<TypeConfig, LogStore, Machine, tempfile::TempDir> for Builder {
         async fn build(&self) -> Result<(tempfile::TempDir, LogStore, Machine), StorageError<TypeConfig>> {
             let directory = tempfile::tempdir().expect("temporary directory");
-            let genesis = Genesis { meta: meta(directory.path()), entries: Vec::new(), purged: None, vote: None };
-            RaftDb::create(directory.path(), &genesis).expect("creates");
-            let (db, loaded) = RaftDb::open(directory.path(), FatalHook::exit()).expect("opens").expect("is there");
-            let log = LogStore::new(db, &loaded, None).expect("decodes");
+            create(directory.path());
             let replica = Replica::open(directory.path(), FatalHook::exit()).expect("opens");
+            let log = open_log(directory.path());
             Ok((directory, log, Machine::new(replica)))
         }
     }
@@ -136,5 +149,108 @@ mod tests {
     #[tokio::test]
     async fn the_stores_pass_openrafts_own_suite() {
         Suite::test_all(Builder).await.expect("conforms");
+    }
+
+    /// Closes and reopens both databases before every call: nothing may live in memory only.
+    struct Forgetful {
+        directory: PathBuf,
+        log: LogStore,
+    }
+
+    impl Forgetful {
+        async fn reopen(&mut self) {
+            // What is noted without a sync of its own may be lost; the rest may not.
+            let committed = self.log.read_committed().await.expect("reads");
+            self.log.close().await;
+            self.log = open_log(&self.directory);
+            self.log.save_committed(committed).await.expect("notes");
+        }
+    }
+
+    struct ForgetfulReader {
+        log: std::sync::Arc<tokio::sync::Mutex<Forgetful>>,
+    }
+
+    impl RaftLogReader<TypeConfig> for ForgetfulReader {
+        async fn try_get_log_entries<RB: RangeBounds<u64> + Clone + Debug + Send>(
+            &mut self,
+            range: RB,
+        ) -> Result<Vec<Entry>, io::Error> {
+            let mut inner = self.log.lock().await;
+            inner.reopen().await;
+            inner.log.try_get_log_entries(range).await
+        }
+
+        async fn read_vote(&mut self) -> Result<Option<Vote>, io::Error> {
+            let mut inner = self.log.lock().await;
+            inner.reopen().await;
+            inner.log.read_vote().await
+        }
+    }
+
+    impl RaftLogStorage<TypeConfig> for ForgetfulReader {
+        type LogReader = Self;
+
+        async fn get_log_state(&mut self) -> Result<LogState<TypeConfig>, io::Error> {
+            let mut inner = self.log.lock().await;
+            inner.reopen().await;
+            inner.log.get_log_state().await
+        }
+
+        async fn get_log_reader(&mut self) -> Self {
+            Self { log: std::sync::Arc::clone(&self.log) }
+        }
+
+        async fn save_vote(&mut self, vote: &Vote) -> Result<(), io::Error> {
+            let mut inner = self.log.lock().await;
+            inner.reopen().await;
+            inner.log.save_vote(vote).await
+        }
+
+        async fn save_committed(&mut self, committed: Option<LogId>) -> Result<(), io::Error> {
+            self.log.lock().await.log.save_committed(committed).await
+        }
+
+        async fn read_committed(&mut self) -> Result<Option<LogId>, io::Error> {
+            self.log.lock().await.log.read_committed().await
+        }
+
+        async fn append<I>(&mut self, entries: I, callback: IOFlushed<TypeConfig>) -> Result<(), io::Error>
+        where
+            I: IntoIterator<Item = Entry> + Send,
+            I::IntoIter: Send,
+        {
+            let mut inner = self.log.lock().await;
+            inner.reopen().await;
+            inner.log.append(entries, callback).await
+        }
+
+        async fn truncate_after(&mut self, last: Option<LogId>) -> Result<(), io::Error> {
+            let mut inner = self.log.lock().await;
+            inner.reopen().await;
+            inner.log.truncate_after(last).await
+        }
+
+        async fn purge(&mut self, upto: LogId) -> Result<(), io::Error> {
+            let mut inner = self.log.lock().await;
+            inner.reopen().await;
+            inner.log.purge(upto).await
+        }
+    }
+
+    struct ForgetfulBuilder;
+
+    impl StoreBuilder<TypeConfig, ForgetfulReader, Machine, tempfile::TempDir> for ForgetfulBuilder {
+        async fn build(&self) -> Result<(tempfile::TempDir, ForgetfulReader, Machine), StorageError<TypeConfig>> {
+            let (directory, log, machine) = Builder.build().await?;
+            let inner = Forgetful { directory: directory.path().to_owned(), log };
+            let log = ForgetfulReader { log: std::sync::Arc::new(tokio::sync::Mutex::new(inner)) };
+            Ok((directory, log, machine))
+        }
+    }
+
+    #[tokio::test]
+    async fn the_log_passes_the_suite_when_it_is_reopened_before_every_call() {
+        Suite::test_all(ForgetfulBuilder).await.expect("conforms");
     }
 }
