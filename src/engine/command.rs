@@ -10,6 +10,9 @@ use super::id::{Epoch, HiveId, JobId, PeerId, SessionId, Token, UnixMillis};
 use super::job::{JobSpec, Outcome};
 use super::member::{MemberInfo, RoleClaim};
 
+/// Deepest nesting accepted in an encoded command; the deepest that is written has 9 levels.
+const NESTING_MAX: usize = 32;
+
 /// Most commands in one log entry.
 pub const BATCH_COMMANDS_MAX: usize = 256;
 /// Longest encoded command, bytes.
@@ -160,6 +163,52 @@ pub struct Proposal {
     /// The encoded [`Command`].
     #[serde(with = "serde_bytes")]
     pub command: Vec<u8>,
+}
+
+/// A command that this build cannot understand, so that a replica that finds it in the log must halt.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum NotUnderstood {
+    /// Another encoding.
+    #[error("its encoding has version {version}; this build knows {ENVELOPE_VERSION}")]
+    Version {
+        /// The encoding's version.
+        version: u16,
+    },
+    /// Damaged, or written by a build that knows more fields and did not say so in the version.
+    #[error("it cannot be decoded: {0}")]
+    Malformed(String),
+}
+
+impl Proposal {
+    /// Wraps a command.
+    pub fn new(origin: Origin, command: &Command) -> Self {
+        Self { origin, version: ENVELOPE_VERSION, command: encode(command) }
+    }
+
+    /// Unwraps the command. The coordinator does this before it appends a proposal to the log, because an entry that is
+    /// not understood stops every replica.
+    ///
+    /// The command must be encoded exactly as this build would encode it: a field that this build does not know, at
+    /// whatever depth, is thus noticed instead of ignored.
+    pub fn decode(&self) -> Result<Command, NotUnderstood> {
+        if self.version != ENVELOPE_VERSION {
+            return Err(NotUnderstood::Version { version: self.version });
+        }
+        let command: Command = ciborium::de::from_reader_with_recursion_limit(self.command.as_slice(), NESTING_MAX)
+            .map_err(|error| NotUnderstood::Malformed(error.to_string()))?;
+        if encode(&command) == self.command {
+            Ok(command)
+        } else {
+            Err(NotUnderstood::Malformed("it holds something that this build does not know".to_owned()))
+        }
+    }
+}
+
+fn encode(command: &Command) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(256);
+    ciborium::into_writer(command, &mut bytes)
+        .expect("memory takes every write, and no type in a command refuses to be serialised");
+    bytes
 }
 
 /// One log entry.

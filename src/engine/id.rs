@@ -63,6 +63,38 @@ impl ParseIdError {
     }
 }
 
+/// Takes hexadecimal text or a byte string of exactly `N` bytes.
+///
+/// Both are always accepted: inside an internally tagged enum serde buffers the value and forgets whether the format is
+/// human-readable, so asking the format would refuse in CBOR what was written in CBOR.
+fn deserialize_fixed<'de, const N: usize, D: Deserializer<'de>>(deserializer: D) -> Result<[u8; N], D::Error> {
+    struct Fixed<const N: usize>;
+
+    impl<const N: usize> de::Visitor<'_> for Fixed<N> {
+        type Value = [u8; N];
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            write!(f, "{} hexadecimal digits or {N} bytes", 2 * N)
+        }
+
+        fn visit_str<E: de::Error>(self, text: &str) -> Result<[u8; N], E> {
+            let mut bytes = [0u8; N];
+            hex::decode_to_slice(text, &mut bytes).map_err(|_| E::invalid_value(de::Unexpected::Str(text), &self))?;
+            Ok(bytes)
+        }
+
+        fn visit_bytes<E: de::Error>(self, bytes: &[u8]) -> Result<[u8; N], E> {
+            bytes.try_into().map_err(|_| E::invalid_length(bytes.len(), &self))
+        }
+    }
+
+    if deserializer.is_human_readable() {
+        deserializer.deserialize_any(Fixed::<N>)
+    } else {
+        deserializer.deserialize_bytes(Fixed::<N>)
+    }
+}
+
 /// A 128-bit random id, written as 32 hexadecimal digits. In binary formats it is a byte string.
 macro_rules! hex_id {
     ($(#[$doc:meta])* $name:ident) => {
@@ -104,15 +136,7 @@ macro_rules! hex_id {
 
         impl<'de> Deserialize<'de> for $name {
             fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-                if deserializer.is_human_readable() {
-                    let text = String::deserialize(deserializer)?;
-                    text.parse().map_err(de::Error::custom)
-                } else {
-                    let bytes = serde_bytes::ByteBuf::deserialize(deserializer)?;
-                    let array: [u8; 16] = bytes.as_slice().try_into()
-                        .map_err(|_| de::Error::invalid_length(bytes.len(), &"16 bytes"))?;
-                    Ok(Self(array))
-                }
+                deserialize_fixed(deserializer).map(Self)
             }
         }
     };
@@ -290,14 +314,7 @@ impl Serialize for Sha256Hash {
 
 impl<'de> Deserialize<'de> for Sha256Hash {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        if deserializer.is_human_readable() {
-            String::deserialize(deserializer)?.parse().map_err(de::Error::custom)
-        } else {
-            let bytes = serde_bytes::ByteBuf::deserialize(deserializer)?;
-            let array: [u8; 32] =
-                bytes.as_slice().try_into().map_err(|_| de::Error::invalid_length(bytes.len(), &"32 bytes"))?;
-            Ok(Self(array))
-        }
+        deserialize_fixed(deserializer).map(Self)
     }
 }
 
@@ -334,5 +351,17 @@ mod tests {
         assert_eq!(out[0], 0x50, "CBOR byte string of 16");
         let back: HiveId = ciborium::from_reader(out.as_slice()).expect("decodes");
         assert_eq!(back, HiveId([1; 16]));
+    }
+
+    #[test]
+    fn digests_survive_binary_formats_inside_tagged_enums() {
+        use crate::engine::job::Source;
+        let source = Source::Blob { sha256: Sha256Hash([0xff; 32]), size: 5 };
+        let mut out = Vec::new();
+        ciborium::into_writer(&source, &mut out).expect("encodes");
+        assert_eq!(ciborium::from_reader::<Source, _>(out.as_slice()).expect("decodes"), source);
+        let text = serde_json::to_string(&source).expect("encodes");
+        assert_eq!(serde_json::from_str::<Source>(&text).expect("decodes"), source);
+        assert!(serde_json::from_str::<Sha256Hash>("\"ff\"").is_err());
     }
 }

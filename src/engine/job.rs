@@ -2,7 +2,9 @@
 //!
 //! Transitions live in [`state`](super::state), choices in [`scheduler`](super::scheduler). Nothing here changes anything.
 
-use std::collections::BTreeSet;
+pub mod grammar;
+
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
@@ -112,6 +114,38 @@ pub struct JobSpec {
     pub pure: bool,
     /// Limits of each attempt.
     pub limits: Limits,
+}
+
+/// What a drone must have to be given a job. Jobs with equal needs compete for the same drones.
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Needs {
+    /// Labels, tools and features, those that the kind of work implies included.
+    pub labels: BTreeSet<String>,
+    /// Memory, MiB.
+    pub memory_mb: u64,
+}
+
+impl JobSpec {
+    /// What its drone must have: the labels asked for, and the tools without which its kind of work cannot begin.
+    pub fn needs(&self) -> Needs {
+        let (source, tool) = match &self.work {
+            Work::Command { source, .. } => (Some(source), None),
+            Work::Debian { source: DebianSource::Tree { source } } => (Some(source), Some("tool:dpkg-buildpackage")),
+            Work::Debian { source: DebianSource::Archive { .. } } => (None, Some("tool:dpkg-buildpackage")),
+        };
+        let git = source.filter(|source| matches!(source, Source::Git { .. })).map(|_| "tool:git");
+        let implied = tool.into_iter().chain(git).map(str::to_owned);
+        Needs { labels: self.labels.iter().cloned().chain(implied).collect(), memory_mb: self.limits.memory_max_mb }
+    }
+
+    /// The Git source, if it has one.
+    pub fn git_source_mut(&mut self) -> Option<&mut Source> {
+        let source = match &mut self.work {
+            Work::Command { source, .. } | Work::Debian { source: DebianSource::Tree { source } } => source,
+            Work::Debian { source: DebianSource::Archive { .. } } => return None,
+        };
+        matches!(source, Source::Git { .. }).then_some(source)
+    }
 }
 
 /// State of a job. The published transitions are in `state/queue.rs`.
@@ -242,6 +276,19 @@ pub struct Attempt {
     pub exit_code: Option<i32>,
 }
 
+/// What went wrong with a job so far, by kind. Kept apart from the attempts because only the newest of those are kept.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Tally {
+    /// Attempts that failed to build.
+    pub build_failures: u32,
+    /// Attempts that failed for another reason than the package.
+    pub infra_failures: u32,
+    /// Attempts whose drone was given up.
+    pub losses: u32,
+    /// Drones on which it failed to build, each with the hive time before which it is not tried there again.
+    pub failed_on: BTreeMap<PeerId, u64>,
+}
+
 /// A job as the replicated state holds it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Job {
@@ -267,6 +314,10 @@ pub struct Job {
     pub not_before_ms: u64,
     /// Why it is blocked, failed, cancelled or quarantined.
     pub reason: Option<String>,
+    /// What went wrong so far.
+    pub tally: Tally,
+    /// Position in the hive's order of ending; 0 while it is not over.
+    pub finish_ordinal: u64,
 }
 
 /// Tries kept per job; older ones are dropped when more follow.

@@ -72,6 +72,10 @@ pub struct RoleClaim {
 pub struct Member {
     /// What it last said about itself.
     pub info: MemberInfo,
+    /// The name to show: `info.name`, with `-2`, `-3`, … behind it while another member that has not left shows the same.
+    pub display_name: String,
+    /// Position in the hive's order of joining.
+    pub join_ordinal: u64,
     /// When it was admitted.
     pub joined_at: UnixMillis,
     /// It created this hive. Survives every later role.
@@ -80,6 +84,8 @@ pub struct Member {
     pub raft_id: Option<u64>,
     /// The role it claimed; none before its first claim.
     pub role: Option<RoleClaim>,
+    /// Number of roles it claimed so far.
+    pub claims: u64,
     /// It said farewell. Kept so that the name and history stay.
     pub left: bool,
 }

@@ -1,8 +1,66 @@
-//! The replicated state and its deterministic `apply`. (Skeleton: signatures that other modules stand on.)
+//! The replicated state and its deterministic `apply`.
+//!
+//! ```text
+//!   log entry ─► understand ─► for each command: seen before? ─► execute ─► reply
+//!                    │                                             │
+//!                    ▼                                             ▼
+//!                  Halt (nothing changed)        changed rows, each once ─► chain, store
+//! ```
+//!
+//! The state is a set of rows (table, key, canonical CBOR); [`State`] is that set decoded, with indexes. Every replica that
+//! applied the same entries holds the same rows and the same [`chain`](State::chain). Rules of members are in `members`, of
+//! roles in `roles`, of the queue in `queue` and `reports`, of retries in `origins`. Never done here: reading a clock, choosing
+//! who builds what, or writing anything anywhere.
+//!
+//! Jobs that are over stay in memory while they are among the newest [`TERMINAL_KEPT`](jobs::TERMINAL_KEPT); then they become
+//! rows of the history table, which are not read back, and of which the newest [`HISTORY_KEPT`](jobs::HISTORY_KEPT) are kept.
+
+mod jobs;
+mod members;
+mod meta;
+mod origins;
+mod queue;
+mod read;
+mod reports;
+mod roles;
+mod rows;
+
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
-use super::command::{Batch, Reply};
+use super::command::{Batch, COMMAND_MAX_BYTES, Command, ENVELOPE_VERSION, FEATURE_LEVEL, Origin, RejectCode, Reply};
+use super::id::UnixMillis;
+
+pub use jobs::{DroneRecord, HISTORY_KEPT, QueueCounts, Session, TERMINAL_KEPT};
+pub use members::{ADDRESSES_MAX, MEMBERS_MAX};
+pub use origins::WINDOW;
+pub use queue::OPEN_JOBS_MAX;
+pub use reports::{
+    BUILD_FAILURES_MAX, DIFFERENT_DRONES_MAX, DRONE_INFRA_FAILURES_MAX, GROUNDED_MS, INFRA_FAILURES_MAX, LOSSES_MAX,
+};
+
+/// Numbers of the tables.
+pub mod table {
+    /// Key `hive`: what there is once per hive. Key `chain`: last index and chain hash.
+    pub const META: u8 = 1;
+    /// Key: PeerId. Value: `Member`.
+    pub const MEMBERS: u8 = 2;
+    /// Key: Raft id, 8 bytes, big-endian. Value: who used it. Ids stay here when they are no longer bound.
+    pub const RAFT_IDS: u8 = 3;
+    /// Key: PeerId. Value: what went wrong at this drone lately.
+    pub const DRONES: u8 = 4;
+    /// Key: SessionId. Value: `Session`.
+    pub const SESSIONS: u8 = 5;
+    /// Key: JobId. Value: `Job`. All that are not over, and the newest that are.
+    pub const JOBS: u8 = 6;
+    /// Key: PeerId. Value: incarnation and highest sequence number of its proposals.
+    pub const ORIGINS: u8 = 7;
+    /// Key: PeerId, a zero byte, slot (2 bytes, big-endian). Value: sequence number and reply.
+    pub const REPLIES: u8 = 8;
+    /// Key: JobId, position in the order of ending (8 bytes, big-endian). Value: `Job`. Written, never read back here.
+    pub const HISTORY: u8 = 9;
+}
 
 /// A row of the durable form of the state. The state is exactly the set of its rows.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -13,7 +71,7 @@ pub struct Row {
     pub key: Vec<u8>,
 }
 
-/// A change of one row: its new value, or none when it is deleted. In the order in which apply made them.
+/// A change of one row: its new value, or none when it is deleted. Ordered by table and key, each row at most once.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Change {
     /// Which row.
@@ -23,7 +81,7 @@ pub struct Change {
 }
 
 /// What one batch did.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, PartialEq, Eq)]
 pub struct Applied {
     /// One per proposal, in order.
     pub replies: Vec<Reply>,
@@ -54,9 +112,57 @@ pub struct LoadError {
 }
 
 /// The replicated state.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Clone)]
 pub struct State {
-    chain: [u8; 32],
+    meta: meta::Meta,
+    chain: meta::Chain,
+    members: members::Members,
+    jobs: jobs::Jobs,
+    origins: origins::Origins,
+    /// Rows that the batch being applied has changed. Empty between batches.
+    dirty: BTreeSet<rows::RowKey>,
+    /// Values of history rows written by the batch being applied: the only rows whose value is not held in memory.
+    history: BTreeMap<rows::RowKey, Vec<u8>>,
+}
+
+/// What a command may know besides itself and the state.
+#[derive(Clone, Copy)]
+struct Context {
+    /// Wall clock of the leader, to be shown.
+    at: UnixMillis,
+    /// Position in the log.
+    index: u64,
+}
+
+/// Why a command changes nothing.
+struct Reject {
+    code: RejectCode,
+    message: String,
+}
+
+/// What executing a command gives.
+type Executed = Result<Reply, Reject>;
+
+fn reject<T>(code: RejectCode, message: impl Into<String>) -> Result<T, Reject> {
+    Err(Reject { code, message: message.into() })
+}
+
+impl From<Reject> for Reply {
+    fn from(reject: Reject) -> Self {
+        Self::Rejected { code: reject.code, message: reject.message }
+    }
+}
+
+/// Cuts text for people to `max_bytes`, without control characters.
+fn clip(text: &str, max_bytes: usize) -> String {
+    let mut out = String::new();
+    for character in text.chars().map(|c| if c.is_control() { ' ' } else { c }) {
+        if out.len() + character.len_utf8() > max_bytes {
+            break;
+        }
+        out.push(character);
+    }
+    out
 }
 
 impl State {
@@ -65,20 +171,113 @@ impl State {
         Self::default()
     }
 
-    /// Rebuilds the state from its rows, in any order.
+    /// Rebuilds the state from its rows, in any order. Rows of the history table may be left out only if their keys are not
+    /// known either: of those, the key is needed and the value ignored.
     pub fn from_rows(rows: impl IntoIterator<Item = (Row, Vec<u8>)>) -> Result<Self, LoadError> {
-        let _ = rows;
-        Ok(Self::default())
+        rows::load(rows)
+    }
+
+    /// All rows held in memory: everything but those of [`table::HISTORY`].
+    pub fn rows(&self) -> BTreeMap<Row, Vec<u8>> {
+        rows::dump(self)
     }
 
     /// Applies one log entry. Total and deterministic: the same state and entry give the same replies and changes everywhere.
+    ///
+    /// `index` must be greater than that of the entry before; entries that hold no batch (blank, membership) may lie between.
     pub fn apply(&mut self, index: u64, batch: &Batch) -> Result<Applied, Halt> {
-        let _ = (index, batch);
-        Ok(Applied::default())
+        let commands = self.understand(index, batch)?;
+        self.meta.hive_time_ms = self.meta.hive_time_ms.saturating_add(batch.elapsed_ms);
+        let context = Context { at: batch.at, index };
+        let replies = batch
+            .proposals
+            .iter()
+            .zip(commands)
+            .map(|(proposal, command)| self.answer(context, &proposal.origin, command))
+            .collect();
+        Ok(Applied { replies, changes: self.take_changes(index) })
     }
 
     /// Hash over all changes ever applied; equal on all replicas at the same index.
     pub fn chain(&self) -> [u8; 32] {
-        self.chain
+        self.chain.hash
+    }
+
+    /// Decodes everything before anything is applied, so that a halt leaves no trace. A command that is only too long is
+    /// understood, as far as it takes to refuse it.
+    fn understand(&self, index: u64, batch: &Batch) -> Result<Vec<Option<Command>>, Halt> {
+        let halt = |why: String| Halt { index, why };
+        if batch.version != ENVELOPE_VERSION {
+            let version = batch.version;
+            return Err(halt(format!(
+                "batch of version {version}, this hive knows {ENVELOPE_VERSION}: upgrade hive here"
+            )));
+        }
+        if self.meta.feature_level > FEATURE_LEVEL {
+            let level = self.meta.feature_level;
+            return Err(halt(format!(
+                "the hive is at feature level {level}, this hive knows {FEATURE_LEVEL}: upgrade it"
+            )));
+        }
+        if index <= self.chain.index {
+            return Err(halt(format!("entry {} was applied before", self.chain.index)));
+        }
+        let decode = |(position, proposal): (usize, &super::command::Proposal)| {
+            if proposal.command.len() > COMMAND_MAX_BYTES {
+                return Ok(None);
+            }
+            let command = proposal.decode();
+            command.map(Some).map_err(|error| halt(format!("command {position}: {error}; upgrade hive here")))
+        };
+        batch.proposals.iter().enumerate().map(decode).collect()
+    }
+
+    fn answer(&mut self, context: Context, origin: &Origin, command: Option<Command>) -> Reply {
+        match self.origins.look_up(origin) {
+            origins::Seen::Before(reply) => return reply,
+            origins::Seen::Refused(reject) => return reject.into(),
+            origins::Seen::Never => {}
+        }
+        let executed = match command {
+            Some(command) => self.execute(context, command),
+            None => reject(RejectCode::Invalid, format!("the command is longer than {COMMAND_MAX_BYTES} bytes")),
+        };
+        let reply = executed.unwrap_or_else(Reply::from);
+        self.remember_reply(context, origin, &reply);
+        reply
+    }
+
+    fn execute(&mut self, context: Context, command: Command) -> Executed {
+        if self.meta.hive_id.is_none() && !matches!(command, Command::Found { .. }) {
+            return reject(RejectCode::Conflict, "the hive is not founded yet");
+        }
+        match command {
+            Command::Found { hive_id, epoch, founder } => self.found(context, hive_id, epoch, founder),
+            Command::Admit { member } => self.admit(context, member),
+            Command::BindReplica { peer_id, raft_id } => self.bind_replica(&peer_id, raft_id),
+            Command::Leave { peer_id } => self.leave(&peer_id),
+            Command::ClaimRole { peer_id, ranking, ballot } => self.claim_role(context, &peer_id, &ranking, &ballot),
+            Command::Submit { session, submitter, jobs } => self.submit(context, session, &submitter, jobs),
+            Command::Assign { job, node } => self.assign(context, job, &node),
+            Command::Report { job, token, progress } => self.report(context, job, token, progress),
+            Command::Lose { job, token, reason } => self.lose(context, job, token, &reason),
+            Command::Cancel { job, reason } => self.cancel(context, job, &reason),
+            Command::RaiseFeatureLevel { level } => self.raise_feature_level(level),
+            Command::BeginEpoch { epoch } => self.begin_epoch(epoch),
+        }
+    }
+
+    /// Turns what the batch touched into changes, and seals them into the chain.
+    fn take_changes(&mut self, index: u64) -> Vec<Change> {
+        self.dirty.insert(rows::RowKey::Meta);
+        let dirty = std::mem::take(&mut self.dirty);
+        let mut changes: Vec<Change> =
+            dirty.iter().map(|key| Change { row: key.row(), value: rows::value(self, key) }).collect();
+        self.history.clear();
+        self.chain.seal(index, &changes);
+        // Written with the others, but no part of what it hashes. Sorts before them: META is the lowest table, and `chain`
+        // lies before `hive`.
+        changes.insert(0, Change { row: rows::RowKey::Chain.row(), value: rows::value(self, &rows::RowKey::Chain) });
+        changes
     }
 }
