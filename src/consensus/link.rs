@@ -77,8 +77,6 @@ pub(crate) enum Protocol {
 }
 
 impl Protocol {
-    pub(crate) const ALL: [Self; 4] = [Self::Raft, Self::Snapshot, Self::Log, Self::Propose];
-
     pub(crate) fn name(self, hive_id: HiveId, epoch: Epoch) -> String {
         let name = match self {
             Self::Raft => "raft",

@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use openraft::async_runtime::watch::WatchReceiver as _;
 use openraft::raft::{
     AppendEntriesRequest, AppendEntriesResponse, TransferLeaderError, TransferLeaderRequest, VoteRequest,
 };
@@ -63,7 +64,7 @@ impl RaftServer {
         }
         let effective = {
             let metrics = self.raft.metrics();
-            let metrics = metrics.borrow();
+            let metrics = metrics.borrow_watched();
             bound_peer(&metrics.membership_config, from)
         };
         let bound = match effective.or_else(|| bound_peer(&self.replica.membership(), from)) {
