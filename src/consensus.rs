@@ -144,6 +144,9 @@ pub enum ConsensusError {
     /// The node belongs to a hive already; nothing was changed.
     #[error("this node belongs to hive {0} already")]
     Member(HiveId),
+    /// The first command of a hive would be refused; nothing was changed.
+    #[error("the hive cannot be founded: {0}")]
+    Rejected(String),
     /// The node belongs to no hive; nothing was changed.
     #[error("this node belongs to no hive")]
     NoHive,

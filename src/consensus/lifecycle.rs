@@ -16,9 +16,10 @@ use super::core::{Core, Tasks, serve_members, start_raft};
 use super::types::{EncodedBatch, Entry, Membership, RaftId, RaftNode, Vote};
 use super::{Consensus, ConsensusError, Running, observe};
 use crate::clock;
-use crate::engine::command::{Batch, Command, ENVELOPE_VERSION, Origin, Proposal};
+use crate::engine::command::{Batch, Command, ENVELOPE_VERSION, Origin, Proposal, Reply};
 use crate::engine::id::{Epoch, HiveId, PeerId};
 use crate::engine::member::MemberInfo;
+use crate::engine::state::State;
 use crate::store::raft_db::{self, Binding, Genesis, LogPoint, RaftDb, RaftMeta, RawEntry};
 use crate::store::set_aside;
 use crate::transport::encode;
@@ -54,6 +55,21 @@ pub(super) async fn reconcile(core: &Core) -> Result<(), ConsensusError> {
         Some(_) => drop(set_aside(directory, raft_db::FILE)?),
     }
     Ok(())
+}
+
+fn first_entry(at: LogPoint, batch: &Batch) -> Result<RawEntry, ConsensusError> {
+    let bytes = encode(batch).map_err(ConsensusError::Stored)?;
+    let payload = EntryPayload::Normal(EncodedBatch(bytes.into()));
+    codec::entry_to_raw(&Entry { log_id: codec::log_id(at), payload }).map_err(ConsensusError::Stored)
+}
+
+/// A hive whose first command is refused would be one that nobody can use, so it is tried on an empty state before.
+fn try_founding(batch: &Batch) -> Result<(), ConsensusError> {
+    let applied = State::new().apply(1, batch).map_err(|halt| ConsensusError::Rejected(halt.to_string()))?;
+    match applied.replies.into_iter().next() {
+        Some(Reply::Rejected { message, .. }) => Err(ConsensusError::Rejected(message)),
+        Some(Reply::Done | Reply::Role { .. } | Reply::Assigned { .. }) | None => Ok(()),
+    }
 }
 
 fn new_raft_id() -> RaftId {
@@ -113,15 +129,12 @@ impl Consensus {
     }
 
     /// A first entry that this node writes into a new log by itself.
-    fn first_entry(&self, at: LogPoint, command: &Command) -> Result<RawEntry, ConsensusError> {
+    fn first_batch(&self, command: &Command) -> Batch {
         let identity = &self.inner.core.identity;
         let sequence = self.inner.core.proposals.take_number();
         let origin = Origin { peer_id: identity.peer_id.clone(), incarnation: identity.incarnation, sequence };
         let proposals = vec![Proposal::new(origin, command)];
-        let batch = Batch { version: ENVELOPE_VERSION, elapsed_ms: 0, at: clock::unix_now(), proposals };
-        let bytes = encode(&batch).map_err(ConsensusError::Stored)?;
-        let payload = EntryPayload::Normal(EncodedBatch(bytes.into()));
-        codec::entry_to_raw(&Entry { log_id: codec::log_id(at), payload }).map_err(ConsensusError::Stored)
+        Batch { version: ENVELOPE_VERSION, elapsed_ms: 0, at: clock::unix_now(), proposals }
     }
 
     fn alone(&self, at: LogPoint, raft_id: RaftId) -> Result<RawEntry, ConsensusError> {
@@ -160,12 +173,13 @@ impl Consensus {
         }
         let directory = &core.options.directory;
         let raft_id = new_raft_id();
-        let found = Command::Found { hive_id, epoch, founder };
+        let found = self.first_batch(&Command::Found { hive_id, epoch, founder });
+        try_founding(&found)?;
         let genesis = Genesis {
             meta: RaftMeta { raft_id, hive_id, epoch, binding: Binding::of(directory)? },
             entries: vec![
                 self.alone(LogPoint { term: 0, index: 0 }, raft_id)?,
-                self.first_entry(LogPoint { term: 0, index: 1 }, &found)?,
+                first_entry(LogPoint { term: 0, index: 1 }, &found)?,
             ],
             purged: None,
             vote: None,
@@ -287,10 +301,11 @@ impl Consensus {
         core.replica.barrier().await?;
         let applied = core.replica.applied().ok_or(ConsensusError::NoHive)?;
         let raft_id = new_raft_id();
+        let begin = self.first_batch(&Command::BeginEpoch { epoch });
         let next = |step: u64| LogPoint { term: applied.term + 1, index: applied.index + step };
         let genesis = Genesis {
             meta: RaftMeta { raft_id, hive_id, epoch, binding: Binding::of(directory)? },
-            entries: vec![self.alone(next(1), raft_id)?, self.first_entry(next(2), &Command::BeginEpoch { epoch })?],
+            entries: vec![self.alone(next(1), raft_id)?, first_entry(next(2), &begin)?],
             purged: Some(applied),
             vote: Some(codec::vote_to_bytes(&Vote::new(applied.term + 1, raft_id)).map_err(ConsensusError::Stored)?),
         };
