@@ -134,6 +134,7 @@ impl Client {
             RaftAnswer::Vote { vote, granted, last } => {
                 Ok(VoteResponse::new(Vote::from(vote), last.map(codec::log_id), granted))
             }
+            #[expect(clippy::wildcard_enum_match_arm, reason = "every other answer is one to another question")]
             other => Err(unexpected(&other)),
         }
     }
@@ -192,6 +193,7 @@ impl RaftNetworkV2<TypeConfig> for Client {
             RaftAnswer::AppendedUpTo(upto) => Ok(AppendEntriesResponse::PartialSuccess(upto.map(codec::log_id))),
             RaftAnswer::Conflict => Ok(AppendEntriesResponse::Conflict),
             RaftAnswer::HigherVote(vote) => Ok(AppendEntriesResponse::HigherVote(Vote::from(vote))),
+            #[expect(clippy::wildcard_enum_match_arm, reason = "every other answer is one to another question")]
             other => Err(unexpected(&other)),
         }
     }
@@ -252,6 +254,7 @@ impl RaftNetworkV2<TypeConfig> for Client {
                 expected: expected.map(codec::log_id),
                 actual: actual.map(codec::log_id),
             })),
+            #[expect(clippy::wildcard_enum_match_arm, reason = "every other answer is one to another question")]
             other => Err(RPCError::Network(NetworkError::from_string(format!("unexpected answer {other:?}")))),
         }
     }

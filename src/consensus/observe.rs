@@ -121,7 +121,7 @@ impl Observer {
                             return None;
                         }
                     }
-                    end => return Some(end),
+                    end @ (End::Differs | End::Halted) => return Some(end),
                 }
             }
         }

@@ -5,7 +5,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::ops::Range;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use futures::StreamExt as _;
@@ -69,27 +70,43 @@ struct Response {
 pub(crate) struct Proposals {
     tx: mpsc::Sender<Waiting>,
     numbers: Arc<Numbers>,
-    callers: Arc<Mutex<Option<((HiveId, Epoch), Callers)>>>,
+    callers: Arc<Mutex<Option<HiveCallers>>>,
+}
+
+/// Callers of one hive and epoch.
+type HiveCallers = ((HiveId, Epoch), Callers);
+
+#[derive(Default)]
+struct Issued {
+    last: u64,
+    /// Those that have no answer yet.
+    open: BTreeSet<u64>,
 }
 
 #[derive(Default)]
 struct Numbers {
-    state: Mutex<(u64, BTreeSet<u64>)>,
+    state: Mutex<Issued>,
     freed: Notify,
 }
 
 impl Numbers {
-    /// The next number, once it is near enough to the oldest that is unanswered.
-    async fn take(self: &Arc<Self>) -> Number {
+    fn state(&self) -> MutexGuard<'_, Issued> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The next `count` numbers, once all of them are near enough to the oldest that is unanswered. All or none at once: groups
+    /// that each held a part would wait for each other for ever.
+    async fn take(self: &Arc<Self>, count: usize) -> Taken {
         loop {
             let freed = self.freed.notified();
             {
-                let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-                let next = state.0 + 1;
-                if state.1.first().is_none_or(|oldest| next < oldest + SPREAD_MAX) {
-                    state.0 = next;
-                    state.1.insert(next);
-                    return Number { value: next, of: Arc::clone(self) };
+                let mut state = self.state();
+                let first = state.last + 1;
+                let behind = first + count as u64;
+                if state.open.first().is_none_or(|oldest| behind <= oldest + SPREAD_MAX) {
+                    state.last = behind - 1;
+                    state.open.extend(first..behind);
+                    return Taken { numbers: first..behind, of: Arc::clone(self) };
                 }
             }
             freed.await;
@@ -97,15 +114,15 @@ impl Numbers {
     }
 }
 
-/// A number that is in use until dropped.
-struct Number {
-    value: u64,
+/// Numbers that are in use until dropped.
+struct Taken {
+    numbers: Range<u64>,
     of: Arc<Numbers>,
 }
 
-impl Drop for Number {
+impl Drop for Taken {
     fn drop(&mut self) {
-        self.of.state.lock().unwrap_or_else(PoisonError::into_inner).1.remove(&self.value);
+        self.of.state().open.retain(|number| !self.numbers.contains(number));
         self.of.freed.notify_waiters();
     }
 }
@@ -121,9 +138,9 @@ pub(crate) fn channel() -> (Proposals, Batcher) {
 impl Proposals {
     /// A number for a proposal that does not go through the queue.
     pub(crate) fn take_number(&self) -> u64 {
-        let mut state = self.numbers.state.lock().unwrap_or_else(PoisonError::into_inner);
-        state.0 += 1;
-        state.0
+        let mut state = self.numbers.state();
+        state.last += 1;
+        state.last
     }
 
     fn callers(&self, core: &Core, hive: (HiveId, Epoch)) -> Callers {
@@ -169,12 +186,10 @@ fn number(identity: &Identity, sequence: u64, command: &Command) -> Result<Propo
 }
 
 async fn propose_group(core: &Arc<Core>, group: &[Command], sent: &mut bool) -> Result<Vec<Reply>, ProposeError> {
-    let mut numbers = Vec::with_capacity(group.len());
+    let taken = core.proposals.numbers.take(group.len()).await;
     let mut open = BTreeMap::new();
-    for (position, command) in group.iter().enumerate() {
-        let taken = core.proposals.numbers.take().await;
-        open.insert(position, number(&core.identity, taken.value, command)?);
-        numbers.push(taken);
+    for ((position, command), sequence) in group.iter().enumerate().zip(taken.numbers.clone()) {
+        open.insert(position, number(&core.identity, sequence, command)?);
     }
     let mut replies: BTreeMap<usize, Reply> = BTreeMap::new();
     let mut hint: Option<PeerId> = None;
@@ -205,6 +220,7 @@ async fn propose_group(core: &Arc<Core>, group: &[Command], sent: &mut bool) -> 
             tokio::time::sleep(RETRY_PAUSE).await;
         }
     }
+    drop(taken);
     Ok(replies.into_values().collect())
 }
 
@@ -382,4 +398,33 @@ async fn submit(core: &Arc<Core>, group: Vec<Waiting>, elapsed: &mut Elapsed, sl
             Some(Err(_)) | None => asking.refresh_status(),
         }
     });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn numbers_stay_within_the_window_and_groups_never_wait_for_each_other() {
+        let numbers = Arc::new(Numbers::default());
+        let first = numbers.take(1).await;
+        let groups: Vec<Taken> = futures::future::join_all((0..3).map(|_| numbers.take(256))).await;
+        assert_eq!(groups[2].numbers, 514..770);
+        let mut blocked = Box::pin(numbers.take(256));
+        assert!(futures::poll!(&mut blocked).is_pending(), "1,026 is too far from 1");
+        drop(groups);
+        assert!(futures::poll!(&mut blocked).is_pending(), "the oldest is still open");
+        drop(first);
+        assert_eq!(blocked.await.numbers, 770..1_026);
+    }
+
+    #[test]
+    fn hive_time_counts_from_the_leaders_last_entry_and_starts_anew_with_a_term() {
+        let mut elapsed = Elapsed::default();
+        assert_eq!(elapsed.since_last(3, 1_000), 0, "the first of a term says nothing");
+        assert_eq!(elapsed.since_last(3, 1_250), 250);
+        assert_eq!(elapsed.since_last(3, 1_250), 0);
+        assert_eq!(elapsed.since_last(5, 9_000), 0);
+        assert_eq!(elapsed.since_last(5, 9_001), 1);
+    }
 }

@@ -98,7 +98,7 @@ impl Consensus {
     /// Makes exactly these the voters, in one joint change; all must be voters or standbys already. Voters that are left out
     /// become standbys.
     pub async fn change_voters(&self, voters: BTreeSet<u64>) -> Result<(), ConsensusError> {
-        if voters.len() % 2 == 0 {
+        if voters.len().is_multiple_of(2) {
             return Err(ConsensusError::EvenVoters(voters.len()));
         }
         let node = self.leading()?;
@@ -129,7 +129,8 @@ impl Consensus {
         let confirm = async move {
             let refused = |error: RaftError<_, LinearizableReadError<_>>| match error {
                 RaftError::APIError(LinearizableReadError::ForwardToLeader(_)) => ConsensusError::NotLeader,
-                other => ConsensusError::Raft(other.to_string()),
+                RaftError::APIError(other) => ConsensusError::Raft(other.to_string()),
+                RaftError::Fatal(error) => ConsensusError::Raft(error.to_string()),
             };
             let linearizer = match node.raft.get_read_linearizer(ReadPolicy::LeaseRead).await {
                 Ok(linearizer) => linearizer,

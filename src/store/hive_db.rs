@@ -100,7 +100,7 @@ fn write_point(connection: &Connection, at: LogPoint, chain: &[u8; 32]) -> rusql
         .prepare_cached("INSERT OR REPLACE INTO points VALUES (?1, ?2, ?3)")?
         .execute(params![at.index.cast_signed(), at.term.cast_signed(), chain.as_slice()])?;
     // Not at every entry: deleting is cheap in bulk only.
-    if at.index % 1_024 == 0 {
+    if at.index.is_multiple_of(1_024) {
         let oldest = at.index.saturating_sub(POINTS_KEPT).cast_signed();
         connection.execute("DELETE FROM points WHERE idx < ?1", [oldest])?;
     }
