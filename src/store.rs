@@ -1,1 +1,177 @@
-//! (being written)
+//! What this node keeps on disk: SQLite databases behind handles, the incarnation counter, and a watch on free space.
+//!
+//! ```text
+//!   async callers ──► bounded channel ──► one writer thread per database ──► one transaction per drained batch ──► fsync
+//! ```
+//!
+//! `raft.db` holds log and vote (every commit reaches the disk), `hive.db` the replicated state (written through, may lose its
+//! last transactions in a power cut, which the log then repeats), `outbox.db` what waits for a quorum. After an error of the
+//! device nothing is retried: pages that failed to reach the disk are marked clean, so a retry would lie. The process ends
+//! instead. Never done here: knowing what an entry, a vote or a row means.
+
+use std::fmt;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+pub mod database;
+pub mod hive_db;
+pub mod incarnation;
+pub mod outbox;
+pub mod raft_db;
+pub mod space;
+
+/// Why something could not be read from or written to disk.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// The database refused; nothing was changed.
+    #[error("{}: the database cannot be used", path.display())]
+    Sqlite {
+        /// The database.
+        path: PathBuf,
+        /// SQLite's reason.
+        source: rusqlite::Error,
+    },
+    /// A file or directory could not be used.
+    #[error("cannot {action} {}", path.display())]
+    Io {
+        /// What was tried.
+        action: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// The system's reason.
+        source: io::Error,
+    },
+    /// A later version of hive wrote it. It is left as it is.
+    #[error("{} has version {found}, this hive knows {known}; start the newer hive again, or move the file away", path.display())]
+    Newer {
+        /// The database.
+        path: PathBuf,
+        /// Version on disk.
+        found: i32,
+        /// Highest version known here.
+        known: i32,
+    },
+    /// Its content makes no sense.
+    #[error("{} is damaged: {what}", path.display())]
+    Damaged {
+        /// The database.
+        path: PathBuf,
+        /// What is wrong.
+        what: String,
+    },
+    /// The writer has ended (shut down, or after an error that ends the process).
+    #[error("the database is closed")]
+    Closed,
+}
+
+impl StoreError {
+    pub(crate) fn io(action: &'static str, path: &Path, source: io::Error) -> Self {
+        Self::Io { action, path: path.to_owned(), source }
+    }
+
+    pub(crate) fn sqlite(path: &Path) -> impl FnOnce(rusqlite::Error) -> Self {
+        move |source| Self::Sqlite { path: path.to_owned(), source }
+    }
+}
+
+impl From<StoreError> for io::Error {
+    fn from(error: StoreError) -> Self {
+        Self::other(error)
+    }
+}
+
+/// Exit code after an error of the device under a database (`EX_IOERR`).
+pub const EXIT_IO_ERROR: i32 = 74;
+
+/// What happens after an error of the device. In production the process ends; tests observe instead.
+#[derive(Clone)]
+pub struct FatalHook(Arc<dyn Fn(&str) + Send + Sync>);
+
+impl FatalHook {
+    /// Logs and ends the process with [`EXIT_IO_ERROR`].
+    pub fn exit() -> Self {
+        Self::new(|message| {
+            tracing::error!(message, "a database failed; the agent ends and nothing is retried");
+            std::process::exit(EXIT_IO_ERROR);
+        })
+    }
+
+    /// Calls `hook` instead.
+    pub fn new(hook: impl Fn(&str) + Send + Sync + 'static) -> Self {
+        Self(Arc::new(hook))
+    }
+
+    pub(crate) fn call(&self, message: &str) {
+        (self.0)(message);
+    }
+}
+
+impl Default for FatalHook {
+    fn default() -> Self {
+        Self::exit()
+    }
+}
+
+impl fmt::Debug for FatalHook {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("FatalHook")
+    }
+}
+
+/// Makes renames and new files in `directory` durable.
+pub fn sync_directory(directory: &Path) -> Result<(), StoreError> {
+    std::fs::File::open(directory)
+        .and_then(|directory| directory.sync_all())
+        .map_err(|source| StoreError::io("sync", directory, source))
+}
+
+/// Most generations of a database that were set aside.
+const ASIDE_MAX: u32 = 10_000;
+
+/// Renames a database and its side files to `<name>.aside-<n>`, so that nothing is overwritten. None when there was none.
+pub fn set_aside(directory: &Path, name: &str) -> Result<Option<PathBuf>, StoreError> {
+    let path = directory.join(name);
+    if !path.exists() {
+        return Ok(None);
+    }
+    let target = (1..=ASIDE_MAX)
+        .map(|number| directory.join(format!("{name}.aside-{number}")))
+        .find(|candidate| !candidate.exists())
+        .ok_or_else(|| StoreError::Damaged { path: path.clone(), what: format!("{ASIDE_MAX} copies set aside") })?;
+    // Side files first: a main file without them would be a database of an earlier state under the old name.
+    for suffix in ["-wal", "-shm", ""] {
+        let from = directory.join(format!("{name}{suffix}"));
+        let mut to = target.clone().into_os_string();
+        to.push(suffix);
+        match std::fs::rename(&from, &to) {
+            Ok(()) => {}
+            Err(error) if error.kind() == io::ErrorKind::NotFound && !suffix.is_empty() => {}
+            Err(error) => return Err(StoreError::io("rename", &from, error)),
+        }
+    }
+    sync_directory(directory)?;
+    tracing::warn!(from = %path.display(), to = %target.display(), "a database was set aside");
+    Ok(Some(target))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn setting_aside_keeps_every_generation_with_its_side_files() {
+        let directory = tempfile::tempdir().expect("temporary directory");
+        assert!(set_aside(directory.path(), "x.db").expect("absent is fine").is_none());
+        for round in 1..=3 {
+            std::fs::write(directory.path().join("x.db"), format!("main {round}")).expect("writes");
+            std::fs::write(directory.path().join("x.db-wal"), format!("wal {round}")).expect("writes");
+            let aside = set_aside(directory.path(), "x.db").expect("renames").expect("was there");
+            assert_eq!(aside, directory.path().join(format!("x.db.aside-{round}")));
+            assert_eq!(std::fs::read_to_string(&aside).expect("reads"), format!("main {round}"));
+            let wal = directory.path().join(format!("x.db.aside-{round}-wal"));
+            assert_eq!(std::fs::read_to_string(wal).expect("reads"), format!("wal {round}"));
+        }
+        assert!(!directory.path().join("x.db").exists());
+    }
+}

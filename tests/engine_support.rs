@@ -1,4 +1,5 @@
 //! Building blocks of the engine's tests: nodes, jobs, and a replica that checks itself after every entry.
+#![allow(clippy::unwrap_used, clippy::wildcard_enum_match_arm, reason = "a test that meets the unexpected fails")]
 #![allow(dead_code, unreachable_pub, missing_docs, reason = "compiled into several test programs, each uses a part")]
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -110,13 +111,13 @@ pub struct Replica {
 }
 
 impl Replica {
-    pub fn new() -> Self {
+    pub fn empty() -> Self {
         Self { state: State::new(), store: BTreeMap::new(), index: 0, sequence: 0, proposer: peer(0), incarnation: 1 }
     }
 
     /// A hive of `members` nodes, numbered from 0; node 0 founded it.
     pub fn founded(members: u32) -> Self {
-        let mut replica = Self::new();
+        let mut replica = Self::empty();
         let found = Command::Found { hive_id: HiveId([5; 16]), epoch: epoch(1), founder: member(0) };
         assert_eq!(replica.run(found), Reply::Done);
         for number in 1..members {

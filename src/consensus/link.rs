@@ -1,0 +1,270 @@
+//! The way to other nodes: any [`Transport`], the names of our protocols, and remote calls over one persistent stream per peer.
+//!
+//! A call has an id, so many may be under way at once and none waits for another. When calls time out in a row the stream is
+//! dropped and opened anew: a peer that vanished without a word leaves a stream that looks alive. Never done here: retries.
+
+use std::collections::BTreeMap;
+use std::future::Future;
+use std::io;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use futures::future::BoxFuture;
+use serde::{Deserialize, Serialize};
+use tokio::io::{ReadHalf, WriteHalf};
+use tokio::sync::{Notify, Semaphore, mpsc, oneshot};
+
+use crate::engine::id::{Epoch, HiveId, PeerId};
+use crate::tasks;
+use crate::transport::{ByteStream, Incoming, RAFT_FRAME_MAX, Transport, read_frame, write_frame};
+
+/// Calls to one peer that may wait to be written.
+const CALLS_MAX: usize = 256;
+/// Calls of one peer that are worked on at once.
+const SERVED_MAX: usize = 64;
+/// Calls in a row without an answer after which the stream is given up.
+const TIMEOUTS_MAX: u32 = 3;
+/// A connection that does not take a frame in this time is dead.
+const WRITE_TIMEOUT: Duration = Duration::from_secs(5);
+/// Longest wait for a stream: elections must not wait for the transport's own, longer patience.
+const OPEN_TIMEOUT: Duration = Duration::from_secs(1);
+
+trait Erased: Send + Sync {
+    fn open<'a>(&'a self, peer: &'a PeerId, protocol: &'a str) -> BoxFuture<'a, io::Result<ByteStream>>;
+    fn accept(&self, protocol: &str) -> io::Result<mpsc::Receiver<Incoming>>;
+}
+
+impl<T: Transport> Erased for T {
+    fn open<'a>(&'a self, peer: &'a PeerId, protocol: &'a str) -> BoxFuture<'a, io::Result<ByteStream>> {
+        Transport::open(self, peer, protocol)
+    }
+
+    fn accept(&self, protocol: &str) -> io::Result<mpsc::Receiver<Incoming>> {
+        Transport::accept(self, protocol)
+    }
+}
+
+/// Any transport. Cheap to clone.
+#[derive(Clone)]
+pub(crate) struct Link(Arc<dyn Erased>);
+
+impl Link {
+    pub(crate) fn new(transport: impl Transport) -> Self {
+        Self(Arc::new(transport))
+    }
+
+    pub(crate) async fn open(&self, peer: &PeerId, protocol: &str) -> io::Result<ByteStream> {
+        self.0.open(peer, protocol).await
+    }
+
+    pub(crate) fn accept(&self, protocol: &str) -> io::Result<mpsc::Receiver<Incoming>> {
+        self.0.accept(protocol)
+    }
+}
+
+/// What is spoken over a stream. Hive and epoch are in the name, so a stranger's history is refused before its first byte.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Protocol {
+    /// Raft calls between voters and standbys.
+    Raft,
+    /// Snapshots that a leader sends.
+    Snapshot,
+    /// The committed log, for observers.
+    Log,
+    /// Proposals on their way to the leader.
+    Propose,
+}
+
+impl Protocol {
+    pub(crate) fn name(self, hive_id: HiveId, epoch: Epoch) -> String {
+        let name = match self {
+            Self::Raft => "raft",
+            Self::Snapshot => "snapshot",
+            Self::Log => "log",
+            Self::Propose => "propose",
+        };
+        format!("/hive/{name}/1/{hive_id}/{epoch}")
+    }
+}
+
+#[derive(Serialize, Deserialize)]
+struct Frame {
+    id: u64,
+    #[serde(with = "serde_bytes")]
+    body: Vec<u8>,
+}
+
+type Pending = Arc<Mutex<BTreeMap<u64, oneshot::Sender<Vec<u8>>>>>;
+
+struct Call {
+    body: Vec<u8>,
+    reply: oneshot::Sender<Vec<u8>>,
+}
+
+/// Calls one peer over one stream that is opened when needed. Cheap to clone.
+#[derive(Clone)]
+pub(crate) struct Caller {
+    tx: mpsc::Sender<Call>,
+    timeouts: Arc<AtomicU32>,
+    reset: Arc<Notify>,
+}
+
+fn unconnected(peer: &PeerId) -> io::Error {
+    io::Error::new(io::ErrorKind::NotConnected, format!("{peer} cannot be reached"))
+}
+
+impl Caller {
+    pub(crate) fn start(link: Link, peer: PeerId, protocol: String) -> Self {
+        let (tx, rx) = mpsc::channel(CALLS_MAX);
+        let reset = Arc::new(Notify::new());
+        tasks::spawn("raft-caller", call_loop(link, peer, protocol, rx, Arc::clone(&reset)));
+        Self { tx, timeouts: Arc::default(), reset }
+    }
+
+    /// Sends `body` and waits for the answer. `NotConnected` when it was certainly or probably not delivered.
+    pub(crate) async fn call(&self, peer: &PeerId, body: Vec<u8>, timeout: Duration) -> io::Result<Vec<u8>> {
+        let (reply, answer) = oneshot::channel();
+        let exchange = async {
+            self.tx.send(Call { body, reply }).await.map_err(|_| unconnected(peer))?;
+            answer.await.map_err(|_| unconnected(peer))
+        };
+        match tokio::time::timeout(timeout, exchange).await {
+            Ok(answer) => {
+                self.timeouts.store(0, Ordering::Relaxed);
+                answer
+            }
+            Err(_) => {
+                if self.timeouts.fetch_add(1, Ordering::Relaxed) + 1 >= TIMEOUTS_MAX {
+                    self.timeouts.store(0, Ordering::Relaxed);
+                    self.reset.notify_one();
+                }
+                Err(io::Error::new(io::ErrorKind::TimedOut, format!("no answer from {peer} in time")))
+            }
+        }
+    }
+}
+
+async fn call_loop(
+    link: Link,
+    peer: PeerId,
+    protocol: String,
+    mut rx: mpsc::Receiver<Call>,
+    reset: Arc<Notify>,
+) {
+    while let Some(first) = rx.recv().await {
+        let opened = tokio::time::timeout(OPEN_TIMEOUT, link.open(&peer, &protocol)).await;
+        match opened {
+            Ok(Ok(stream)) => call_over(stream, first, &mut rx, &reset).await,
+            // Dropping a call tells its caller; those that queued up meanwhile would meet the same.
+            Ok(Err(error)) => {
+                tracing::debug!(peer = %peer, %error, protocol, "no stream");
+                while rx.try_recv().is_ok() {}
+            }
+            Err(_) => while rx.try_recv().is_ok() {},
+        }
+    }
+}
+
+async fn call_over(stream: ByteStream, first: Call, rx: &mut mpsc::Receiver<Call>, reset: &Notify) {
+    let (mut reader, mut writer) = tokio::io::split(stream);
+    let pending: Pending = Arc::default();
+    let answers = Arc::clone(&pending);
+    let mut reading = tasks::spawn("raft-answers", async move {
+        while let Ok(Frame { id, body }) = read_frame::<Frame>(&mut reader, RAFT_FRAME_MAX).await {
+            let waiting = answers.lock().unwrap_or_else(PoisonError::into_inner).remove(&id);
+            if let Some(reply) = waiting {
+                let _ = reply.send(body);
+            }
+        }
+    });
+    let mut next = Some(first);
+    let mut id = 0;
+    loop {
+        let call = match next.take() {
+            Some(call) => call,
+            None => tokio::select! {
+                call = rx.recv() => match call {
+                    Some(call) => call,
+                    None => break,
+                },
+                _ = &mut reading => break,
+                () = reset.notified() => break,
+            },
+        };
+        id += 1;
+        {
+            let mut pending = pending.lock().unwrap_or_else(PoisonError::into_inner);
+            pending.retain(|_, reply| !reply.is_closed());
+            pending.insert(id, call.reply);
+        }
+        let frame = Frame { id, body: call.body };
+        match tokio::time::timeout(WRITE_TIMEOUT, write_frame(&mut writer, &frame, RAFT_FRAME_MAX)).await {
+            Ok(Ok(())) => {}
+            _ => break,
+        }
+    }
+    reading.abort();
+    pending.lock().unwrap_or_else(PoisonError::into_inner).clear();
+}
+
+/// Answers the calls that arrive on a stream until it ends.
+pub(crate) async fn serve<H, F>(incoming: Incoming, handler: H)
+where
+    H: Fn(PeerId, Vec<u8>) -> F + Clone + Send + Sync + 'static,
+    F: Future<Output = Vec<u8>> + Send + 'static,
+{
+    let (mut reader, writer) = tokio::io::split(incoming.stream);
+    let (tx, rx) = mpsc::channel::<Frame>(SERVED_MAX);
+    let writing = tasks::spawn("raft-replies", write_replies(writer, rx));
+    let slots = Arc::new(Semaphore::new(SERVED_MAX));
+    while let Ok(Frame { id, body }) = read_next(&mut reader).await {
+        let Ok(slot) = Arc::clone(&slots).acquire_owned().await else { break };
+        let (tx, handler, peer) = (tx.clone(), handler.clone(), incoming.peer.clone());
+        tasks::spawn("raft-call", async move {
+            let body = handler(peer, body).await;
+            let _ = tx.send(Frame { id, body }).await;
+            drop(slot);
+        });
+        if writing.is_finished() {
+            break;
+        }
+    }
+    drop(tx);
+}
+
+async fn read_next(reader: &mut ReadHalf<ByteStream>) -> io::Result<Frame> {
+    read_frame(reader, RAFT_FRAME_MAX).await
+}
+
+async fn write_replies(mut writer: WriteHalf<ByteStream>, mut rx: mpsc::Receiver<Frame>) {
+    while let Some(frame) = rx.recv().await {
+        let written = tokio::time::timeout(WRITE_TIMEOUT, write_frame(&mut writer, &frame, RAFT_FRAME_MAX)).await;
+        if !matches!(written, Ok(Ok(()))) {
+            return;
+        }
+    }
+}
+
+/// Callers by peer, for one protocol; made when first asked for.
+#[derive(Clone)]
+pub(crate) struct Callers {
+    link: Link,
+    protocol: String,
+    known: Arc<Mutex<BTreeMap<PeerId, Caller>>>,
+}
+
+impl Callers {
+    pub(crate) fn new(link: Link, protocol: String) -> Self {
+        Self { link, protocol, known: Arc::default() }
+    }
+
+    pub(crate) fn to(&self, peer: &PeerId) -> Caller {
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        known.retain(|_, caller| !caller.tx.is_closed());
+        known
+            .entry(peer.clone())
+            .or_insert_with(|| Caller::start(self.link.clone(), peer.clone(), self.protocol.clone()))
+            .clone()
+    }
+}

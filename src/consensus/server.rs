@@ -1,0 +1,211 @@
+//! Answers Raft calls and takes snapshots of other voters.
+//!
+//! A call is taken only from the peer to whom the membership binds the Raft id it claims. An id that no known membership names
+//! (a leader elected among voters that joined while this node was away, or the first contact of a new standby) is pinned to the
+//! first peer that uses it. The transport has already proven that the peer belongs to the hive.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use openraft::async_runtime::watch::WatchReceiver as _;
+use openraft::raft::{
+    AppendEntriesRequest, AppendEntriesResponse, TransferLeaderError, TransferLeaderRequest, VoteRequest,
+};
+use tokio::sync::watch;
+
+use super::codec::{self, WireVote};
+use super::machine::{Snapshot, SnapshotSource, snapshot_meta};
+use super::network::{CallBody, RaftAnswer, RaftCall, SnapshotAnswer, SnapshotCall};
+use super::replica::Replica;
+use super::transfer;
+use super::types::{Raft, RaftId, StoredMembership, Vote};
+use crate::clock;
+use crate::engine::id::PeerId;
+use crate::store::hive_db;
+use crate::store::space::{Room, SpaceGuard};
+use crate::transport::{CONTROL_FRAME_MAX, Incoming, decode, encode, read_frame, write_frame};
+
+/// Most Raft ids that are pinned without a membership naming them.
+const PINS_MAX: usize = 64;
+
+/// Serves one Raft directory. Cheap to clone.
+#[derive(Clone)]
+pub(crate) struct RaftServer {
+    pub(crate) own: RaftId,
+    pub(crate) raft: Raft,
+    pub(crate) replica: Replica,
+    pub(crate) space: SpaceGuard,
+    /// When a leader was last heard, and its term.
+    pub(crate) heard: watch::Sender<Heard>,
+    pub(crate) pins: Arc<Mutex<BTreeMap<RaftId, PeerId>>>,
+}
+
+/// The last sign of life of a leader.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Heard {
+    pub(crate) at_ms: u64,
+    pub(crate) term: u64,
+}
+
+fn refused(why: impl std::fmt::Display) -> RaftAnswer {
+    RaftAnswer::Refused(why.to_string())
+}
+
+fn bound_peer(membership: &StoredMembership, id: RaftId) -> Option<PeerId> {
+    membership.get_node(&id).map(|node| node.peer_id.clone())
+}
+
+impl RaftServer {
+    /// Whether `peer` may speak as `from` to `to`.
+    fn check(&self, peer: &PeerId, from: RaftId, to: RaftId) -> Result<(), String> {
+        if to != self.own {
+            return Err(format!("Raft id {to} is not here"));
+        }
+        let effective = {
+            let metrics = self.raft.metrics();
+            let metrics = metrics.borrow_watched();
+            bound_peer(&metrics.membership_config, from)
+        };
+        let bound = match effective.or_else(|| bound_peer(&self.replica.membership(), from)) {
+            Some(bound) => bound,
+            None => {
+                let mut pins = self.pins.lock().unwrap_or_else(PoisonError::into_inner);
+                if pins.len() >= PINS_MAX && !pins.contains_key(&from) {
+                    return Err("too many unknown Raft ids".to_owned());
+                }
+                pins.entry(from).or_insert_with(|| peer.clone()).clone()
+            }
+        };
+        if bound == *peer { Ok(()) } else { Err(format!("Raft id {from} belongs to {bound}, not to {peer}")) }
+    }
+
+    pub(crate) async fn answer(self, peer: PeerId, body: Vec<u8>) -> Vec<u8> {
+        let answer = match decode::<RaftCall>(&body) {
+            Ok(call) => match self.check(&peer, call.from, call.to) {
+                Ok(()) => self.dispatch(call.body).await,
+                Err(why) => {
+                    tracing::warn!(%peer, from = call.from, why, "a Raft call was refused");
+                    refused(why)
+                }
+            },
+            Err(error) => refused(error),
+        };
+        encode(&answer).unwrap_or_default()
+    }
+
+    async fn dispatch(&self, body: CallBody) -> RaftAnswer {
+        match body {
+            CallBody::Append { vote, previous, entries, commit } => {
+                if !entries.is_empty() && self.space.room() == Room::Critical {
+                    return refused("no space left for log entries");
+                }
+                let entries: io::Result<Vec<_>> = entries.iter().map(codec::entry_from_wire).collect();
+                match entries {
+                    Ok(entries) => {
+                        let request = AppendEntriesRequest {
+                            vote: Vote::from(vote),
+                            prev_log_id: previous.map(codec::log_id),
+                            entries,
+                            leader_commit: commit.map(codec::log_id),
+                        };
+                        self.append(vote.term, request).await
+                    }
+                    Err(error) => refused(error),
+                }
+            }
+            CallBody::Vote { vote, last, transfer } => {
+                match self.raft.vote(vote_request(vote, last, transfer)).await {
+                    Ok(response) => vote_answer(&response),
+                    Err(error) => refused(error),
+                }
+            }
+            CallBody::PreVote { vote, last, transfer } => {
+                match self.raft.pre_vote(vote_request(vote, last, transfer)).await {
+                    Ok(response) => vote_answer(&response),
+                    Err(error) => refused(error),
+                }
+            }
+            CallBody::Transfer { vote, to, last } => {
+                let request = TransferLeaderRequest::new(Vote::from(vote), to, last.map(codec::log_id));
+                match self.raft.handle_transfer_leader(request).await {
+                    Ok(Ok(())) => RaftAnswer::Transferred,
+                    Ok(Err(TransferLeaderError::VoteChanged { expected, actual })) => RaftAnswer::TransferVoteChanged {
+                        expected: WireVote::from(&expected),
+                        actual: WireVote::from(&actual),
+                    },
+                    Ok(Err(TransferLeaderError::LogNotFlushed { expected, actual })) => {
+                        RaftAnswer::TransferNotFlushed {
+                            expected: expected.as_ref().map(codec::point_of),
+                            actual: actual.as_ref().map(codec::point_of),
+                        }
+                    }
+                    Err(error) => refused(error),
+                }
+            }
+        }
+    }
+
+    async fn append(&self, term: u64, request: AppendEntriesRequest<super::types::TypeConfig>) -> RaftAnswer {
+        match self.raft.append_entries(request).await {
+            Ok(AppendEntriesResponse::Success) => {
+                self.heard.send_replace(Heard { at_ms: clock::now_ms(), term });
+                RaftAnswer::Appended
+            }
+            Ok(AppendEntriesResponse::PartialSuccess(upto)) => {
+                RaftAnswer::AppendedUpTo(upto.as_ref().map(codec::point_of))
+            }
+            Ok(AppendEntriesResponse::Conflict) => {
+                self.heard.send_replace(Heard { at_ms: clock::now_ms(), term });
+                RaftAnswer::Conflict
+            }
+            Ok(AppendEntriesResponse::HigherVote(vote)) => RaftAnswer::HigherVote(WireVote::from(&vote)),
+            Err(error) => refused(error),
+        }
+    }
+
+    /// Takes a snapshot from a leader.
+    pub(crate) async fn take_snapshot(self, incoming: Incoming) {
+        let Incoming { peer, mut stream } = incoming;
+        let taken = async {
+            let call: SnapshotCall = read_frame(&mut stream, CONTROL_FRAME_MAX).await?;
+            if let Err(why) = self.check(&peer, call.from, call.to) {
+                write_frame(&mut stream, &SnapshotAnswer::Refused(why.clone()), CONTROL_FRAME_MAX).await?;
+                return Err(io::Error::new(io::ErrorKind::PermissionDenied, why));
+            }
+            write_frame(&mut stream, &SnapshotAnswer::Send, CONTROL_FRAME_MAX).await?;
+            let path = transfer::receive(&mut stream, &self.replica.snapshot_directory(), &call.offer).await?;
+            let read = path.clone();
+            let (meta, _) =
+                tokio::task::spawn_blocking(move || hive_db::read_snapshot(&read)).await.map_err(io::Error::other)??;
+            let snapshot = Snapshot { meta: snapshot_meta(&meta)?, snapshot: SnapshotSource::Received(path) };
+            let installed = self.raft.install_full_snapshot(Vote::from(call.vote), snapshot).await;
+            let answer = match installed {
+                Ok(response) => SnapshotAnswer::Installed { vote: WireVote::from(&response.vote) },
+                Err(error) => SnapshotAnswer::Refused(error.to_string()),
+            };
+            write_frame(&mut stream, &answer, CONTROL_FRAME_MAX).await
+        };
+        if let Err(error) = taken.await {
+            tracing::warn!(%peer, %error, "a snapshot could not be taken");
+        }
+    }
+}
+
+fn vote_request(
+    vote: WireVote,
+    last: Option<crate::store::raft_db::LogPoint>,
+    transfer: bool,
+) -> VoteRequest<super::types::TypeConfig> {
+    let mut request = VoteRequest::new(Vote::from(vote), last.map(codec::log_id));
+    request.leadership_transfer = transfer;
+    request
+}
+
+fn vote_answer(response: &openraft::raft::VoteResponse<super::types::TypeConfig>) -> RaftAnswer {
+    RaftAnswer::Vote {
+        vote: WireVote::from(&response.vote),
+        granted: response.vote_granted,
+        last: response.last_log_id.as_ref().map(codec::point_of),
+    }
+}

@@ -1,0 +1,270 @@
+//! `hive.db`: the rows of the replicated state with the log point they stand for, in one transaction per applied entry.
+//!
+//! Commits survive the end of the process; a power cut may take back the last ones, and the log then repeats them. So the log
+//! is purged only after [`HiveDb::barrier`]. A snapshot is an online backup of this file; installing one reads its rows through
+//! a connection of its own and never runs its schema.
+
+use std::path::Path;
+
+use rusqlite::{Connection, OpenFlags, OptionalExtension as _, params};
+use serde::{Deserialize, Serialize};
+
+use super::database::{Database, Done, Durability, Migrations};
+use super::raft_db::LogPoint;
+use super::{FatalHook, StoreError};
+use crate::engine::id::{Epoch, HiveId};
+use crate::engine::state::{Change, Row};
+use crate::transport::{decode, encode};
+
+/// Name of the file in the state directory.
+pub const FILE: &str = "hive.db";
+/// Points of the chain that are kept, so that a follower that was away can prove that it is on the same history.
+pub const POINTS_KEPT: u64 = 16_384;
+
+const MIGRATIONS: Migrations = &["CREATE TABLE kv(tbl INTEGER NOT NULL, key BLOB NOT NULL, value BLOB NOT NULL,
+         PRIMARY KEY(tbl, key)) STRICT, WITHOUT ROWID;
+     CREATE TABLE meta(key TEXT PRIMARY KEY, value BLOB NOT NULL) STRICT, WITHOUT ROWID;
+     CREATE TABLE points(idx INTEGER PRIMARY KEY, term INTEGER NOT NULL, chain BLOB NOT NULL) STRICT;"];
+
+/// What the rows stand for.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HiveMeta {
+    /// The hive and epoch; none before the node belongs to one.
+    pub hive: Option<(HiveId, Epoch)>,
+    /// Last applied entry.
+    pub applied: Option<LogPoint>,
+    /// Last applied Raft membership, in `consensus`'s encoding.
+    #[serde(with = "serde_bytes")]
+    pub membership: Vec<u8>,
+    /// Chain hash at `applied`.
+    pub chain: [u8; 32],
+}
+
+/// All rows.
+pub type Rows = Vec<(Row, Vec<u8>)>;
+
+/// The open database.
+#[derive(Clone, Debug)]
+pub struct HiveDb {
+    db: Database,
+}
+
+fn damaged(path: &Path, what: impl ToString) -> StoreError {
+    StoreError::Damaged { path: path.to_owned(), what: what.to_string() }
+}
+
+fn read_meta(path: &Path, connection: &Connection) -> Result<HiveMeta, StoreError> {
+    let bytes: Option<Vec<u8>> = connection
+        .query_row("SELECT value FROM meta WHERE key = 'state'", [], |row| row.get(0))
+        .optional()
+        .map_err(StoreError::sqlite(path))?;
+    bytes.map_or_else(|| Ok(HiveMeta::default()), |bytes| decode(&bytes).map_err(|error| damaged(path, error)))
+}
+
+fn read_rows(path: &Path, connection: &Connection) -> Result<Rows, StoreError> {
+    let read = || -> rusqlite::Result<Rows> {
+        let mut statement = connection.prepare("SELECT tbl, key, value FROM kv ORDER BY tbl, key")?;
+        let rows = statement.query_map([], |row| {
+            Ok((Row { table: row.get(0)?, key: row.get(1)? }, row.get(2)?))
+        })?;
+        rows.collect()
+    };
+    read().map_err(StoreError::sqlite(path))
+}
+
+fn write_meta(connection: &Connection, meta: &[u8]) -> rusqlite::Result<()> {
+    connection
+        .prepare_cached("INSERT INTO meta VALUES ('state', ?1) ON CONFLICT(key) DO UPDATE SET value = excluded.value")?
+        .execute([meta])
+        .map(drop)
+}
+
+fn write_rows(connection: &Connection, changes: &[Change]) -> rusqlite::Result<()> {
+    for Change { row, value } in changes {
+        match value {
+            Some(value) => connection
+                .prepare_cached(
+                    "INSERT INTO kv VALUES (?1, ?2, ?3) ON CONFLICT(tbl, key) DO UPDATE SET value = excluded.value",
+                )?
+                .execute(params![row.table, row.key, value])?,
+            None => connection
+                .prepare_cached("DELETE FROM kv WHERE tbl = ?1 AND key = ?2")?
+                .execute(params![row.table, row.key])?,
+        };
+    }
+    Ok(())
+}
+
+fn write_point(connection: &Connection, at: LogPoint, chain: &[u8; 32]) -> rusqlite::Result<()> {
+    connection
+        .prepare_cached("INSERT OR REPLACE INTO points VALUES (?1, ?2, ?3)")?
+        .execute(params![at.index.cast_signed(), at.term.cast_signed(), chain.as_slice()])?;
+    // Not at every entry: deleting is cheap in bulk only.
+    if at.index.is_multiple_of(1_024) {
+        let oldest = at.index.saturating_sub(POINTS_KEPT).cast_signed();
+        connection.execute("DELETE FROM points WHERE idx < ?1", [oldest])?;
+    }
+    Ok(())
+}
+
+/// Opens a snapshot file for reading its rows; its schema's triggers and views are never run.
+fn open_snapshot(path: &Path) -> Result<Connection, StoreError> {
+    let fail = |source| StoreError::Sqlite { path: path.to_owned(), source };
+    let connection = Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_ONLY).map_err(fail)?;
+    connection.pragma_update(None, "trusted_schema", false).map_err(fail)?;
+    let found: i32 = connection.pragma_query_value(None, "user_version", |row| row.get(0)).map_err(fail)?;
+    let known = i32::try_from(MIGRATIONS.len()).unwrap_or(i32::MAX);
+    if found != known {
+        return Err(StoreError::Newer { path: path.to_owned(), found, known });
+    }
+    Ok(connection)
+}
+
+/// Everything in a snapshot file.
+pub fn read_snapshot(path: &Path) -> Result<(HiveMeta, Rows), StoreError> {
+    let connection = open_snapshot(path)?;
+    Ok((read_meta(path, &connection)?, read_rows(path, &connection)?))
+}
+
+impl HiveDb {
+    /// Opens or makes the database and reads it whole. What was read is durable.
+    pub fn open(directory: &Path, fatal: FatalHook) -> Result<(Self, HiveMeta, Rows), StoreError> {
+        let path = directory.join(FILE);
+        let (db, (meta, rows)) =
+            Database::open(&path, Durability::Normal, MIGRATIONS, "hive-state-db", fatal, |connection| {
+                checkpoint(connection).map_err(StoreError::sqlite(&path))?;
+                Ok((read_meta(&path, connection)?, read_rows(&path, connection)?))
+            })?;
+        Ok((Self { db }, meta, rows))
+    }
+
+    /// The database underneath.
+    pub fn database(&self) -> &Database {
+        &self.db
+    }
+
+    /// Queues the changes of one entry and what they lead to, to be written in one transaction.
+    pub async fn apply(&self, changes: Vec<Change>, meta: &HiveMeta) -> Result<(), StoreError> {
+        let bytes = encode(meta).map_err(|error| damaged(self.db.path(), error))?;
+        let point = meta.applied.map(|at| (at, meta.chain));
+        self.db
+            .submit(move |connection| {
+                write_rows(connection, &changes)?;
+                if let Some((at, chain)) = &point {
+                    write_point(connection, *at, chain)?;
+                }
+                write_meta(connection, &bytes)?;
+                Ok(Box::new(|| {}) as Done)
+            })
+            .await
+    }
+
+    /// Makes everything queued before durable.
+    pub async fn barrier(&self) -> Result<(), StoreError> {
+        self.db.exclusive(|connection| checkpoint(connection)).await?.map_err(StoreError::sqlite(self.db.path()))
+    }
+
+    /// Writes a copy of the database as it is after everything queued before, and says what it stands for.
+    pub async fn backup(&self, target: &Path) -> Result<HiveMeta, StoreError> {
+        let path = target.to_owned();
+        self.db
+            .exclusive(move |connection| {
+                let copy = || -> rusqlite::Result<Connection> {
+                    let mut target = Connection::open(&path)?;
+                    {
+                        let backup = rusqlite::backup::Backup::new(connection, &mut target)?;
+                        backup.step(-1)?;
+                    }
+                    // One self-contained file: no side files that would have to travel with it.
+                    target.query_row("PRAGMA journal_mode = DELETE", [], |_| Ok(()))?;
+                    Ok(target)
+                };
+                let copied = copy().map_err(StoreError::sqlite(&path))?;
+                read_meta(&path, &copied)
+            })
+            .await?
+    }
+
+    /// Replaces all rows by those of a snapshot file, in one transaction, durable when this returns.
+    pub async fn install(&self, snapshot: &Path, meta: &HiveMeta, rows: Rows) -> Result<(), StoreError> {
+        let bytes = encode(meta).map_err(|error| damaged(snapshot, error))?;
+        let point = meta.applied.map(|at| (at, meta.chain));
+        self.db
+            .write(move |connection| {
+                connection.execute_batch("DELETE FROM kv; DELETE FROM points;")?;
+                let mut insert = connection.prepare_cached("INSERT INTO kv VALUES (?1, ?2, ?3)")?;
+                for (row, value) in &rows {
+                    insert.execute(params![row.table, row.key, value])?;
+                }
+                if let Some((at, chain)) = &point {
+                    write_point(connection, *at, chain)?;
+                }
+                write_meta(connection, &bytes)
+            })
+            .await?;
+        self.barrier().await
+    }
+
+    /// The chain at an index, with the term of the entry; none when it is too old or not there yet.
+    pub async fn point(&self, index: u64) -> Result<Option<(u64, [u8; 32])>, StoreError> {
+        let index = index.cast_signed();
+        let found: Option<(i64, Vec<u8>)> = self
+            .db
+            .write(move |connection| {
+                connection
+                    .query_row("SELECT term, chain FROM points WHERE idx = ?1", [index], |row| {
+                        Ok((row.get(0)?, row.get(1)?))
+                    })
+                    .optional()
+            })
+            .await?;
+        Ok(found.and_then(|(term, chain)| Some((term.cast_unsigned(), chain.as_slice().try_into().ok()?))))
+    }
+}
+
+fn checkpoint(connection: &Connection) -> rusqlite::Result<()> {
+    connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::id::EpochId;
+
+    fn change(key: u8, value: Option<u8>) -> Change {
+        Change { row: Row { table: 3, key: vec![key] }, value: value.map(|value| vec![value]) }
+    }
+
+    fn meta(index: u64) -> HiveMeta {
+        HiveMeta {
+            hive: Some((HiveId([1; 16]), Epoch { counter: 1, id: EpochId([2; 16]) })),
+            applied: Some(LogPoint { term: 2, index }),
+            membership: vec![1, 2, 3],
+            chain: [u8::try_from(index % 251).expect("small"); 32],
+        }
+    }
+
+    #[tokio::test]
+    async fn rows_and_position_travel_together_through_backup_and_install() {
+        let directory = tempfile::tempdir().expect("temporary directory");
+        let (db, empty, rows) = HiveDb::open(directory.path(), FatalHook::exit()).expect("opens");
+        assert_eq!((empty, rows.len()), (HiveMeta::default(), 0));
+        db.apply(vec![change(1, Some(1)), change(2, Some(2))], &meta(1)).await.expect("queued");
+        db.apply(vec![change(1, None), change(2, Some(9))], &meta(2)).await.expect("queued");
+        let file = directory.path().join("copy");
+        assert_eq!(db.backup(&file).await.expect("copies"), meta(2));
+        db.apply(vec![change(7, Some(7))], &meta(3)).await.expect("queued");
+        assert_eq!(db.point(2).await.expect("reads"), Some((2, meta(2).chain)));
+        assert_eq!(db.point(99).await.expect("reads"), None);
+
+        let other = tempfile::tempdir().expect("temporary directory");
+        let (target, ..) = HiveDb::open(other.path(), FatalHook::exit()).expect("opens");
+        target.apply(vec![change(5, Some(5))], &meta(1)).await.expect("queued");
+        let (snapshot_meta, snapshot_rows) = read_snapshot(&file).expect("reads");
+        target.install(&file, &snapshot_meta, snapshot_rows).await.expect("installs");
+        target.database().close().await;
+        let (_, loaded, rows) = HiveDb::open(other.path(), FatalHook::exit()).expect("opens");
+        assert_eq!(loaded, meta(2));
+        assert_eq!(rows, vec![(Row { table: 3, key: vec![2] }, vec![9])]);
+    }
+}

@@ -1,0 +1,591 @@
+//! Whole hives of consensus in one process: real databases, real Raft, an in-memory network that can be cut.
+//!
+//! The network is a [`Transport`] of pipes. A cut link swallows nothing and closes nothing: bytes wait, as TCP's would, until it
+//! is mended; a killed node's pipes break.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use futures::FutureExt as _;
+use futures::future::BoxFuture;
+use hive::clock;
+use hive::consensus::{Consensus, ConsensusStatus, Identity, Options, ProposeError, Role};
+use hive::engine::command::{Command, RankedRole, Reply};
+use hive::engine::id::{Epoch, EpochId, HiveId, PeerId};
+use hive::engine::member::{Inventory, MemberInfo};
+use hive::store::FatalHook;
+use hive::store::space::{Room, SpaceGuard};
+use hive::transport::{Incoming, Transport};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::sync::{mpsc, watch};
+
+const PATIENCE: Duration = Duration::from_secs(20);
+const HIVE: HiveId = HiveId([7; 16]);
+const EPOCH: Epoch = Epoch { counter: 1, id: EpochId([1; 16]) };
+
+type Accepting = BTreeMap<(PeerId, String), mpsc::Sender<Incoming>>;
+
+#[derive(Default)]
+struct Net {
+    accepting: Mutex<Accepting>,
+    cut: watch::Sender<BTreeSet<(PeerId, PeerId)>>,
+    dead: watch::Sender<BTreeSet<PeerId>>,
+}
+
+impl Net {
+    fn is_cut(&self, from: &PeerId, to: &PeerId) -> bool {
+        self.cut.borrow().contains(&(from.clone(), to.clone()))
+    }
+
+    fn isolate(&self, peer: &PeerId, others: &[PeerId], cut: bool) {
+        self.cut.send_modify(|links| {
+            for other in others.iter().filter(|other| *other != peer) {
+                for link in [(peer.clone(), other.clone()), (other.clone(), peer.clone())] {
+                    if cut { links.insert(link) } else { links.remove(&link) };
+                }
+            }
+        });
+    }
+
+    fn set_dead(&self, peer: &PeerId, dead: bool) {
+        self.dead.send_modify(|all| {
+            if dead { all.insert(peer.clone()) } else { all.remove(peer) };
+        });
+        if dead {
+            self.accepting.lock().expect("lock").retain(|(of, _), _| of != peer);
+        }
+    }
+}
+
+#[derive(Clone)]
+struct Pipes {
+    net: Arc<Net>,
+    own: PeerId,
+}
+
+async fn pump(net: Arc<Net>, from: PeerId, to: PeerId, near: tokio::io::DuplexStream, far: tokio::io::DuplexStream) {
+    let (mut near_read, mut near_write) = tokio::io::split(near);
+    let (mut far_read, mut far_write) = tokio::io::split(far);
+    let there = one_way(&net, (&from, &to), &mut near_read, &mut far_write);
+    let back = one_way(&net, (&to, &from), &mut far_read, &mut near_write);
+    let mut dead = net.dead.subscribe();
+    let killed = dead.wait_for(|dead| dead.contains(&from) || dead.contains(&to));
+    tokio::select! {
+        _ = there => {}
+        _ = back => {}
+        _ = killed => {}
+    }
+}
+
+async fn one_way(
+    net: &Net,
+    link: (&PeerId, &PeerId),
+    read: &mut (impl tokio::io::AsyncRead + Unpin),
+    write: &mut (impl tokio::io::AsyncWrite + Unpin),
+) -> io::Result<()> {
+    let mut cut = net.cut.subscribe();
+    let mut buffer = vec![0; 64 << 10];
+    loop {
+        let count = read.read(&mut buffer).await?;
+        if count == 0 {
+            return Ok(());
+        }
+        let open = |cut: &BTreeSet<(PeerId, PeerId)>| !cut.contains(&(link.0.clone(), link.1.clone()));
+        cut.wait_for(open).await.map_err(io::Error::other)?;
+        write.write_all(&buffer[..count]).await?;
+        write.flush().await?;
+    }
+}
+
+impl Transport for Pipes {
+    fn open<'a>(
+        &'a self,
+        peer: &'a PeerId,
+        protocol: &'a str,
+    ) -> BoxFuture<'a, io::Result<hive::transport::ByteStream>> {
+        async move {
+            if self.net.is_cut(&self.own, peer) {
+                tokio::time::sleep(Duration::from_secs(5)).await;
+                return Err(io::ErrorKind::TimedOut.into());
+            }
+            let dead = |peer: &PeerId| self.net.dead.borrow().contains(peer);
+            if dead(peer) || dead(&self.own) {
+                return Err(io::ErrorKind::NotConnected.into());
+            }
+            let accepting = self.net.accepting.lock().expect("lock").get(&(peer.clone(), protocol.to_owned())).cloned();
+            let accepting = accepting.ok_or(io::ErrorKind::Unsupported)?;
+            let (near, near_relay) = tokio::io::duplex(256 << 10);
+            let (far_relay, far) = tokio::io::duplex(256 << 10);
+            let incoming = Incoming { peer: self.own.clone(), stream: Box::pin(far) };
+            accepting.try_send(incoming).map_err(|_| io::ErrorKind::ConnectionRefused)?;
+            let net = Arc::clone(&self.net);
+            hive::tasks::spawn("pipe", pump(net, self.own.clone(), peer.clone(), near_relay, far_relay));
+            Ok(Box::pin(near) as hive::transport::ByteStream)
+        }
+        .boxed()
+    }
+
+    fn accept(&self, protocol: &str) -> io::Result<mpsc::Receiver<Incoming>> {
+        let (tx, rx) = mpsc::channel(64);
+        self.net.accepting.lock().expect("lock").insert((self.own.clone(), protocol.to_owned()), tx);
+        Ok(rx)
+    }
+}
+
+struct Node {
+    peer: PeerId,
+    directory: PathBuf,
+    consensus: Consensus,
+}
+
+struct Hive {
+    net: Arc<Net>,
+    root: tempfile::TempDir,
+    tune: fn(&mut Options),
+    incarnation: u64,
+}
+
+fn peer(name: &str) -> PeerId {
+    PeerId::new(format!("peerX{}", name.replace('-', "")))
+}
+
+fn member(peer: &PeerId) -> MemberInfo {
+    MemberInfo {
+        peer_id: peer.clone(),
+        name: peer.as_str().to_owned(),
+        addresses: vec!["127.0.0.1:50555".to_owned()],
+        incarnation: 1,
+        version: "0.1.0".to_owned(),
+        feature_level: 1,
+        inventory: Inventory::default(),
+    }
+}
+
+fn admit(peer: &PeerId) -> Command {
+    Command::Admit { member: member(peer) }
+}
+
+impl Hive {
+    fn new(tune: fn(&mut Options)) -> Self {
+        let root = tempfile::tempdir().expect("temporary directory");
+        Self { net: Arc::default(), root, tune, incarnation: 0 }
+    }
+
+    async fn start(&mut self, name: &str) -> Node {
+        self.incarnation += 1;
+        let (peer, directory) = (peer(name), self.root.path().join(name));
+        self.net.set_dead(&peer, false);
+        let mut options = Options::new(&directory);
+        options.fatal = FatalHook::new(|message| panic!("a device failed: {message}"));
+        (self.tune)(&mut options);
+        let identity = Identity { peer_id: peer.clone(), incarnation: self.incarnation };
+        let pipes = Pipes { net: Arc::clone(&self.net), own: peer.clone() };
+        let consensus = Consensus::open(options, pipes, identity).await.expect("opens");
+        Node { peer, directory, consensus }
+    }
+
+    async fn founder(&mut self, name: &str) -> Node {
+        let node = self.start(name).await;
+        node.consensus.found(HIVE, EPOCH, member(&node.peer)).await.expect("founds");
+        node
+    }
+
+    async fn observer(&mut self, name: &str, source: &Node) -> Node {
+        let node = self.start(name).await;
+        node.consensus.join_as_observer(HIVE, EPOCH, vec![source.peer.clone()]).await.expect("joins");
+        node
+    }
+
+    /// Three voters: the founder leads, then all three in one change.
+    async fn three(&mut self) -> Vec<Node> {
+        let mut nodes = vec![self.founder("a").await];
+        for name in ["b", "c"] {
+            let node = self.observer(name, &nodes[0]).await;
+            nodes.push(node);
+        }
+        add_voters(&nodes[0], &nodes[1..]).await;
+        nodes
+    }
+
+    /// As a power cut would: no farewell, pipes broken.
+    async fn kill(&self, node: Node) -> PathBuf {
+        self.net.set_dead(&node.peer, true);
+        let directory = node.directory.clone();
+        // The databases must be closed before another process of this node may open them.
+        node.consensus.shutdown().await;
+        directory
+    }
+}
+
+async fn until(what: &str, node: &Node, check: impl Fn(&ConsensusStatus) -> bool) -> ConsensusStatus {
+    let mut watched = node.consensus.watch_status();
+    let waited = tokio::time::timeout(PATIENCE, watched.wait_for(check)).await;
+    match waited {
+        Ok(Ok(status)) => status.clone(),
+        _ => panic!("{}: {what}: {:?}", node.peer, node.consensus.status()),
+    }
+}
+
+async fn until_applied(node: &Node, index: u64) {
+    until("applies", node, |status| status.applied.is_some_and(|at| at.index >= index)).await;
+}
+
+async fn add_voters(leader: &Node, others: &[Node]) {
+    let own = leader.consensus.status().raft_id.expect("leads");
+    let mut voters = BTreeSet::from([own]);
+    for other in others {
+        // It needs a state to build upon.
+        until_applied(other, 1).await;
+        let id = other.consensus.prepare_replica().await.expect("prepares");
+        leader.consensus.add_standby(id, other.peer.clone()).await.expect("adds");
+        voters.insert(id);
+    }
+    leader.consensus.change_voters(voters.clone()).await.expect("changes");
+    until("has the voters", leader, |status| status.voters.len() == voters.len() && !status.joint).await;
+}
+
+async fn leader_of(nodes: &[Node]) -> usize {
+    let until_ms = clock::now_ms() + 20_000;
+    loop {
+        let leading = nodes.iter().position(|node| {
+            let status = node.consensus.status();
+            status.role == Role::Leader && status.quorum
+        });
+        if let Some(leading) = leading {
+            return leading;
+        }
+        let all: Vec<_> = nodes.iter().map(|node| node.consensus.status()).collect();
+        assert!(clock::now_ms() < until_ms, "no leader: {all:#?}");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
+async fn propose(node: &Node, command: Command) -> Reply {
+    let replies = node.consensus.propose(vec![command], PATIENCE).await;
+    replies.unwrap_or_else(|error| panic!("{}: {error}: {:?}", node.peer, node.consensus.status())).remove(0)
+}
+
+/// All nodes reach the same point of the same history.
+async fn agree(nodes: &[Node]) {
+    let furthest = nodes.iter().filter_map(|node| node.consensus.status().applied).map(|at| at.index).max();
+    let furthest = furthest.expect("applied");
+    for node in nodes {
+        until_applied(node, furthest).await;
+    }
+    let until_ms = clock::now_ms() + 10_000;
+    loop {
+        let claims: BTreeSet<_> = nodes.iter().map(|node| node.consensus.local_claim()).collect();
+        if claims.len() == 1 {
+            return;
+        }
+        assert!(clock::now_ms() < until_ms, "no agreement: {claims:#?}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_becomes_three_and_anyone_may_propose() {
+    let mut hive = Hive::new(|_| {});
+    let mut nodes = hive.three().await;
+    let observer = hive.observer("d", &nodes[1]).await;
+    nodes.push(observer);
+    for (round, node) in nodes.iter().enumerate() {
+        assert_eq!(propose(node, admit(&peer(&format!("guest-{round}")))).await, Reply::Done);
+    }
+    agree(&nodes).await;
+    let status = nodes[3].consensus.status();
+    assert_eq!((status.role, status.voters.len()), (Role::Observer, 3));
+    let token = nodes[0].consensus.confirm_leader().await.expect("leads");
+    assert_eq!(token.epoch, EPOCH);
+    assert!(nodes[1].consensus.confirm_leader().await.is_err());
+    until("sees the quorum", &nodes[3], |status| status.quorum && status.leader == Some(peer("a"))).await;
+    assert!(nodes[0].consensus.change_voters([1, 2].into()).await.is_err(), "never two voters");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn proposals_take_effect_once_across_the_death_of_leaders() {
+    let mut hive = Hive::new(|_| {});
+    let mut nodes = hive.three().await;
+    let observer = hive.observer("d", &nodes[1]).await;
+    let claimant = peer("claimant");
+    assert_eq!(propose(&observer, admit(&claimant)).await, Reply::Done);
+    let claim = |ballot: u32| Command::ClaimRole {
+        peer_id: claimant.clone(),
+        ranking: vec![RankedRole { role: "builder".to_owned(), cap: None }],
+        ballot: ballot.to_string(),
+    };
+    let proposer = observer.consensus.clone();
+    let claims: Vec<Command> = (1..=300).map(claim).collect();
+    let proposing = hive::tasks::spawn("proposer", async move {
+        let mut replies = Vec::new();
+        for claim in claims {
+            replies.extend(proposer.propose(vec![claim], PATIENCE).await.expect("answered"));
+        }
+        replies
+    });
+    let mut watched = observer.consensus.replica().watch();
+    let beyond = |index: u64| move |status: &hive::consensus::ReplicaStatus| {
+        status.applied.is_some_and(|at| at.index > index)
+    };
+    let now = observer.consensus.status().applied.expect("applied").index;
+    tokio::time::timeout(PATIENCE, watched.wait_for(beyond(now + 60))).await.expect("goes on").expect("lives");
+    let leading = leader_of(&nodes).await;
+    let dead = nodes.remove(leading);
+    let name = dead.peer.as_str().trim_start_matches("peerX").to_owned();
+    hive.kill(dead).await;
+    leader_of(&nodes).await;
+    let revived = hive.start(&name).await;
+    revived.consensus.resume(Vec::new()).await.expect("resumes");
+    nodes.push(revived);
+    let replies = proposing.await.expect("proposes");
+    for (position, reply) in replies.iter().enumerate() {
+        let Reply::Role { claim } = reply else { panic!("{reply:?}") };
+        assert_eq!(claim.generation, position as u64 + 1, "each claim took effect once, in order");
+    }
+    nodes.push(observer);
+    agree(&nodes).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_isolated_leader_refuses_in_time_and_rejoins() {
+    let mut hive = Hive::new(|_| {});
+    let nodes = hive.three().await;
+    let everyone: Vec<PeerId> = nodes.iter().map(|node| node.peer.clone()).collect();
+    let old = leader_of(&nodes).await;
+    hive.net.isolate(&everyone[old], &everyone, true);
+    let began_ms = clock::now_ms();
+    let refused = nodes[old].consensus.propose(vec![admit(&peer("lost"))], Duration::from_millis(1_500)).await;
+    assert!(matches!(refused, Err(ProposeError::NoQuorum { .. })), "{refused:?}");
+    assert!(clock::now_ms() - began_ms < 2_500, "in bounded time");
+    until("notices", &nodes[old], |status| !status.quorum).await;
+    assert!(nodes[old].consensus.confirm_leader().await.is_err());
+    let others: Vec<&Node> = nodes.iter().filter(|node| node.peer != everyone[old]).collect();
+    until("elects", others[0], |status| status.leader.is_some_and_other(&everyone[old]) && status.quorum).await;
+    assert_eq!(propose(others[0], admit(&peer("kept"))).await, Reply::Done);
+    hive.net.isolate(&everyone[old], &everyone, false);
+    until("rejoins", &nodes[old], |status| status.role == Role::Follower && status.quorum).await;
+    agree(&nodes).await;
+}
+
+trait IsOther {
+    fn is_some_and_other(&self, peer: &PeerId) -> bool;
+}
+
+impl IsOther for Option<PeerId> {
+    fn is_some_and_other(&self, peer: &PeerId) -> bool {
+        self.as_ref().is_some_and(|leader| leader != peer)
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn observers_catch_up_by_log_and_by_snapshot() {
+    let mut hive = Hive::new(|options| options.log_kept = 100);
+    let founder = hive.founder("a").await;
+    let early = hive.observer("b", &founder).await;
+    until_applied(&early, 1).await;
+    let away = hive.kill(early).await;
+    for round in 0..700 {
+        assert_eq!(propose(&founder, admit(&peer(&format!("guest-{}", round % 50)))).await, Reply::Done);
+    }
+    let late = hive.observer("c", &founder).await;
+    until_applied(&late, 500).await;
+    assert!(away.exists());
+    let back = hive.start("b").await;
+    back.consensus.resume(vec![founder.peer.clone()]).await.expect("resumes");
+    let nodes = [founder, late, back];
+    agree(&nodes).await;
+    assert_eq!(propose(&nodes[1], admit(&peer("after"))).await, Reply::Done);
+    agree(&nodes).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_standby_far_behind_gets_a_snapshot_and_can_take_over() {
+    let mut hive = Hive::new(|options| options.log_kept = 100);
+    let founder = hive.founder("a").await;
+    let late = hive.observer("b", &founder).await;
+    until_applied(&late, 1).await;
+    let id = late.consensus.prepare_replica().await.expect("prepares");
+    assert_eq!(late.consensus.prepare_replica().await.expect("again"), id);
+    hive.net.isolate(&late.peer, std::slice::from_ref(&founder.peer), true);
+    for round in 0..700 {
+        assert_eq!(propose(&founder, admit(&peer(&format!("guest-{}", round % 50)))).await, Reply::Done);
+    }
+    founder.consensus.add_standby(id, late.peer.clone()).await.expect("adds");
+    hive.net.isolate(&late.peer, std::slice::from_ref(&founder.peer), false);
+    until("receives", &late, |status| status.role == Role::Learner && status.applied.is_some_and(|at| at.index > 700))
+        .await;
+    let nodes = [founder, late];
+    agree(&nodes).await;
+    until("knows", &nodes[0], |status| status.standbys.len() == 1 && status.progress.len() == 1).await;
+    nodes[0].consensus.remove_standby(id).await.expect("removes");
+    nodes[1].consensus.retire_replica().await.expect("retires");
+    assert_eq!(propose(&nodes[1], admit(&peer("after"))).await, Reply::Done);
+    agree(&nodes).await;
+    assert_eq!(nodes[1].consensus.status().role, Role::Observer);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn everything_comes_back_after_a_restart_of_all() {
+    let mut hive = Hive::new(|_| {});
+    let mut nodes = hive.three().await;
+    let observer = hive.observer("d", &nodes[1]).await;
+    nodes.push(observer);
+    for round in 0..50 {
+        assert_eq!(propose(&nodes[round % 4], admit(&peer(&format!("guest-{round}")))).await, Reply::Done);
+    }
+    agree(&nodes).await;
+    let before = nodes[0].consensus.local_claim().expect("has state");
+    for node in nodes.drain(..) {
+        hive.kill(node).await;
+    }
+    for name in ["a", "b", "c", "d"] {
+        let node = hive.start(name).await;
+        assert_eq!(node.consensus.resume(Vec::new()).await.expect("resumes"), (HIVE, EPOCH));
+        nodes.push(node);
+    }
+    leader_of(&nodes).await;
+    assert_eq!(propose(&nodes[3], admit(&peer("after"))).await, Reply::Done);
+    agree(&nodes).await;
+    let after = nodes[3].consensus.local_claim().expect("has state");
+    assert!(after > before);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_leader_that_is_told_to_end_hands_over_within_a_second() {
+    let mut hive = Hive::new(|_| {});
+    let mut nodes = hive.three().await;
+    let leading = leader_of(&nodes).await;
+    let old = nodes.remove(leading);
+    until("sees the others", &old, |status| status.progress.iter().all(|other| other.silent_ms.is_some())).await;
+    let began_ms = clock::now_ms();
+    old.consensus.shutdown().await;
+    let ended_ms = clock::now_ms() - began_ms;
+    leader_of(&nodes).await;
+    let led_ms = clock::now_ms() - began_ms;
+    assert!(ended_ms <= 1_000, "ended after {ended_ms} ms");
+    assert!(led_ms <= 1_000, "another led after {led_ms} ms");
+    hive.net.set_dead(&old.peer, true);
+    assert_eq!(propose(&nodes[0], admit(&peer("after"))).await, Reply::Done);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_last_replica_begins_a_new_epoch_and_others_reinstall() {
+    let mut hive = Hive::new(|_| {});
+    let mut nodes = hive.three().await;
+    let observer = hive.observer("d", &nodes[1]).await;
+    assert_eq!(propose(&observer, admit(&peer("guest"))).await, Reply::Done);
+    nodes.push(observer);
+    agree(&nodes).await;
+    let observer = nodes.pop().expect("there");
+    let survivor = nodes.pop().expect("there");
+    for node in nodes.drain(..) {
+        hive.kill(node).await;
+    }
+    let claim = survivor.consensus.local_claim().expect("has state");
+    assert_eq!(Some(claim), observer.consensus.local_claim());
+    let next = Epoch { counter: 2, id: EpochId([2; 16]) };
+    assert!(survivor.consensus.begin_new_epoch(EPOCH).await.is_err(), "only forwards");
+    survivor.consensus.begin_new_epoch(next).await.expect("begins");
+    assert!(survivor.directory.join("raft.db.aside-1").exists(), "nothing is overwritten");
+    assert_eq!(propose(&survivor, admit(&peer("after"))).await, Reply::Done);
+
+    let applied = observer.consensus.status().applied;
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    assert_eq!(observer.consensus.status().applied, applied, "the old epoch hears nothing of the new one");
+    observer.consensus.join_as_observer(HIVE, next, vec![survivor.peer.clone()]).await.expect("joins");
+    assert!(observer.directory.join("hive.db.aside-1").exists(), "nothing is overwritten");
+    // One of the old voters comes back with its old log, and is told.
+    let revived = hive.start("a").await;
+    revived.consensus.resume(Vec::new()).await.expect("resumes");
+    revived.consensus.join_as_observer(HIVE, next, vec![survivor.peer.clone()]).await.expect("joins");
+    assert!(revived.directory.join("raft.db.aside-1").exists());
+    let nodes = [survivor, observer, revived];
+    agree(&nodes).await;
+    assert_eq!(nodes[2].consensus.status().hive, Some((HIVE, next)));
+    add_voters(&nodes[0], &nodes[1..]).await;
+    assert_eq!(propose(&nodes[1], admit(&peer("last"))).await, Reply::Done);
+    agree(&nodes).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn low_space_refuses_and_resumes() {
+    static ROOM: std::sync::LazyLock<watch::Sender<Room>> = std::sync::LazyLock::new(|| watch::Sender::new(Room::Enough));
+    let mut hive = Hive::new(|options| options.space = Some(SpaceGuard::steered(ROOM.subscribe())));
+    let founder = hive.founder("a").await;
+    ROOM.send_replace(Room::Low);
+    let refused = founder.consensus.propose(vec![admit(&peer("guest"))], PATIENCE).await;
+    assert_eq!(refused, Err(ProposeError::DiskLow));
+    assert!(founder.consensus.replica().status().applied.is_some(), "reads stay");
+    ROOM.send_replace(Room::Enough);
+    assert_eq!(propose(&founder, admit(&peer("guest"))).await, Reply::Done);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_outbox_waits_through_restarts() {
+    let mut hive = Hive::new(|_| {});
+    let node = hive.start("a").await;
+    assert!(node.consensus.outbox_put("attempt-1".to_owned(), b"result".to_vec()).await.expect("puts"));
+    hive.kill(node).await;
+    let node = hive.start("a").await;
+    let waiting = node.consensus.outbox_list(10).await.expect("lists");
+    assert_eq!(waiting.len(), 1);
+    node.consensus.outbox_done("attempt-1".to_owned()).await.expect("forgets");
+    assert!(node.consensus.outbox_list(10).await.expect("lists").is_empty());
+}
+
+/// Figures, not a test: `cargo nextest run --test consensus --run-ignored only --no-capture`.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "measures"]
+async fn measure() {
+    let mut alone = Hive::new(|_| {});
+    let single = alone.founder("s").await;
+    let began_ms = clock::now_ms();
+    for number in 0..500 {
+        propose(&single, admit(&peer(&format!("guest-{}", number % 50)))).await;
+    }
+    let took_ms = clock::now_ms() - began_ms;
+    let commit = single.consensus.status().fsync_p99_ms;
+    println!("one voter, one at a time: {} transitions/s, commit p99 {commit:?} ms", 500_000 / took_ms.max(1));
+    drop(single);
+    let mut hive = Hive::new(|_| {});
+    let mut nodes = hive.three().await;
+    let command = |number: usize| admit(&peer(&format!("guest-{}", number % 50)));
+    let leading = leader_of(&nodes).await;
+    let began_ms = clock::now_ms();
+    for number in 0..500 {
+        propose(&nodes[leading], command(number)).await;
+    }
+    let took_ms = clock::now_ms() - began_ms;
+    println!("one at a time: {} transitions/s", 500_000 / took_ms.max(1));
+    let follower = (leading + 1) % 3;
+    let began_ms = clock::now_ms();
+    let many = (0..64).map(|task| {
+        let consensus = nodes[if task % 2 == 0 { leading } else { follower }].consensus.clone();
+        async move {
+            for _ in 0..10 {
+                let commands = (0..32).map(|number| admit(&peer(&format!("guest-{}", number % 50)))).collect();
+                consensus.propose(commands, PATIENCE).await.expect("answered");
+            }
+        }
+    });
+    futures::future::join_all(many).await;
+    let took_ms = clock::now_ms() - began_ms;
+    println!("batched: {} transitions/s", 64 * 10 * 32 * 1_000 / took_ms.max(1));
+    for round in 0..5 {
+        let leading = leader_of(&nodes).await;
+        let old = nodes.remove(leading);
+        let name = old.peer.as_str().trim_start_matches("peerX").to_owned();
+        hive.net.set_dead(&old.peer, true);
+        let began_ms = clock::now_ms();
+        propose(&nodes[0], command(0)).await;
+        println!("failover {round}: first reply of another leader after {} ms", clock::now_ms() - began_ms);
+        hive.kill(old).await;
+        let revived = hive.start(&name).await;
+        revived.consensus.resume(Vec::new()).await.expect("resumes");
+        nodes.push(revived);
+        agree(&nodes).await;
+    }
+}
