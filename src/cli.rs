@@ -1,1 +1,250 @@
-//! (being written)
+//! The `hive` command: understands the command line, does what it says, and ends with the exit code that scripts rely on.
+//!
+//! Each command is one function that asks the local API ([`client`]) and shows the answer ([`output`], [`render`]). Only `agent`,
+//! `helper` and `build-shim` run something here; everything else is a client. Never done here: deciding anything about the hive.
+
+use std::ffi::OsString;
+use std::process::ExitCode;
+
+use clap::{CommandFactory as _, FromArgMatches as _};
+
+use crate::api::ErrorCode;
+use crate::config::{Loaded, Surroundings, load};
+
+mod agent_args;
+mod args;
+mod artifacts;
+mod client;
+mod demo;
+mod doctor;
+mod grammar;
+mod logs;
+mod net;
+mod node;
+mod output;
+mod pack;
+mod queue;
+mod render;
+mod secret;
+mod surroundings;
+mod text;
+
+use agent_args::AgentArgs;
+use args::{Cli, Command, ConfigVerb, IdentityVerb};
+use client::Client;
+use output::{Failure, Outcome, Ui};
+
+/// Exit code after Ctrl-C: 128 and the number of SIGINT, as shells report it.
+const EXIT_INTERRUPTED: u8 = 130;
+/// Exit code of a command line that is not understood.
+const EXIT_USAGE: u8 = 2;
+
+/// Everything that `main` does.
+pub fn main() -> ExitCode {
+    let line: Vec<OsString> = std::env::args_os().collect();
+    match parse(&line) {
+        Ok(cli) => ExitCode::from(dispatch(cli)),
+        Err(code) => ExitCode::from(code),
+    }
+}
+
+/// Understands the command line, or says what is wrong with it (in the envelope when JSON was asked for).
+fn parse(line: &[OsString]) -> Result<Cli, u8> {
+    let error = match Cli::command().try_get_matches_from(line).and_then(|matches| Cli::from_arg_matches(&matches)) {
+        Ok(cli) => return Ok(cli),
+        Err(error) => error,
+    };
+    let before_dashes = line.iter().take_while(|word| *word != "--");
+    let json = before_dashes.into_iter().any(|word| word == "--json");
+    if !error.use_stderr() {
+        let ui = Ui::of_process(false);
+        let text = if ui.paint.0 { error.render().ansi().to_string() } else { error.render().to_string() };
+        return Err(match ui.text(&text) {
+            Ok(()) => 0,
+            Err(failure) => ui.failure(&failure),
+        });
+    }
+    if json {
+        let message = error.render().to_string().trim().trim_start_matches("error: ").to_owned();
+        let (first, rest) = message.split_once('\n').unwrap_or((&message, ""));
+        let failure = Failure::usage(first, rest.split_whitespace().collect::<Vec<_>>().join(" "));
+        Ui::of_process(true).failure(&failure);
+    } else {
+        // Nothing is left to do when even standard error is gone.
+        let _ = error.print();
+    }
+    Err(EXIT_USAGE)
+}
+
+/// Runs a command to its exit code.
+fn dispatch(cli: Cli) -> u8 {
+    let ui = Ui::of_process(cli.common.json);
+    let surroundings = surroundings::of_process();
+    let outcome = match cli.command {
+        // Those that run for long and bring their own runtime.
+        Command::Agent(args) => agent(&surroundings, &args),
+        Command::Helper(args) => helper(args.args),
+        Command::BuildShim(args) => build_shim(args.args),
+        // Those that need nobody.
+        Command::Completions { shell } => completions(&ui, shell),
+        Command::Man { dir } => man(&ui, dir.as_deref()),
+        Command::Secret { verb } => secret::secret(&ui, &surroundings, verb),
+        Command::Config { verb } => config(&ui, &surroundings, verb),
+        other => ask(&ui, &surroundings, cli.common.socket.as_deref(), cli.common.url.as_deref(), other),
+    };
+    match outcome {
+        Ok(code) => code,
+        Err(failure) => ui.failure(&failure),
+    }
+}
+
+/// INTEGRATION: the agent. Configuration problems end with code 2 before anything binds.
+fn agent(surroundings: &Surroundings, args: &AgentArgs) -> Outcome {
+    let _loaded = configuration(surroundings, args)?;
+    // Bind here: `crate::agent::run(_loaded)`, and its result to an exit code.
+    Err(not_in_this_build("the agent"))
+}
+
+/// INTEGRATION: the privileged helper, `crate::exec::helper::server::main(args)`.
+fn helper(_args: Vec<OsString>) -> Outcome {
+    Err(not_in_this_build("the helper"))
+}
+
+/// INTEGRATION: first process of a build, `crate::exec::shim::main(args)`.
+fn build_shim(_args: Vec<OsString>) -> Outcome {
+    Err(not_in_this_build("the build shim"))
+}
+
+fn not_in_this_build(what: &str) -> Failure {
+    Failure::internal(format!("{what} is not in this build"), "")
+}
+
+fn configuration(surroundings: &Surroundings, args: &AgentArgs) -> Result<Loaded, Failure> {
+    load(surroundings, args.config.as_deref(), &args.flags).map_err(|error| {
+        Failure::usage(
+            error.to_string(),
+            "all settings: hive config reference; where values come from: hive config show --origin",
+        )
+    })
+}
+
+/// Runs a command that may wait, until it is done or interrupted.
+fn ask(ui: &Ui, surroundings: &Surroundings, socket: Option<&str>, url: Option<&str>, command: Command) -> Outcome {
+    let client = Client::new(surroundings::target(surroundings, socket, url)?);
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| Failure::internal(format!("cannot start: {error}"), ""))?;
+    let outcome = runtime.block_on(async {
+        tokio::select! {
+            outcome = run(ui, &client, surroundings, command) => outcome,
+            signal = tokio::signal::ctrl_c() => {
+                ui.clear_progress();
+                match signal {
+                    Ok(()) => Ok(EXIT_INTERRUPTED),
+                    Err(error) => Err(Failure::internal(format!("cannot listen for signals: {error}"), "")),
+                }
+            }
+        }
+    });
+    // A read from the terminal cannot be called off; it must not keep the process.
+    runtime.shutdown_background();
+    outcome
+}
+
+async fn run(ui: &Ui, client: &Client, surroundings: &Surroundings, command: Command) -> Outcome {
+    match command {
+        Command::Status { check } => node::status(ui, client, check).await,
+        Command::Peers => node::peers(ui, client).await,
+        Command::Identity { verb } => node::identity(ui, client, verb.unwrap_or(IdentityVerb::Show)).await,
+        Command::Queue { verb } => queue::queue(ui, client, verb).await,
+        Command::Job { verb } => queue::job(ui, client, verb).await,
+        Command::Explain { what } => node::explain(ui, client, &what).await,
+        Command::Logs(args) => logs::logs(ui, client, args).await,
+        Command::Artifact { verb } => artifacts::artifact(ui, client, verb).await,
+        Command::Listen => node::listen(ui, client).await,
+        Command::Doctor(args) => doctor::doctor(ui, client, surroundings, args).await,
+        Command::Recover { yes } => node::recover(ui, client, yes).await,
+        Command::Net { verb } => net::net(ui, verb).await,
+        Command::Try(args) => demo::run(ui, args).await,
+        Command::Agent(_)
+        | Command::Helper(_)
+        | Command::BuildShim(_)
+        | Command::Completions { .. }
+        | Command::Man { .. }
+        | Command::Secret { .. }
+        | Command::Config { .. } => Err(Failure::internal("this command does not wait for anything", "this is a bug")),
+    }
+}
+
+fn config(ui: &Ui, surroundings: &Surroundings, verb: ConfigVerb) -> Outcome {
+    match verb {
+        ConfigVerb::Reference => ui.text(&crate::config::reference())?,
+        ConfigVerb::Example => ui.text(&crate::config::example_file())?,
+        ConfigVerb::Show { origin, agent } => {
+            let loaded = configuration(surroundings, &agent)?;
+            for warning in &loaded.warnings {
+                ui.remark(&format!("warning: {warning}"));
+            }
+            let settings: serde_json::Map<String, serde_json::Value> = loaded
+                .entries
+                .iter()
+                .map(|entry| {
+                    let value =
+                        serde_json::json!({ "value": entry.value.to_json(), "origin": entry.origin.to_string() });
+                    (entry.setting.key.to_owned(), value)
+                })
+                .collect();
+            let data = serde_json::json!({ "file": loaded.file, "settings": settings, "warnings": loaded.warnings });
+            ui.data(&data, || shown_config(ui, &loaded, origin))?;
+        }
+    }
+    Ok(0)
+}
+
+fn shown_config(ui: &Ui, loaded: &Loaded, origin: bool) -> String {
+    let mut columns = vec![text::left("SETTING", 28), text::left("VALUE", 48)];
+    if origin {
+        columns.push(text::left("ORIGIN", 120));
+    }
+    let rows: Vec<Vec<text::Cell>> = loaded
+        .entries
+        .iter()
+        .map(|entry| {
+            let mut row = vec![text::cell(entry.setting.key), text::cell(entry.value.to_string())];
+            if origin {
+                row.push(text::cell(entry.origin.to_string()));
+            }
+            row
+        })
+        .collect();
+    text::table(&columns, &rows, ui.paint)
+}
+
+fn completions(ui: &Ui, shell: clap_complete::Shell) -> Outcome {
+    let mut script = Vec::new();
+    clap_complete::generate(shell, &mut Cli::command(), "hive", &mut script);
+    ui.bytes(&script)?;
+    Ok(0)
+}
+
+fn man(ui: &Ui, directory: Option<&std::path::Path>) -> Outcome {
+    let failed = |error: std::io::Error| Failure::internal(format!("cannot write the manual: {error}"), "");
+    match directory {
+        Some(directory) => {
+            std::fs::create_dir_all(directory).map_err(failed)?;
+            clap_mangen::generate_to(Cli::command(), directory).map_err(failed)?;
+        }
+        None => {
+            let mut page = Vec::new();
+            clap_mangen::Man::new(Cli::command()).render(&mut page).map_err(failed)?;
+            ui.bytes(&page)?;
+        }
+    }
+    Ok(0)
+}
+
+/// The exit code for an error of this kind, for whoever runs inside the same process (the agent).
+pub fn exit_code(code: ErrorCode) -> u8 {
+    code.exit_code()
+}

@@ -1,3 +1,7 @@
-//! The `hive` program.
+//! The `hive` program: everything is in the library, so that tests reach it.
 
-fn main() {}
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    hive::cli::main()
+}

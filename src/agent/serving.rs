@@ -1,0 +1,101 @@
+//! Answers the control requests of other nodes.
+//!
+//! Each request is served in a task of its own, at most [`SERVED_MAX`] at once; what needs the event loop goes to it as an event.
+//! Never done here: trusting a field about who asks; the connection says it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{Semaphore, mpsc, oneshot};
+
+use super::control::{LEASES_MAX, Request, Response};
+use super::shared::Shared;
+use super::{Event, advising, blobs, coordinating};
+use crate::engine::id::PeerId;
+use crate::tasks;
+use crate::transport::{CONTROL_FRAME_MAX, Incoming, RAFT_FRAME_MAX, read_frame, write_frame};
+
+/// Requests served at once: one per member of a large hive, so that a boot storm is answered in one go.
+const SERVED_MAX: usize = 128;
+/// A peer that opened a stream must send its request within this time.
+const READ_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Serves until the mesh ends.
+pub async fn serve(shared: Arc<Shared>, mut incoming: mpsc::Receiver<Incoming>) {
+    let room = Arc::new(Semaphore::new(SERVED_MAX));
+    while let Some(Incoming { peer, mut stream }) = incoming.recv().await {
+        let Ok(permit) = Arc::clone(&room).acquire_owned().await else { return };
+        let shared = Arc::clone(&shared);
+        tasks::spawn("control", async move {
+            let _permit = permit;
+            let request = tokio::time::timeout(READ_TIMEOUT, read_frame(&mut stream, CONTROL_FRAME_MAX)).await;
+            let response = match request {
+                Ok(Ok(request)) => answer(&shared, &peer, request).await,
+                Ok(Err(error)) => Response::Refused { why: format!("request not understood: {error}") },
+                Err(_) => return,
+            };
+            if let Err(error) = write_frame(&mut stream, &response, RAFT_FRAME_MAX).await {
+                tracing::debug!(%peer, %error, "an answer was not taken");
+            }
+        });
+    }
+}
+
+fn refused(why: impl Into<String>) -> Response {
+    Response::Refused { why: why.into() }
+}
+
+async fn answer(shared: &Arc<Shared>, peer: &PeerId, request: Request) -> Response {
+    let member = shared.read(|state| state.member(peer).is_some_and(|member| !member.left));
+    match request {
+        Request::Seek { digest, announces } => {
+            let event = Event::MeshHello { from: peer.clone(), digest, announces };
+            if shared.events.send(event).await.is_ok() { Response::Ok } else { refused("stopping") }
+        }
+        _ if !member => refused("the asking node is not a member of this hive"),
+        Request::Identify(question) => match advising::advise(shared, peer, &question) {
+            Ok(advice) => Response::Advice(Box::new(advice)),
+            Err(why) => refused(why),
+        },
+        Request::Lease { attempts } if attempts.len() > LEASES_MAX => refused("too many leases in one request"),
+        Request::Lease { attempts } => match coordinating::lease(shared, peer, &attempts).await {
+            Some(valid) => Response::Leases { valid },
+            None => refused("this node is not the coordinator"),
+        },
+        Request::PrepareReplica => match shared.consensus.prepare_replica().await {
+            Ok(raft_id) => Response::Replica { raft_id },
+            Err(error) => refused(error.to_string()),
+        },
+        Request::RetireReplica => retire(shared).await,
+        Request::KeepBlob { sha256, size } => match blobs::keep(shared, peer, sha256, size).await {
+            Ok(()) => Response::Ok,
+            Err(why) => refused(why),
+        },
+        Request::AskAgain { generation, reason } => {
+            tracing::info!(reason, "the coordinator asks this node to ask again what to become");
+            let event = Event::AskAgain { generation };
+            if shared.events.send(event).await.is_ok() { Response::Ok } else { refused("stopping") }
+        }
+        Request::LogEnd => match shared.consensus.local_claim() {
+            Some(claim) => Response::LogEnd { epoch: claim.epoch.counter, term: claim.term, index: claim.index },
+            None => refused("this node has no copy of the log"),
+        },
+    }
+}
+
+async fn retire(shared: &Arc<Shared>) -> Response {
+    if shared.consensus.status().raft_id.is_none() {
+        return Response::Ok;
+    }
+    match shared.consensus.retire_replica().await {
+        Ok(()) => Response::Ok,
+        Err(error) => refused(error.to_string()),
+    }
+}
+
+/// Asks the event loop for something and awaits its answer.
+pub async fn ask_loop<T>(shared: &Shared, make: impl FnOnce(oneshot::Sender<T>) -> Event) -> Option<T> {
+    let (sender, receiver) = oneshot::channel();
+    shared.events.send(make(sender)).await.ok()?;
+    receiver.await.ok()
+}

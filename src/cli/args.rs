@@ -1,0 +1,443 @@
+//! The command line: nouns and verbs, and what each takes. Meaning only; what is done is beside it in `cli`.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+use super::agent_args::AgentArgs;
+
+/// Machines that find each other, agree, and build.
+#[derive(Debug, Parser)]
+#[command(
+    name = "hive",
+    version,
+    disable_help_subcommand = true,
+    max_term_width = 100,
+    after_help = "Exit codes: 0 ok, 1 error, 2 usage, 3 cannot connect, 4 not allowed, 5 not found, 6 degraded, 7 no quorum, 130 interrupted."
+)]
+pub(crate) struct Cli {
+    #[command(flatten)]
+    pub(crate) common: Common,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+/// What every command takes.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct Common {
+    /// Answer as one JSON object: {"schema":1,"ok":true,"data":…}.
+    #[arg(long, global = true)]
+    pub(crate) json: bool,
+    /// Unix socket of the agent to talk to [env: HIVE_SOCKET].
+    #[arg(long, global = true, value_name = "PATH")]
+    pub(crate) socket: Option<String>,
+    /// Address of an agent to read from, as http://HOST:PORT [env: HIVE_URL, SWARMV3_URL].
+    #[arg(long, global = true, value_name = "URL")]
+    pub(crate) url: Option<String>,
+}
+
+/// Nouns.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Run the agent of this machine.
+    Agent(AgentArgs),
+    /// Show the hive: members, coordinator, queue, and what needs attention.
+    Status {
+        /// Exit with 6 when something is degraded.
+        #[arg(long)]
+        check: bool,
+    },
+    /// List the other nodes.
+    Peers,
+    /// What this node became, by whom and why.
+    Identity {
+        #[command(subcommand)]
+        verb: Option<IdentityVerb>,
+    },
+    /// Queue work, and see what is queued.
+    Queue {
+        #[command(subcommand)]
+        verb: QueueVerb,
+    },
+    /// Show or cancel one job.
+    Job {
+        #[command(subcommand)]
+        verb: JobVerb,
+    },
+    /// Say why a job waits or a node gets no work, and what would change it.
+    Explain {
+        /// A job's id or a node's name.
+        #[arg(value_name = "JOB|NODE")]
+        what: String,
+    },
+    /// Print the output of a build.
+    Logs(LogsArgs),
+    /// List and fetch what builds produced.
+    Artifact {
+        #[command(subcommand)]
+        verb: ArtifactVerb,
+    },
+    /// Show the hive's datagrams as they come and go.
+    Listen,
+    /// Find out what is wrong, and which command mends it.
+    Doctor(DoctorArgs),
+    /// Begin a new epoch after the majority of the voters was lost for good.
+    Recover {
+        /// Do not ask.
+        #[arg(long)]
+        yes: bool,
+    },
+    /// The secret that all nodes of a hive share.
+    Secret {
+        #[command(subcommand)]
+        verb: SecretVerb,
+    },
+    /// This machine's network, and free addresses in it.
+    Net {
+        #[command(subcommand)]
+        verb: NetVerb,
+    },
+    /// The agent's configuration.
+    Config {
+        #[command(subcommand)]
+        verb: ConfigVerb,
+    },
+    /// Try it out: a hive of three on this machine, a fourth that joins, a package, a crash.
+    Try(TryArgs),
+    /// Print completions for a shell.
+    Completions {
+        /// The shell.
+        shell: clap_complete::Shell,
+    },
+    /// Print the manual page.
+    Man {
+        /// Write the pages of all commands into this directory instead.
+        #[arg(long, value_name = "DIR")]
+        dir: Option<PathBuf>,
+    },
+    /// The privileged helper (started by the service manager).
+    #[command(hide = true)]
+    Helper(Passthrough),
+    /// First process of a build (started by the agent).
+    #[command(hide = true)]
+    BuildShim(Passthrough),
+}
+
+/// Arguments that another module understands.
+#[derive(Debug, Args)]
+pub(crate) struct Passthrough {
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+    pub(crate) args: Vec<OsString>,
+}
+
+/// `hive identity …`
+#[derive(Debug, Subcommand)]
+pub(crate) enum IdentityVerb {
+    /// Show role, packages, and who assigned it (the default).
+    Show,
+    /// Show every advisor's ranking, rule and reason, and who dissented.
+    Explain,
+    /// Ask the hive again.
+    Reset,
+}
+
+/// `hive queue …`
+#[derive(Debug, Subcommand)]
+pub(crate) enum QueueVerb {
+    /// Queue work.
+    Add(Box<QueueAddArgs>),
+    /// List jobs, the newest first.
+    List {
+        /// Only jobs in these states, separated by commas: needed, delegated, received, blocked, failed, cancelled, quarantined.
+        #[arg(long, value_name = "STATE", value_delimiter = ',')]
+        state: Vec<String>,
+        /// At most so many.
+        #[arg(long, value_name = "N", default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+        limit: u32,
+    },
+    /// Count jobs by state.
+    Status,
+}
+
+/// Kind of builder.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Backend {
+    /// Run one program in a checkout.
+    Command,
+    /// Build Debian source packages.
+    Debian,
+}
+
+/// `hive queue add …`
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:\n  hive queue add --backend command --dir . --artifact 'out/*' -- make all\n  \
+                        hive queue add --backend command --repo https://example.org/x.git --branch main -- cargo build\n  \
+                        hive queue add --backend debian hello=2.10-3 ./my-package --wait")]
+pub(crate) struct QueueAddArgs {
+    /// Kind of builder.
+    #[arg(long, value_enum)]
+    pub(crate) backend: Backend,
+    /// Directory that travels with the job.
+    #[arg(long, value_name = "PATH", conflicts_with = "repo")]
+    pub(crate) dir: Option<PathBuf>,
+    /// Git repository that the drone fetches.
+    #[arg(long, value_name = "URL")]
+    pub(crate) repo: Option<String>,
+    /// Branch or tag of the repository.
+    #[arg(long, value_name = "BRANCH", requires = "repo")]
+    pub(crate) branch: Option<String>,
+    /// Commit of the repository.
+    #[arg(long, value_name = "REF", requires = "repo")]
+    pub(crate) commit: Option<String>,
+    /// Files to keep, as a pattern relative to the checkout; can be given several times.
+    #[arg(long, value_name = "GLOB")]
+    pub(crate) artifact: Vec<String>,
+    /// Priority, higher first.
+    #[arg(long, value_name = "-100..100", default_value_t = 0, allow_hyphen_values = true, value_parser = clap::value_parser!(i32).range(-100..=100))]
+    pub(crate) priority: i32,
+    /// Label, tool or feature that the drone must have; can be given several times.
+    #[arg(long, value_name = "LABEL")]
+    pub(crate) label: Vec<String>,
+    /// Id of the job, so that adding it twice adds it once; made up when left out.
+    #[arg(long, value_name = "UUID")]
+    pub(crate) id: Option<String>,
+    /// The artifacts are its only effect: it may run on through a partition and be run again.
+    #[arg(long)]
+    pub(crate) pure: bool,
+    /// Longest time of an attempt.
+    #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..=604_800))]
+    pub(crate) timeout: Option<u64>,
+    /// Wait for the end; exit with 1 when a job fails.
+    #[arg(long)]
+    pub(crate) wait: bool,
+    /// For debian: a source package NAME, NAME=VERSION, or a directory with debian/ in it.
+    #[arg(value_name = "SOURCE")]
+    pub(crate) sources: Vec<String>,
+    /// For command: program and arguments, after `--`. Never passed through a shell.
+    #[arg(last = true, value_name = "ARGV")]
+    pub(crate) argv: Vec<String>,
+}
+
+/// `hive job …`
+#[derive(Debug, Subcommand)]
+pub(crate) enum JobVerb {
+    /// Show a job with all its attempts.
+    Show {
+        /// The job's id, or the beginning of it.
+        #[arg(value_name = "JOB")]
+        job: String,
+    },
+    /// End a job.
+    Cancel {
+        /// The job's id, or the beginning of it.
+        #[arg(value_name = "JOB")]
+        job: String,
+        /// Why, for the others.
+        #[arg(long, value_name = "TEXT", default_value = "")]
+        reason: String,
+    },
+}
+
+/// `hive logs …`
+#[derive(Debug, Args)]
+pub(crate) struct LogsArgs {
+    /// The job's id, or the beginning of it.
+    #[arg(value_name = "JOB")]
+    pub(crate) job: String,
+    /// Go on until the job is over.
+    #[arg(short, long)]
+    pub(crate) follow: bool,
+    /// The attempt; the last one when left out.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) attempt: Option<u32>,
+    /// Do not neutralise escape sequences on a terminal.
+    #[arg(long)]
+    pub(crate) raw: bool,
+}
+
+/// `hive artifact …`
+#[derive(Debug, Subcommand)]
+pub(crate) enum ArtifactVerb {
+    /// List what a job produced.
+    List {
+        /// The job's id, or the beginning of it.
+        #[arg(value_name = "JOB")]
+        job: String,
+    },
+    /// Fetch it, from whichever node has it; verified before it gets its name.
+    Get {
+        /// The job's id, or the beginning of it.
+        #[arg(value_name = "JOB")]
+        job: String,
+        /// One artifact; all when left out.
+        #[arg(value_name = "NAME")]
+        name: Option<String>,
+        /// Directory, or file for a single artifact.
+        #[arg(short, long, value_name = "DIR|FILE")]
+        output: Option<PathBuf>,
+    },
+}
+
+/// `hive doctor …`
+#[derive(Debug, Args)]
+pub(crate) struct DoctorArgs {
+    /// The agent's configuration file, when it is not in its usual place.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
+}
+
+/// `hive secret …`
+#[derive(Debug, Subcommand)]
+pub(crate) enum SecretVerb {
+    /// Print a new secret of 256 bit, or write it where the agent looks for it.
+    Generate {
+        /// Write it into the secret file (mode 0600), which must not exist.
+        #[arg(long)]
+        write: bool,
+        /// The file; the configured one when left out.
+        #[arg(long, value_name = "FILE", requires = "write")]
+        secret_file: Option<PathBuf>,
+    },
+    /// Print the secret.
+    Show {
+        /// The file; the configured one when left out.
+        #[arg(long, value_name = "FILE")]
+        secret_file: Option<PathBuf>,
+    },
+    /// Print what tells two secrets apart without revealing them.
+    Fingerprint {
+        /// The file; the configured one when left out.
+        #[arg(long, value_name = "FILE")]
+        secret_file: Option<PathBuf>,
+    },
+}
+
+/// `hive net …`
+#[derive(Debug, Subcommand)]
+pub(crate) enum NetVerb {
+    /// Show the interface of the default route, its network and its gateway.
+    Show(NetArgs),
+    /// Find the next free address of the network by asking for each.
+    NextIp(NetArgs),
+    /// Find it and add it to the interface as a secondary address (needs root).
+    Claim(NetArgs),
+}
+
+/// What all of `hive net` take.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct NetArgs {
+    /// The interface; the one with the default route when left out.
+    #[arg(long, value_name = "IF")]
+    pub(crate) interface: Option<String>,
+    /// First address to consider; the one after this machine's own when left out.
+    #[arg(long, value_name = "ADDRESS")]
+    pub(crate) from: Option<std::net::Ipv4Addr>,
+}
+
+/// `hive config …`
+#[derive(Debug, Subcommand)]
+pub(crate) enum ConfigVerb {
+    /// Show every setting with its value.
+    Show {
+        /// Also where each value came from.
+        #[arg(long)]
+        origin: bool,
+        #[command(flatten)]
+        agent: Box<AgentArgs>,
+    },
+    /// Print all settings with flag, variable, default and meaning, as Markdown.
+    Reference,
+    /// Print a configuration file with every setting at its default.
+    Example,
+}
+
+/// `hive try …`
+#[derive(Debug, Args)]
+pub(crate) struct TryArgs {
+    /// End when the demonstration is over instead of waiting for Enter.
+    #[arg(long)]
+    pub(crate) no_wait: bool,
+    /// Keep the directory with states and logs.
+    #[arg(long)]
+    pub(crate) keep: bool,
+    /// Where to put states and logs; a new temporary directory when left out.
+    #[arg(long, value_name = "DIR")]
+    pub(crate) dir: Option<PathBuf>,
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn global_options_stand_before_and_after_the_noun() {
+        for line in [["hive", "--json", "status"], ["hive", "status", "--json"]] {
+            assert!(Cli::try_parse_from(line).expect("understood").common.json);
+        }
+        let cli = Cli::try_parse_from(["hive", "job", "show", "x", "--socket", "/s"]).expect("understood");
+        assert_eq!(cli.common.socket.as_deref(), Some("/s"));
+        let cli = Cli::try_parse_from(["hive", "agent", "--socket", "/s", "--port", "7"]).expect("understood");
+        let Command::Agent(agent) = cli.command else { panic!("agent") };
+        assert_eq!(
+            (agent.flags["socket"].as_slice(), agent.flags["port"].as_slice()),
+            (&["/s".to_owned()][..], &["7".to_owned()][..])
+        );
+    }
+
+    #[test]
+    fn queue_add_takes_the_shapes_that_scripts_rely_on() {
+        let line = [
+            "hive",
+            "queue",
+            "add",
+            "--backend",
+            "command",
+            "--dir",
+            ".",
+            "--artifact",
+            "a/*",
+            "--artifact",
+            "b",
+            "--priority",
+            "-5",
+            "--label",
+            "gpu",
+            "--pure",
+            "--",
+            "make",
+            "-j",
+            "--all",
+        ];
+        let Command::Queue { verb: QueueVerb::Add(add) } = Cli::try_parse_from(line).expect("understood").command
+        else {
+            panic!("queue add")
+        };
+        assert_eq!(
+            (add.argv.as_slice(), add.priority),
+            (&["make".to_owned(), "-j".to_owned(), "--all".to_owned()][..], -5)
+        );
+        assert_eq!(add.artifact, ["a/*", "b"]);
+        let line = ["hive", "queue", "add", "--backend", "debian", "hello", "./x", "--wait", "--json"];
+        let Command::Queue { verb: QueueVerb::Add(add) } = Cli::try_parse_from(line).expect("understood").command
+        else {
+            panic!("queue add")
+        };
+        assert!(add.wait && add.sources == ["hello", "./x"]);
+        for bad in [
+            vec!["hive", "queue", "add", "--backend", "command", "--dir", ".", "--repo", "x"],
+            vec!["hive", "queue", "add", "--backend", "command", "--branch", "main"],
+            vec!["hive", "queue", "add", "--backend", "portage", "x"],
+            vec!["hive", "queue", "add", "--backend", "debian", "--priority", "101", "x"],
+        ] {
+            assert!(Cli::try_parse_from(&bad).is_err(), "{bad:?}");
+        }
+    }
+}

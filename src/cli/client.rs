@@ -1,0 +1,361 @@
+//! The commands' side of the local API: HTTP/1 over the agent's Unix socket, or over TCP to `--url`.
+//!
+//! One connection per request: the socket is local and a command makes few. Every wait and every answer is bounded. A failure to
+//! connect says what to do about it. Never done here: retries (whoever calls knows what may be repeated).
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures::StreamExt as _;
+use http_body_util::combinators::UnsyncBoxBody;
+use http_body_util::{BodyExt as _, Empty, Full, Limited, StreamBody};
+use hyper::body::{Frame, Incoming};
+use hyper::{Method, Request, Response, header};
+use hyper_util::rt::TokioIo;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpStream, UnixStream};
+use tokio_util::io::ReaderStream;
+
+use crate::api::{ApiError, ApiResult, Envelope, ErrorCode};
+use crate::tasks;
+
+/// Time to connect: the socket is local, a URL is on a local network.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// Time until an answer; the agent gives up after 30 s and says why, which is worth waiting for.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(40);
+/// Longest silence within a download.
+const DOWNLOAD_SILENCE: Duration = Duration::from_secs(60);
+/// Longest JSON answer, bytes: ten thousand jobs with some room.
+const ANSWER_MAX_LEN: usize = 32 << 20;
+
+/// Where the agent is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Target {
+    /// Its Unix socket.
+    Socket(PathBuf),
+    /// `http://HOST:PORT/PREFIX`: reads only.
+    Http {
+        /// Host name or address, without brackets.
+        host: String,
+        /// TCP port.
+        port: u16,
+        /// Path before `/api`, without a slash at its end.
+        prefix: String,
+    },
+}
+
+impl Target {
+    /// Reads a URL.
+    pub(crate) fn from_url(url: &str) -> ApiResult<Self> {
+        let invalid = |message: &str| {
+            let hint = "give it as http://HOST:PORT, for example http://build1:8100";
+            Err(ApiError::new(ErrorCode::Invalid, format!("{url:?}: {message}"), hint))
+        };
+        let Some(rest) = url.strip_prefix("http://") else {
+            return invalid(if url.starts_with("https://") { "https is not spoken here" } else { "not an http URL" });
+        };
+        let (authority, prefix) = rest.split_once('/').map_or((rest, ""), |(authority, path)| (authority, path));
+        let parsed: hyper::http::uri::Authority = match authority.parse() {
+            Ok(parsed) => parsed,
+            Err(_) => return invalid("the host cannot be read"),
+        };
+        if authority.contains('@') || prefix.contains(['?', '#']) {
+            return invalid("only host, port and path are understood");
+        }
+        let host = parsed.host().trim_start_matches('[').trim_end_matches(']').to_owned();
+        if host.is_empty() {
+            return invalid("the host is missing");
+        }
+        let prefix = prefix.trim_end_matches('/');
+        let prefix = if prefix.is_empty() { String::new() } else { format!("/{prefix}") };
+        Ok(Self::Http { host, port: parsed.port_u16().unwrap_or(8_100), prefix })
+    }
+
+    fn host_header(&self) -> String {
+        match self {
+            Self::Socket(_) => "localhost".to_owned(),
+            Self::Http { host, port, .. } if host.contains(':') => format!("[{host}]:{port}"),
+            Self::Http { host, port, .. } => format!("{host}:{port}"),
+        }
+    }
+}
+
+impl std::fmt::Display for Target {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Socket(path) => path.display().fmt(f),
+            Self::Http { prefix, .. } => write!(f, "http://{}{prefix}", self.host_header()),
+        }
+    }
+}
+
+/// An answer, and the envelope it came in.
+#[derive(Clone, Debug)]
+pub(crate) struct Answer<T> {
+    /// What was asked for.
+    pub(crate) data: T,
+    /// The envelope as it came, for `--json`: what a newer agent adds is not lost.
+    pub(crate) envelope: serde_json::Value,
+}
+
+type Body = UnsyncBoxBody<Bytes, io::Error>;
+
+fn empty() -> Body {
+    Empty::new().map_err(|never| match never {}).boxed_unsync()
+}
+
+/// The agent, as commands see it. Cheap to clone.
+#[derive(Clone, Debug)]
+pub(crate) struct Client {
+    target: Target,
+}
+
+impl Client {
+    /// A client of this agent. Nothing is connected yet.
+    pub(crate) fn new(target: Target) -> Self {
+        Self { target }
+    }
+
+    /// Where the agent is.
+    pub(crate) fn target(&self) -> &Target {
+        &self.target
+    }
+
+    /// Asks for something.
+    pub(crate) async fn get<T: DeserializeOwned>(&self, path: &str) -> ApiResult<Answer<T>> {
+        self.exchange(Method::GET, path, empty(), None).await
+    }
+
+    /// Asks for something to be done.
+    pub(crate) async fn post<T: DeserializeOwned>(&self, path: &str, body: &impl Serialize) -> ApiResult<Answer<T>> {
+        let bytes = serde_json::to_vec(body).map_err(|error| {
+            ApiError::new(ErrorCode::Internal, format!("cannot write the request as JSON: {error}"), "")
+        })?;
+        let body = Full::new(Bytes::from(bytes)).map_err(|never| match never {}).boxed_unsync();
+        self.exchange(Method::POST, path, body, None).await
+    }
+
+    /// Sends a file of known length.
+    pub(crate) async fn put<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        reader: impl AsyncRead + Send + 'static,
+        length: u64,
+    ) -> ApiResult<Answer<T>> {
+        let stream = ReaderStream::with_capacity(reader, 64 << 10).map(|piece| piece.map(Frame::data));
+        self.exchange(Method::PUT, path, StreamBody::new(stream).boxed_unsync(), Some(length)).await
+    }
+
+    async fn exchange<T: DeserializeOwned>(
+        &self,
+        method: Method,
+        path: &str,
+        body: Body,
+        length: Option<u64>,
+    ) -> ApiResult<Answer<T>> {
+        // An upload of a gibibyte over a slow link takes as long as it takes; its answer does not.
+        let limit = ANSWER_TIMEOUT + Duration::from_secs(length.unwrap_or(0) >> 20);
+        let work = async {
+            let response = self.send(method, path, body, length).await?;
+            let status = response.status();
+            let bytes = Limited::new(response.into_body(), ANSWER_MAX_LEN).collect().await.map_err(|error| {
+                ApiError::new(ErrorCode::Unreachable, format!("the answer broke off: {error}"), "try again")
+            })?;
+            understand(status.as_u16(), &bytes.to_bytes())
+        };
+        match tokio::time::timeout(limit, work).await {
+            Ok(result) => result,
+            Err(_) => Err(self.no_answer(limit)),
+        }
+    }
+
+    /// Asks for bytes. `follow`: their end may be long in coming.
+    pub(crate) async fn stream(&self, path: &str, follow: bool) -> ApiResult<Download> {
+        let head = tokio::time::timeout(ANSWER_TIMEOUT, self.send(Method::GET, path, empty(), None)).await;
+        let response = head.map_err(|_| self.no_answer(ANSWER_TIMEOUT))??;
+        if response.status().is_success() {
+            return Ok(Download { response, silence: (!follow).then_some(DOWNLOAD_SILENCE) });
+        }
+        let status = response.status().as_u16();
+        let bytes = Limited::new(response.into_body(), ANSWER_MAX_LEN).collect().await.map_err(|error| {
+            ApiError::new(ErrorCode::Unreachable, format!("the answer broke off: {error}"), "try again")
+        })?;
+        Err(understand::<serde_json::Value>(status, &bytes.to_bytes()).err().unwrap_or_else(|| not_ours(status)))
+    }
+
+    fn no_answer(&self, limit: Duration) -> ApiError {
+        let message = format!("{} gave no answer within {} s", self.target, limit.as_secs());
+        ApiError::new(ErrorCode::Unreachable, message, "look at the agent's log: journalctl -u hive -n 50")
+    }
+
+    async fn send(&self, method: Method, path: &str, body: Body, length: Option<u64>) -> ApiResult<Response<Incoming>> {
+        match &self.target {
+            Target::Socket(socket) => {
+                let stream = within(UnixStream::connect(socket)).await.map_err(|error| socket_error(socket, &error))?;
+                self.send_over(stream, "", method, path, body, length).await
+            }
+            Target::Http { host, port, prefix } => {
+                let stream = within(TcpStream::connect((host.as_str(), *port)))
+                    .await
+                    .map_err(|error| url_error(&self.target, &error))?;
+                self.send_over(stream, prefix, method, path, body, length).await
+            }
+        }
+    }
+
+    async fn send_over(
+        &self,
+        stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+        prefix: &str,
+        method: Method,
+        path: &str,
+        body: Body,
+        length: Option<u64>,
+    ) -> ApiResult<Response<Incoming>> {
+        let broken = |error: &dyn std::fmt::Display| {
+            let message = format!("the connection to {} broke: {error}", self.target);
+            ApiError::new(ErrorCode::Unreachable, message, "the agent may be restarting; try again")
+        };
+        let (mut sender, connection) =
+            hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(|error| broken(&error))?;
+        tasks::spawn("http-client", connection);
+        let mut request = Request::builder()
+            .method(method)
+            .uri(format!("{prefix}{path}"))
+            .header(header::HOST, self.target.host_header())
+            .header(header::USER_AGENT, concat!("hive/", env!("CARGO_PKG_VERSION")))
+            .header(header::CONTENT_TYPE, "application/json");
+        if let Some(length) = length {
+            request = request.header(header::CONTENT_LENGTH, length).header(header::CONTENT_TYPE, "application/x-tar");
+        }
+        let request = request
+            .body(body)
+            .map_err(|error| ApiError::new(ErrorCode::Invalid, format!("cannot ask for {path:?}: {error}"), ""))?;
+        sender.send_request(request).await.map_err(|error| broken(&error))
+    }
+}
+
+/// Bytes on their way.
+pub(crate) struct Download {
+    response: Response<Incoming>,
+    silence: Option<Duration>,
+}
+
+impl Download {
+    /// A number in a header of the answer.
+    pub(crate) fn number(&self, name: &str) -> Option<u64> {
+        self.response.headers().get(name)?.to_str().ok()?.parse().ok()
+    }
+
+    /// The next bytes; none at the end, an error when the connection broke before it.
+    pub(crate) async fn next(&mut self) -> io::Result<Option<Bytes>> {
+        loop {
+            let frame = match self.silence {
+                None => self.response.body_mut().frame().await,
+                Some(limit) => tokio::time::timeout(limit, self.response.body_mut().frame()).await.map_err(|_| {
+                    io::Error::new(io::ErrorKind::TimedOut, format!("nothing came for {} s", limit.as_secs()))
+                })?,
+            };
+            match frame {
+                None => return Ok(None),
+                Some(Err(error)) => return Err(io::Error::other(error)),
+                Some(Ok(frame)) => match frame.into_data() {
+                    Ok(bytes) if bytes.is_empty() => {}
+                    Ok(bytes) => return Ok(Some(bytes)),
+                    Err(_trailers) => {}
+                },
+            }
+        }
+    }
+}
+
+async fn within<T>(connect: impl Future<Output = io::Result<T>>) -> io::Result<T> {
+    match tokio::time::timeout(CONNECT_TIMEOUT, connect).await {
+        Ok(result) => result,
+        Err(_) => {
+            Err(io::Error::new(io::ErrorKind::TimedOut, format!("no answer within {} s", CONNECT_TIMEOUT.as_secs())))
+        }
+    }
+}
+
+fn not_ours(status: u16) -> ApiError {
+    let message = format!("the answer (HTTP {status}) is not one of a hive agent");
+    ApiError::new(ErrorCode::Internal, message, "check the address, and that agent and command have the same version")
+}
+
+fn understand<T: DeserializeOwned>(status: u16, bytes: &[u8]) -> ApiResult<Answer<T>> {
+    let value: serde_json::Value = serde_json::from_slice(bytes).map_err(|_| not_ours(status))?;
+    let envelope: Envelope<serde_json::Value> = serde_json::from_value(value.clone()).map_err(|_| not_ours(status))?;
+    if !envelope.ok {
+        return Err(envelope.error.unwrap_or_else(|| not_ours(status)));
+    }
+    match serde_json::from_value(envelope.data.unwrap_or_default()) {
+        Ok(data) => Ok(Answer { data, envelope: value }),
+        Err(error) => {
+            let message = format!("the agent's answer is not understood: {error}");
+            Err(ApiError::new(
+                ErrorCode::Internal,
+                message,
+                "check that agent and command have the same version: hive --version",
+            ))
+        }
+    }
+}
+
+fn socket_error(socket: &Path, error: &io::Error) -> ApiError {
+    let shown = socket.display();
+    match error.kind() {
+        io::ErrorKind::NotFound => ApiError::new(
+            ErrorCode::Unreachable,
+            format!("no agent: {shown} does not exist"),
+            "start it with `systemctl start hive` (or `hive agent`), or name its socket with --socket or HIVE_SOCKET",
+        ),
+        io::ErrorKind::ConnectionRefused => ApiError::new(
+            ErrorCode::Unreachable,
+            format!("no agent: nobody answers at {shown}"),
+            "it has ended; start it with `systemctl start hive`, and see why with `journalctl -u hive -n 50`",
+        ),
+        io::ErrorKind::PermissionDenied => ApiError::new(
+            ErrorCode::Forbidden,
+            format!("you may not open {shown}"),
+            "use sudo, or join the group and log in again: sudo usermod -aG hive-admin \"$USER\"",
+        ),
+        _ => ApiError::new(
+            ErrorCode::Unreachable,
+            format!("cannot connect to {shown}: {error}"),
+            "check that the agent runs: systemctl status hive",
+        ),
+    }
+}
+
+fn url_error(target: &Target, error: &io::Error) -> ApiError {
+    let hint = match error.kind() {
+        io::ErrorKind::ConnectionRefused => {
+            "no agent listens there; check host and port (`hive config show` on that node says which)"
+        }
+        io::ErrorKind::TimedOut => "the host is down or a firewall drops the port",
+        _ => "check the host's name and that it can be reached",
+    };
+    ApiError::new(ErrorCode::Unreachable, format!("cannot connect to {target}: {error}"), hint)
+}
+
+/// Escapes one segment of a path (RFC 3986: everything but unreserved characters).
+pub(crate) fn segment(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    for byte in text.bytes() {
+        if byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b'~') {
+            out.push(char::from(byte));
+        } else {
+            out.push_str(&format!("%{byte:02X}"));
+        }
+    }
+    // A segment of dots alone would be taken as a directory by whoever normalises paths.
+    if out.bytes().all(|byte| byte == b'.') { out.replace('.', "%2E") } else { out }
+}
+
+#[cfg(test)]
+mod tests;

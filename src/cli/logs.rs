@@ -1,0 +1,182 @@
+//! `hive logs`: the output of a build, followed across attempts and across connections that break.
+//!
+//! The offset decides: after a break the stream goes on at the byte after the last one printed, so nothing is lost or printed
+//! twice, whichever node keeps the log by then.
+
+use std::time::Duration;
+
+use serde_json::json;
+
+use super::args::LogsArgs;
+use super::client::{Client, Download};
+use super::output::{Failure, Outcome, Ui};
+use super::queue;
+use super::text::StreamCleaner;
+use crate::api::{ApiError, Envelope, ErrorCode, JobView};
+use crate::clock;
+use crate::engine::id::JobId;
+use crate::engine::job::JobState;
+
+/// How often it is looked whether another attempt has begun.
+const POLL: Duration = Duration::from_millis(500);
+/// How long the agent may be away before following is given up.
+const PATIENCE_MS: u64 = 120_000;
+/// Longest log that fits into one JSON answer, bytes; longer ones are followed as JSON lines.
+const JSON_LOG_MAX_LEN: usize = 16 << 20;
+
+struct Follower<'a> {
+    ui: &'a Ui,
+    client: &'a Client,
+    job: JobId,
+    raw: bool,
+    attempt: Option<u32>,
+    offset: u64,
+    cleaner: StreamCleaner,
+}
+
+/// `hive logs`.
+pub(crate) async fn logs(ui: &Ui, client: &Client, args: LogsArgs) -> Outcome {
+    let job = queue::resolve(client, &args.job).await?;
+    let mut follower = Follower {
+        ui,
+        client,
+        job,
+        raw: args.raw,
+        attempt: args.attempt,
+        offset: 0,
+        cleaner: StreamCleaner::default(),
+    };
+    if args.follow {
+        follower.follow(args.attempt.is_some()).await?;
+        return Ok(0);
+    }
+    let mut stream = follower.open(false).await?;
+    if ui.json {
+        return follower.whole_as_json(&mut stream).await;
+    }
+    follower.copy(&mut stream).await?.map_err(|error| broken(&error))?;
+    follower.finish()?;
+    Ok(0)
+}
+
+fn broken(error: &std::io::Error) -> ApiError {
+    ApiError::new(ErrorCode::Unreachable, format!("the log broke off: {error}"), "try again, or follow it with -f")
+}
+
+impl Follower<'_> {
+    async fn open(&mut self, follow: bool) -> Result<Download, ApiError> {
+        let attempt = self.attempt.map_or_else(String::new, |attempt| format!("attempt={attempt}&"));
+        let follow_text = if follow { "&follow=1" } else { "" };
+        let path = format!("/api/v1/jobs/{}/log?{attempt}offset={}{follow_text}", self.job, self.offset);
+        let stream = self.client.stream(&path, follow).await?;
+        if let Some(attempt) = stream.number("x-hive-attempt").and_then(|number| u32::try_from(number).ok()) {
+            self.attempt = Some(attempt);
+        }
+        if let Some(offset) = stream.number("x-hive-offset") {
+            if offset > self.offset {
+                self.ui.remark(&format!("({} bytes of the log are not kept)", offset - self.offset));
+            }
+            self.offset = offset;
+        }
+        Ok(stream)
+    }
+
+    /// Prints until the stream ends (inner fine) or breaks (inner error).
+    async fn copy(&mut self, stream: &mut Download) -> Result<std::io::Result<()>, Failure> {
+        loop {
+            match stream.next().await {
+                Ok(Some(bytes)) => {
+                    self.print(&bytes)?;
+                    self.offset += bytes.len() as u64;
+                }
+                Ok(None) => return Ok(Ok(())),
+                Err(error) => return Ok(Err(error)),
+            }
+        }
+    }
+
+    fn print(&mut self, bytes: &[u8]) -> Result<(), Failure> {
+        if self.ui.json {
+            let text = self.cleaner_free(bytes);
+            let piece = json!({ "attempt": self.attempt, "offset": self.offset, "text": text });
+            return self.ui.raw_json(&Envelope::ok(piece));
+        }
+        self.ui.build_output(bytes, &mut self.cleaner, self.raw)
+    }
+
+    /// JSON escapes what is hostile by itself; only what is no text is replaced.
+    fn cleaner_free(&self, bytes: &[u8]) -> String {
+        String::from_utf8_lossy(bytes).into_owned()
+    }
+
+    fn finish(&mut self) -> Result<(), Failure> {
+        let rest = self.cleaner.finish();
+        if rest.is_empty() { Ok(()) } else { self.ui.bytes(rest.as_bytes()) }
+    }
+
+    async fn whole_as_json(&mut self, stream: &mut Download) -> Outcome {
+        let mut all = Vec::new();
+        while let Some(bytes) = stream.next().await.map_err(|error| broken(&error))? {
+            if all.len() + bytes.len() > JSON_LOG_MAX_LEN {
+                return Err(Failure::usage(
+                    "the log is too long for one JSON answer",
+                    "read it without --json, or as JSON lines with -f",
+                ));
+            }
+            all.extend_from_slice(&bytes);
+        }
+        let data = json!({ "job": self.job, "attempt": self.attempt, "offset": self.offset, "text": String::from_utf8_lossy(&all) });
+        self.ui.data(&data, String::new)?;
+        Ok(0)
+    }
+
+    async fn follow(&mut self, only_this_attempt: bool) -> Result<(), Failure> {
+        let mut last_answer = clock::now_ms();
+        loop {
+            let ended = match self.open(true).await {
+                Ok(mut stream) => {
+                    last_answer = clock::now_ms();
+                    let result = self.copy(&mut stream).await?;
+                    last_answer = last_answer.max(clock::now_ms());
+                    result.is_ok()
+                }
+                // No attempt has written anything yet.
+                Err(error) if error.code == ErrorCode::NotFound => true,
+                Err(error) if queue::may_pass(&error) && clock::now_ms() - last_answer < PATIENCE_MS => false,
+                Err(error) => return Err(error.into()),
+            };
+            if ended {
+                match queue::view(self.client, self.job).await {
+                    Ok(answer) => {
+                        last_answer = clock::now_ms();
+                        if self.step(&answer.data, only_this_attempt)? {
+                            return self.finish();
+                        }
+                    }
+                    Err(error) if queue::may_pass(&error) && clock::now_ms() - last_answer < PATIENCE_MS => {}
+                    Err(error) => return Err(error.into()),
+                }
+            }
+            tokio::time::sleep(POLL).await;
+        }
+    }
+
+    /// After a stream has ended: goes to the next attempt, or says that everything is over.
+    fn step(&mut self, job: &JobView, only_this_attempt: bool) -> Result<bool, Failure> {
+        let current = self.attempt;
+        let this_over = job.attempts.iter().any(|attempt| Some(attempt.attempt) == current && attempt.state.is_over());
+        if only_this_attempt {
+            return Ok(this_over || job.state.is_terminal());
+        }
+        if let Some(next) = job.attempts.iter().find(|attempt| current.is_none_or(|current| attempt.attempt > current))
+        {
+            self.finish()?;
+            if current.is_some() {
+                self.ui.remark(&format!("--- attempt {} on {} ---", next.attempt, super::text::clean(&next.node)));
+            }
+            (self.attempt, self.offset) = (Some(next.attempt), 0);
+            return Ok(false);
+        }
+        Ok(job.state.is_terminal() || job.state == JobState::Blocked)
+    }
+}

@@ -1,0 +1,163 @@
+//! Grammars of setting values that are more than a number or a word.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+
+/// A host to be asked to let this node in.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct JoinTarget {
+    /// Host name or address (IPv6 without brackets).
+    pub host: String,
+    /// Discovery and mesh port there.
+    pub port: u16,
+}
+
+/// Port of discovery and mesh where none is given.
+pub const DEFAULT_PORT: u16 = 50_555;
+
+impl JoinTarget {
+    /// Reads `HOST`, `HOST:PORT`, `[IPV6]` or `[IPV6]:PORT`; a bare IPv6 address is taken as one.
+    pub fn parse(text: &str) -> Option<Self> {
+        if let Ok(address) = text.parse::<IpAddr>() {
+            return Some(Self { host: address.to_string(), port: DEFAULT_PORT });
+        }
+        if let Some(rest) = text.strip_prefix('[') {
+            let (host, port) = rest.split_once(']')?;
+            let host: std::net::Ipv6Addr = host.parse().ok()?;
+            let port = if port.is_empty() { DEFAULT_PORT } else { parse_port(port.strip_prefix(':')?)? };
+            return Some(Self { host: host.to_string(), port });
+        }
+        let (host, port) = match text.rsplit_once(':') {
+            Some((host, port)) => (host, parse_port(port)?),
+            None => (text, DEFAULT_PORT),
+        };
+        is_host_name(host).then(|| Self { host: host.to_owned(), port })
+    }
+}
+
+fn parse_port(text: &str) -> Option<u16> {
+    text.parse::<u16>().ok().filter(|&port| port != 0)
+}
+
+/// Whether a text can be resolved as a host name or is an IPv4 address.
+pub fn is_host_name(text: &str) -> bool {
+    let label = |label: &str| {
+        (1..=63).contains(&label.len())
+            && label.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_')
+            && !label.starts_with('-')
+    };
+    text.len() <= 253 && text.strip_suffix('.').unwrap_or(text).split('.').all(label)
+}
+
+/// Whether a text is a join target.
+pub fn is_join_target(text: &str) -> bool {
+    JoinTarget::parse(text).is_some()
+}
+
+/// Whether a text names a node: 1–63 characters of `[A-Za-z0-9._-]`, beginning with a letter or digit.
+pub fn is_node_name(text: &str) -> bool {
+    text.len() <= 63
+        && text.starts_with(|first: char| first.is_ascii_alphanumeric())
+        && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-'))
+}
+
+/// Whether a text is an interface name (a trailing `*` matches the rest), or a network as `ADDRESS/PREFIX`.
+pub fn is_interface_pattern(text: &str) -> bool {
+    if let Some((address, prefix)) = text.split_once('/') {
+        let Ok(address) = address.parse::<IpAddr>() else { return false };
+        let longest = if address.is_ipv4() { 32 } else { 128 };
+        return prefix.parse::<u8>().is_ok_and(|prefix| prefix <= longest);
+    }
+    let name = text.strip_suffix('*').unwrap_or(text);
+    let allowed = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-' | b'@' | b':');
+    name.len() <= 15 && (!name.is_empty() || text == "*") && name.bytes().all(allowed)
+}
+
+/// Whether a text is a label: 1–63 characters of `[A-Za-z0-9._+:=-]`, beginning with a letter or digit.
+pub fn is_label(text: &str) -> bool {
+    text.len() <= 63
+        && text.starts_with(|first: char| first.is_ascii_alphanumeric())
+        && text
+            .bytes()
+            .all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'+' | b':' | b'=' | b'-'))
+}
+
+/// Whether a text names a role or policy definition: the file's name without `.toml`.
+pub fn is_definition_name(text: &str) -> bool {
+    (1..=63).contains(&text.len())
+        && text.starts_with(|first: char| first.is_ascii_lowercase() || first.is_ascii_digit())
+        && text.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || matches!(byte, b'_' | b'-'))
+}
+
+/// Whether a text is `ADDRESS:PORT`.
+pub fn is_socket_address(text: &str) -> bool {
+    text.parse::<SocketAddr>().is_ok()
+}
+
+/// Whether a text is an IP address.
+pub fn is_ip_address(text: &str) -> bool {
+    text.parse::<IpAddr>().is_ok()
+}
+
+/// Whether a text is an IPv4 multicast group that stays within an organisation.
+pub fn is_multicast_group(text: &str) -> bool {
+    text.parse::<Ipv4Addr>().is_ok_and(|address| address.is_multicast())
+}
+
+/// Whether a text is a POSIX user name.
+pub fn is_user_name(text: &str) -> bool {
+    text.len() <= 32
+        && text.starts_with(|first: char| first.is_ascii_lowercase() || first == '_')
+        && text.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || matches!(byte, b'_' | b'-'))
+}
+
+/// Whether a text is a level or a list of `target=level`.
+pub fn is_log_filter(text: &str) -> bool {
+    const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
+    text.len() <= 512
+        && text.split(',').all(|directive| {
+            let (target, level) = directive.split_once('=').unwrap_or(("hive", directive));
+            let allowed = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b':' | b'-');
+            !target.is_empty() && target.bytes().all(allowed) && LEVELS.contains(&level)
+        })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn join_targets_take_names_and_both_kinds_of_address() {
+        let cases = [
+            ("build1", Some(("build1", 50_555))),
+            ("build1.example.org:4000", Some(("build1.example.org", 4_000))),
+            ("192.168.1.5", Some(("192.168.1.5", 50_555))),
+            ("192.168.1.5:1", Some(("192.168.1.5", 1))),
+            ("fd00::1", Some(("fd00::1", 50_555))),
+            ("[fd00::1]", Some(("fd00::1", 50_555))),
+            ("[fd00::1]:7", Some(("fd00::1", 7))),
+            ("[fd00::1]7", None),
+            ("build1:0", None),
+            ("build1:http", None),
+            ("", None),
+            ("a b", None),
+            ("-x", None),
+            ("http://a", None),
+        ];
+        for (text, expected) in cases {
+            let parsed = JoinTarget::parse(text);
+            assert_eq!(parsed.as_ref().map(|target| (target.host.as_str(), target.port)), expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn grammars_refuse_what_could_leave_them() {
+        assert!(is_interface_pattern("eth0") && is_interface_pattern("docker*") && is_interface_pattern("10.0.0.0/8"));
+        assert!(!is_interface_pattern("10.0.0.0/33") && !is_interface_pattern("a/b") && !is_interface_pattern("e th0"));
+        assert!(is_node_name("build-1.lan") && !is_node_name("../x") && !is_node_name(""));
+        assert!(is_definition_name("default") && !is_definition_name("../../etc/passwd") && !is_definition_name(""));
+        assert!(is_log_filter("info") && is_log_filter("warn,hive=debug,libp2p_swarm=error") && !is_log_filter("loud"));
+        assert!(is_label("gpu") && is_label("arch=arm64") && !is_label("a b") && !is_label("-x") && !is_label(""));
+        assert!(is_multicast_group("239.255.0.1") && !is_multicast_group("10.0.0.1"));
+        assert!(is_user_name("hive-build") && !is_user_name("Root") && !is_user_name("a;b"));
+    }
+}

@@ -1,0 +1,186 @@
+//! How the sources of the configuration win over each other, and what each refuses.
+
+use super::*;
+
+fn surroundings(system: bool, variables: &[(&str, &str)]) -> Surroundings {
+    let mut all = BTreeMap::from([("HOME".to_owned(), "/home/ada".to_owned())]);
+    all.extend(variables.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())));
+    Surroundings { system, host_name: "build1".to_owned(), variables: all }
+}
+
+fn file(text: &str) -> (tempfile_path::TempFile, PathBuf) {
+    tempfile_path::write(text)
+}
+
+/// A file that goes away, without the crates that only the `node` feature brings.
+mod tempfile_path {
+    use std::path::PathBuf;
+    use std::sync::atomic::{AtomicU32, Ordering};
+
+    pub(super) struct TempFile(PathBuf);
+
+    impl Drop for TempFile {
+        fn drop(&mut self) {
+            let _ = std::fs::remove_file(&self.0);
+        }
+    }
+
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+
+    pub(super) fn write(text: &str) -> (TempFile, PathBuf) {
+        let name = format!("hive-config-{}-{}.toml", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
+        let path = std::env::temp_dir().join(name);
+        std::fs::write(&path, text).expect("writes");
+        (TempFile(path.clone()), path)
+    }
+}
+
+#[test]
+fn defaults_suit_the_service_and_the_plain_user() {
+    let absent = Surroundings { system: true, ..surroundings(true, &[("HIVE_CONFIG", "")]) };
+    let config = load(&Surroundings { variables: BTreeMap::new(), ..absent }, None, &Flags::new());
+    // The machine that runs this test may have a configuration of its own.
+    if !Path::new("/etc/build/hive.toml").exists() {
+        let config = config.expect("defaults are good").config;
+        assert_eq!(config.state_dir, Path::new("/var/lib/build"));
+        assert_eq!(config.socket, Path::new("/run/hive/hive.sock"));
+        assert_eq!(config.helper.as_deref(), Some(Path::new("/run/hive/helper.sock")));
+        assert_eq!(config.secret_file, Path::new("/etc/build/shared_secret"));
+    }
+    let (_keep, path) = file("");
+    let plain = load(&surroundings(false, &[("XDG_RUNTIME_DIR", "/run/user/7")]), Some(&path), &Flags::new())
+        .expect("defaults are good")
+        .config;
+    assert_eq!(plain.state_dir, Path::new("/home/ada/.local/state/hive"));
+    assert_eq!(plain.socket, Path::new("/run/user/7/hive/hive.sock"));
+    assert_eq!(plain.secret_file, Path::new("/home/ada/.config/hive/shared_secret"));
+    assert_eq!(plain.helper, None);
+    assert_eq!(
+        (plain.name.as_str(), plain.port, plain.http.to_string()),
+        ("build1", 50_555, "0.0.0.0:8100".to_owned())
+    );
+    assert_eq!(plain.build.work_dir, Path::new("/home/ada/.local/state/hive/work"));
+    assert_eq!((plain.found, plain.packages), (FoundMode::Auto, PackagesMode::DryRun));
+    assert_eq!(plain.reballot_interval_ms, 3_600_000);
+}
+
+#[test]
+fn flags_win_over_the_environment_which_wins_over_the_file_which_wins_over_defaults() {
+    let (_keep, path) = file("port = 1001\nhttp = \"127.0.0.1:1\"\nname = \"from-file\"\njoin = [\"a\"]\n");
+    let around = surroundings(false, &[("HIVE_PORT", "1002"), ("HIVE_HTTP", "127.0.0.1:2"), ("HIVE_JOIN", "b, c:9")]);
+    let flags = Flags::from([("port", vec!["1003".to_owned()])]);
+    let loaded = load(&around, Some(&path), &flags).expect("good");
+    let origin =
+        |key: &str| loaded.entries.iter().find(|entry| entry.setting.key == key).expect("there").origin.clone();
+    assert_eq!((loaded.config.port, origin("port")), (1_003, Origin::Flag("--port".to_owned())));
+    assert_eq!((loaded.config.http.port(), origin("http")), (2, Origin::Variable("HIVE_HTTP".to_owned())));
+    assert_eq!((loaded.config.name.as_str(), origin("name")), ("from-file", Origin::File(path.clone(), 3)));
+    assert_eq!((loaded.config.policy.as_str(), origin("policy")), ("default", Origin::Default));
+    let joins: Vec<_> = loaded.config.join.iter().map(|target| (target.host.as_str(), target.port)).collect();
+    assert_eq!(joins, [("b", 50_555), ("c", 9)]);
+    assert_eq!(loaded.file.as_deref(), Some(path.as_path()));
+}
+
+#[test]
+fn every_setting_can_be_set_by_file_environment_and_flag_alike() {
+    let samples = [
+        ("name", "n"),
+        ("state_dir", "/s"),
+        ("secret_file", "/f"),
+        ("weak_secret", "true"),
+        ("port", "7"),
+        ("listen_address", "127.0.0.1"),
+        ("http", "[::]:0"),
+        ("socket", "/x.sock"),
+        ("interface", "eth0"),
+        ("exclude_interface", "docker*"),
+        ("join", "h:1"),
+        ("expect", "3"),
+        ("found", "never"),
+        ("admission", "open"),
+        ("helper", "none"),
+        ("label", "gpu"),
+        ("roles_dir", "/r"),
+        ("policies_dir", "/p"),
+        ("policy", "gentoo"),
+        ("packages", "on"),
+        ("identity.reballot_interval_s", "5"),
+        ("discovery.multicast_group", "239.1.1.1"),
+        ("discovery.legacy_v1", "off"),
+        ("discovery.mdns", "off"),
+        ("build.slots", "2"),
+        ("build.cores", "3"),
+        ("build.work_dir", "/w"),
+        ("build.user", "nobody"),
+        ("build.debian_build_deps", "on"),
+        ("build.keep_logs_days", "1"),
+        ("build.keep_logs_mb", "16"),
+        ("log.level", "debug"),
+        ("log.format", "json"),
+    ];
+    let (_keep, empty) = file("");
+    for setting in SETTINGS.iter().filter(|setting| setting.flag().is_some()) {
+        let (key, text) =
+            samples.iter().find(|(key, _)| *key == setting.key).unwrap_or_else(|| panic!("sample of {}", setting.key));
+        let written = match setting.kind {
+            Kind::Integer { .. } | Kind::Switch => (*text).to_owned(),
+            Kind::List { .. } => format!("[{text:?}]"),
+            Kind::Text { .. } | Kind::Path | Kind::Choice(_) | Kind::Tables => format!("{text:?}"),
+        };
+        let (_keep, path) = file(&format!("{key} = {written}\n"));
+        let variable = setting.variable().expect("has a flag");
+        let by_file = load(&surroundings(false, &[]), Some(&path), &Flags::new()).expect(key);
+        let by_variable = load(&surroundings(false, &[(&variable, text)]), Some(&empty), &Flags::new()).expect(key);
+        let by_flag =
+            load(&surroundings(false, &[]), Some(&empty), &Flags::from([(setting.key, vec![(*text).to_owned()])]))
+                .expect(key);
+        let shown = |loaded: &Loaded| format!("{:?}", loaded.config);
+        assert_eq!(shown(&by_file), shown(&by_variable), "{key}");
+        assert_eq!(shown(&by_file), shown(&by_flag), "{key}");
+        let default = load(&surroundings(false, &[]), Some(&empty), &Flags::new()).expect("defaults");
+        let same_by_nature = matches!(*key, "admission" | "helper");
+        assert_eq!(shown(&by_file) == shown(&default), same_by_nature, "{key} is read by nobody");
+        assert!(by_variable.warnings.is_empty(), "{:?}", by_variable.warnings);
+    }
+}
+
+#[test]
+fn switches_inherited_names_and_typing_errors_in_the_environment() {
+    let (_keep, empty) = file("");
+    let with = |variables: &[(&str, &str)]| load(&surroundings(false, variables), Some(&empty), &Flags::new());
+    assert_eq!(with(&[("HIVE_NO_FOUND", "1")]).expect("good").config.found, FoundMode::Never);
+    assert_eq!(with(&[("HIVE_NO_FOUND", "0")]).expect("good").config.found, FoundMode::Auto);
+    assert_eq!(with(&[("HIVE_FOUND", "force")]).expect("good").config.found, FoundMode::Force);
+    assert_eq!(with(&[("CONTROL_PLANE_PORT", "8111")]).expect("good").config.http.to_string(), "0.0.0.0:8111");
+    assert_eq!(with(&[("CONTROL_PLANE_PORT", "8111"), ("HIVE_HTTP", "[::1]:1")]).expect("good").config.http.port(), 1);
+    let warnings = with(&[("HIVE_SECRETFILE", "/x")]).expect("good").warnings;
+    assert_eq!(warnings, ["the variable \"HIVE_SECRETFILE\" means nothing to hive"]);
+    let error = with(&[("HIVE_PORT", "x"), ("CONTROL_PLANE_PORT", "y")]).expect_err("refused").to_string();
+    assert!(error.contains("HIVE_PORT: expected a whole number from 1 to 65535, got \"x\""), "{error}");
+    assert!(error.contains("CONTROL_PLANE_PORT: expected ADDRESS:PORT"), "{error}");
+}
+
+#[test]
+fn what_cannot_be_read_or_used_is_refused() {
+    let around = surroundings(false, &[]);
+    let error =
+        load(&around, Some(Path::new("/nonexistent/hive.toml")), &Flags::new()).expect_err("named, so it must exist");
+    assert!(error.to_string().starts_with("/nonexistent/hive.toml: expected a readable config file"), "{error}");
+    assert!(load(&around, None, &Flags::new()).is_ok(), "the default one need not exist");
+    let (_keep, empty) = file("");
+    let long = Flags::from([("socket", vec![format!("/{}", "x".repeat(120))])]);
+    let error = load(&around, Some(&empty), &long).expect_err("too long for a socket").to_string();
+    assert!(error.starts_with("--socket: socket: expected a path of at most 107 bytes"), "{error}");
+    let strange = Surroundings { host_name: "a b".to_owned(), ..around };
+    let error = load(&strange, Some(&empty), &Flags::new()).expect_err("no name").to_string();
+    assert!(error.contains("expected --name"), "{error}");
+}
+
+#[test]
+fn facts_are_handed_on_with_their_place() {
+    let (_keep, path) = file("port = 1\n[[facts]]\nname = \"needs\"\nurl = \"http://x\"\n");
+    let config = load(&surroundings(false, &[]), Some(&path), &Flags::new()).expect("good").config;
+    assert_eq!(config.facts.len(), 1);
+    assert_eq!((config.facts[0].line, config.facts[0].table["name"].as_str()), (2, Some("needs")));
+    assert_eq!(config.facts[0].file, path.display().to_string());
+}
