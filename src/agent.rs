@@ -1,1 +1,406 @@
-//! (being written)
+//! The composition root and the only event loop of a node.
+//!
+//! ```text
+//!   discovery ─┐                         ┌─► joining       seek, found, join, other hives
+//!   mesh      ─┤                         ├─► asking        ballots, claims, identity.json
+//!   exec      ─┼─► Event ─► Agent::on ───┼─► peers         liveness, addresses, statuses
+//!   tasks     ─┤      timer ─► tick ─────┼─► coordinating  planners, while this node leads
+//!   web, RPC  ─┘                         └─► drone         what is assigned to this node
+//! ```
+//!
+//! The loop waits for one event, handles it, then does what is due. It never waits for the network: whatever takes time runs
+//! in a task that sends an event back. So soft state has one writer, and every reaction can be read in one place.
+//! The cost is that a sequence over the network is a small state machine. Never done here: deciding (that is `engine`) and
+//! printing (that is `cli`).
+
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use tokio::sync::{mpsc, oneshot};
+
+mod advising;
+mod asking;
+mod blobs;
+mod control;
+mod coordinating;
+mod definitions;
+mod drone;
+mod files;
+mod joining;
+mod node_api;
+mod packages;
+mod peers;
+mod recovering;
+mod serving;
+mod shared;
+mod startup;
+mod views;
+
+pub use startup::run;
+
+use self::asking::Asking;
+use self::coordinating::Coordinating;
+use self::drone::Drone;
+use self::joining::Joining;
+use self::peers::Peers;
+use self::shared::Shared;
+use crate::api::{ApiError, ApiResult, ErrorCode, Identity, MemberState};
+use crate::clock::now_ms;
+use crate::consensus::ProposeError;
+use crate::discovery::DiscoveryEvent;
+use crate::engine::ballot::AdviceMsg;
+use crate::engine::beacon::BeaconState;
+use crate::engine::command::{Command, Reply};
+use crate::engine::founding::SeekersDigest;
+use crate::engine::id::{JobId, PeerId, Token};
+use crate::engine::member::Inventory;
+use crate::exec::build::BuildEvent;
+use crate::mesh;
+use crate::tasks;
+
+/// Events of tasks that may wait for the loop: a boot storm's worth. Tasks wait when it is full, the loop never does.
+const EVENTS_MAX: usize = 1_024;
+/// The loop looks at everything at least so often. A seeker's HELLOs and a coordinator's plans need nothing finer.
+const TICK: Duration = Duration::from_millis(100);
+/// How long builds may take to end when the agent stops.
+const STOP_BUILDS: Duration = Duration::from_millis(300);
+
+/// What happened, from inside the agent.
+#[derive(Debug)]
+pub enum Event {
+    /// A seeker's HELLO came over the mesh.
+    MeshHello {
+        /// Who.
+        from: PeerId,
+        /// Of the seekers it sees.
+        digest: SeekersDigest,
+        /// It is about to found.
+        announces: bool,
+    },
+    /// An advisor answered (or will not).
+    Advice {
+        /// Who.
+        from: PeerId,
+        /// The advice.
+        advice: Option<Box<AdviceMsg>>,
+    },
+    /// A claim was answered.
+    Claimed {
+        /// Its ballot.
+        ballot: String,
+        /// The answer.
+        reply: ApiResult<Reply>,
+    },
+    /// A package run ended.
+    Packages {
+        /// For this role.
+        role: String,
+        /// `packages_state`.
+        state: String,
+    },
+    /// Somebody at this machine wants the hive to be asked again.
+    ResetIdentity {
+        /// Gets the new identity.
+        reply: oneshot::Sender<ApiResult<Identity>>,
+    },
+    /// The coordinator wants this node to ask again.
+    AskAgain {
+        /// The claim that is to be replaced.
+        generation: u64,
+    },
+    /// This node has left its hive for another.
+    ChangedHive,
+    /// A plan's proposals were answered.
+    Planned {
+        /// The term of the plan.
+        term: u64,
+    },
+    /// A voter plan's steps ended.
+    VotersChanged {
+        /// The term of the plan.
+        term: u64,
+    },
+    /// The coordinator answered about leases.
+    Leased {
+        /// What was asked, and whether it is still live; none: no answer.
+        answer: Option<Vec<(Token, bool)>>,
+        /// What was asked.
+        asked: Vec<Token>,
+        /// When it was asked.
+        sent_ms: u64,
+    },
+    /// A build has news.
+    Build {
+        /// The attempt.
+        token: Token,
+        /// The news.
+        event: BuildEvent,
+    },
+    /// A report was answered by the hive.
+    Reported {
+        /// The attempt.
+        token: Token,
+        /// It was taken or refused for good.
+        settled: bool,
+    },
+    /// The machine was looked at more closely.
+    Inventory(Box<Inventory>),
+    /// `join` names were resolved.
+    JoinTargets(Vec<std::net::SocketAddr>),
+    /// The agent is to end.
+    Stop,
+}
+
+/// Proposes one command and turns what can go wrong into what a person can read.
+pub(crate) async fn propose(shared: &Shared, command: Command, deadline: Duration) -> ApiResult<Reply> {
+    let mut replies = propose_all(shared, vec![command], deadline).await?;
+    replies.pop().ok_or_else(|| ApiError::new(ErrorCode::Internal, "a proposal was answered with nothing", ""))
+}
+
+/// Proposes several commands, in order.
+pub(crate) async fn propose_all(shared: &Shared, commands: Vec<Command>, deadline: Duration) -> ApiResult<Vec<Reply>> {
+    shared.consensus.propose(commands, deadline).await.map_err(|error| match &error {
+        ProposeError::NoQuorum { unknown } => {
+            let hint = if *unknown {
+                "it may still take effect; asking again with the same id is safe. See hive status"
+            } else {
+                "see hive status: a majority of the voters must be alive"
+            };
+            ApiError::new(ErrorCode::NoQuorum, "no quorum: nothing was acknowledged", hint)
+        }
+        ProposeError::TooLarge { .. } => ApiError::new(ErrorCode::Invalid, error.to_string(), "split the request"),
+        ProposeError::DiskLow => ApiError::new(ErrorCode::Degraded, error.to_string(), "free some disk space"),
+        ProposeError::Refused(_) => ApiError::new(ErrorCode::Conflict, error.to_string(), ""),
+    })
+}
+
+/// The event loop's own state.
+struct Agent {
+    shared: Arc<Shared>,
+    joining: Joining,
+    asking: Asking,
+    peers: Peers,
+    coordinating: Coordinating,
+    drone: Drone,
+}
+
+/// What the loop listens to.
+struct Inputs {
+    events: mpsc::Receiver<Event>,
+    discovery: mpsc::Receiver<DiscoveryEvent>,
+    mesh: mpsc::Receiver<mesh::Event>,
+}
+
+impl Agent {
+    fn new(shared: Arc<Shared>) -> anyhow::Result<Self> {
+        let joining = Joining::new(&shared);
+        let mut asking = Asking::default();
+        asking.resume(&shared)?;
+        Ok(Self {
+            joining,
+            asking,
+            peers: Peers::default(),
+            coordinating: Coordinating::new(),
+            drone: Drone::new(),
+            shared,
+        })
+    }
+
+    /// Runs until told to stop. An error means that this node cannot keep its promises and must end.
+    async fn run(mut self, mut inputs: Inputs) -> anyhow::Result<()> {
+        let mut ticks = tokio::time::interval(TICK);
+        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut applied = self.shared.consensus.replica().watch();
+        let mut watchdog = startup::Watchdog::new();
+        loop {
+            tokio::select! {
+                event = inputs.events.recv() => match event {
+                    Some(Event::Stop) | None => break,
+                    Some(event) => self.on(event).await?,
+                },
+                Some(event) = inputs.discovery.recv() => self.on_discovery(event).await,
+                event = inputs.mesh.recv() => match event {
+                    Some(event) => self.on_mesh(event).await?,
+                    None => anyhow::bail!("the mesh has ended"),
+                },
+                _ = applied.changed() => {}
+                _ = ticks.tick() => watchdog.pet(now_ms()),
+            }
+            self.tick().await?;
+        }
+        self.stop().await;
+        Ok(())
+    }
+
+    /// Does what is due; cheap when nothing is.
+    async fn tick(&mut self) -> anyhow::Result<()> {
+        let now_ms = now_ms();
+        let shared = Arc::clone(&self.shared);
+        let index = shared.read(|state| state.applied_index());
+        shared.update(|soft| {
+            if soft.applied.1 != index {
+                soft.applied = (now_ms, index);
+            }
+        });
+        if self.joining.tick(&shared, now_ms).await? {
+            self.asking.founded(&shared)?;
+        }
+        self.asking.tick(&shared, now_ms)?;
+        self.peers.tick(&shared, now_ms).await?;
+        self.coordinating.tick(&shared, now_ms);
+        self.drone.tick(&shared, now_ms).await
+    }
+
+    async fn on(&mut self, event: Event) -> anyhow::Result<()> {
+        let shared = Arc::clone(&self.shared);
+        match event {
+            Event::MeshHello { from, digest, announces } => {
+                self.joining.on_seeker(&from, digest, announces, now_ms());
+                Ok(())
+            }
+            Event::Advice { from, advice } => self.asking.on_advice(&shared, &from, advice),
+            Event::Claimed { ballot, reply } => self.asking.on_claimed(&shared, &ballot, reply),
+            Event::Packages { role, state } => self.asking.on_packages(&shared, &role, state),
+            Event::ResetIdentity { reply } => self.asking.ask_again(&shared, Some(reply)),
+            Event::AskAgain { generation } => {
+                let current = shared.read(|state| {
+                    let me = state.member(&shared.me.peer_id);
+                    me.and_then(|member| member.role.as_ref()).map_or(0, |claim| claim.generation)
+                });
+                if current == generation { self.asking.ask_again(&shared, None) } else { Ok(()) }
+            }
+            Event::ChangedHive => self.asking.forget(&shared),
+            Event::Planned { term } => {
+                self.coordinating.on_planned(term);
+                Ok(())
+            }
+            Event::VotersChanged { term } => {
+                self.coordinating.on_voters_changed(term);
+                Ok(())
+            }
+            Event::Leased { answer, asked, sent_ms } => {
+                self.drone.on_leased(&shared, answer, &asked, sent_ms);
+                Ok(())
+            }
+            Event::Build { token, event } => self.drone.on_build(&shared, token, event).await,
+            Event::Reported { token, settled } => self.drone.on_reported(&shared, token, settled).await,
+            Event::Inventory(inventory) => {
+                *shared.inventory.write().unwrap_or_else(std::sync::PoisonError::into_inner) = *inventory;
+                Ok(())
+            }
+            Event::JoinTargets(targets) => {
+                shared.update(|soft| soft.join_targets = targets);
+                Ok(())
+            }
+            Event::Stop => Ok(()),
+        }
+    }
+
+    async fn on_discovery(&mut self, event: DiscoveryEvent) {
+        let shared = Arc::clone(&self.shared);
+        let now_ms = now_ms();
+        match event {
+            DiscoveryEvent::HelloSeen { heard, hello } => match hello.state {
+                BeaconState::Seeking | BeaconState::Founding => {
+                    let announces = hello.state == BeaconState::Founding;
+                    self.joining.on_seeker(&heard.peer, hello.digest, announces, now_ms);
+                }
+                BeaconState::Member => {
+                    let addresses = startup::addresses(&heard, &hello.addresses, hello.mesh_port);
+                    self.joining.on_hive_hint(&shared, &heard.peer, heard.hive, addresses, now_ms).await;
+                }
+            },
+            DiscoveryEvent::WelcomeSeen { heard, welcome } if welcome.founded => {
+                let addresses = startup::addresses(&heard, &welcome.addresses, welcome.mesh_port);
+                self.joining.on_hive_hint(&shared, &heard.peer, heard.hive, addresses, now_ms).await;
+            }
+            DiscoveryEvent::WelcomeSeen { .. } => {}
+            DiscoveryEvent::UnverifiedSeen { from, reason } => {
+                self.joining.on_unverified(&shared, from, &reason.to_string(), now_ms);
+            }
+            DiscoveryEvent::CloneSeen { from, incarnation } => {
+                tracing::error!(%from, incarnation, "another machine uses this node's key");
+                let key = shared.config.state_dir.join("node_key");
+                let text = format!(
+                    "Another machine ({from}) uses this node's key: one is a copy of the other. On the copy: stop hive, remove {}, start \
+                     it again.",
+                    key.display()
+                );
+                shared.notice("clone", Some(text));
+            }
+            DiscoveryEvent::LegacyAsksAdvice { node_id, hostname, from } => {
+                tracing::info!(%hostname, %from, "a v1 node asks what to become");
+                let shared = Arc::clone(&shared);
+                tasks::spawn("v1 advice", async move { advising::advise_legacy(&shared, &node_id).await });
+            }
+            DiscoveryEvent::MemberAlive { peer, .. } => peers::on_liveness(&shared, &peer, MemberState::Alive, now_ms),
+            DiscoveryEvent::MemberSuspect { peer, .. } => {
+                peers::on_liveness(&shared, &peer, MemberState::Suspect, now_ms);
+            }
+            DiscoveryEvent::MemberDown { peer, .. } => peers::on_liveness(&shared, &peer, MemberState::Down, now_ms),
+            DiscoveryEvent::InterfacesChanged(interfaces) => {
+                tracing::info!(count = interfaces.len(), "network interfaces in use changed");
+            }
+        }
+    }
+
+    async fn on_mesh(&mut self, event: mesh::Event) -> anyhow::Result<()> {
+        let shared = Arc::clone(&self.shared);
+        let now_ms = now_ms();
+        match event {
+            mesh::Event::PeerUp { peer, facts, .. } => {
+                shared.update(|soft| soft.heard_ms.insert(peer.clone(), now_ms));
+                self.joining.on_peer(&shared, &peer, facts, now_ms).await
+            }
+            mesh::Event::FactsChanged { peer, facts } => self.joining.on_peer(&shared, &peer, facts, now_ms).await,
+            mesh::Event::PeerDown { peer, cause } => {
+                tracing::debug!(%peer, cause, "connection lost");
+                self.joining.on_peer_gone(&peer);
+                shared.discovery.probe_now(&peer);
+                Ok(())
+            }
+            mesh::Event::Discovered { peer, addresses } => {
+                self.joining.on_discovered(&shared, &peer, addresses).await;
+                Ok(())
+            }
+            mesh::Event::Refused { by_us, address, reason, .. } => {
+                self.joining.on_refused(&shared, by_us, address, reason, now_ms);
+                Ok(())
+            }
+            mesh::Event::Status { from, bytes } => {
+                peers::on_status(&shared, &from, &bytes, now_ms);
+                Ok(())
+            }
+            mesh::Event::DialFailed { address, reason } => {
+                tracing::debug!(%address, reason, "could not connect");
+                Ok(())
+            }
+        }
+    }
+
+    /// The order matters: no new work, then leadership, then the rest. Builds are ended last, by their own time limit.
+    async fn stop(mut self) {
+        self.shared.update(|soft| soft.phase = Some(crate::api::NodePhase::Stopping));
+        self.shared.consensus.shutdown().await;
+        if tokio::time::timeout(STOP_BUILDS, self.drone.stop()).await.is_err() {
+            tracing::warn!("builds did not end in time; they are ended when the agent starts again");
+        }
+        self.shared.mesh.shutdown().await;
+    }
+}
+
+/// What a process that cannot go on says and returns.
+fn failed(error: &anyhow::Error) -> ExitCode {
+    tracing::error!(error = %format!("{error:#}"), "the agent ends");
+    ExitCode::FAILURE
+}
+
+/// Context for errors of the parts that the agent is made of.
+fn start_context<T, E>(result: Result<T, E>, what: &str) -> anyhow::Result<T>
+where
+    Result<T, E>: anyhow::Context<T, E>,
+{
+    result.with_context(|| format!("Failed to start {what}"))
+}

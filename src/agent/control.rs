@@ -20,7 +20,7 @@ pub enum Request {
     /// Between two seekers that reach each other over the mesh only: what a HELLO would say.
     Seek {
         /// Of the seekers in view.
-        digest: u64,
+        digest: [u8; 16],
         /// It is about to found.
         announces: bool,
     },

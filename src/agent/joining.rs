@@ -16,8 +16,10 @@ use super::shared::{OtherHive, Shared};
 use super::{Event, propose};
 use crate::api::NodePhase;
 use crate::clock::{now_ms, unix_now};
+use crate::consensus::Role;
 use crate::config::FoundMode as ConfiguredFoundMode;
-use crate::discovery::{Beacon, BeaconState};
+use crate::discovery::{BeaconContent, HiveEpoch};
+use crate::engine::beacon::BeaconState;
 use crate::engine::command::Command;
 use crate::engine::founding::{
     FoundMode, Founding, FoundingOptions, HiveFacts, HoldReason, SeekersDigest, Step, dissolves_into,
@@ -54,7 +56,7 @@ pub struct Joining {
     last_dial_ms: u64,
     admit_sent_ms: u64,
     said: Option<LocalFacts>,
-    beacon: Option<Beacon>,
+    followed: Vec<PeerId>,
 }
 
 struct Join {
@@ -76,7 +78,7 @@ impl Joining {
             last_dial_ms: 0,
             admit_sent_ms: 0,
             said: None,
-            beacon: None,
+            followed: Vec::new(),
         }
     }
 
@@ -95,7 +97,7 @@ impl Joining {
 
     async fn seek_on(&mut self, shared: &Arc<Shared>, now_ms: u64) -> anyhow::Result<bool> {
         let Some(founding) = self.founding.as_mut() else { return Ok(false) };
-        founding.on_link(!shared.discovery.interfaces().is_empty() || !shared.config.join.is_empty(), now_ms);
+        founding.on_link(linked(shared), now_ms);
         let (step, _) = founding.poll(now_ms);
         let (phase, digest, hold) = match step {
             Step::Found => {
@@ -165,11 +167,9 @@ impl Joining {
             return;
         }
         self.last_dial_ms = now_ms;
-        for address in shared.discovery.unicast_targets() {
-            shared.mesh.dial_address(address).await;
-        }
-        let registered: Vec<SocketAddr> = shared.soft(|soft| soft.registered.iter().copied().collect());
-        for address in registered {
+        let known: Vec<SocketAddr> =
+            shared.soft(|soft| soft.join_targets.iter().chain(&soft.registered).copied().collect());
+        for address in known {
             shared.mesh.dial_address(address).await;
         }
     }
@@ -305,7 +305,7 @@ impl Joining {
             return Ok(());
         };
         let hive = Allegiance { hive_id, epoch };
-        shared.consensus.set_sources(self.sources(hive));
+        self.keep_following(shared, hive).await;
         if shared.is_member() {
             self.join = None;
             set_phase(shared, NodePhase::Member);
@@ -320,6 +320,18 @@ impl Joining {
             self.propose_admit(shared, wanted);
         }
         Ok(())
+    }
+
+    /// An observer asks new sources too; voters and standbys need none.
+    async fn keep_following(&mut self, shared: &Shared, hive: Allegiance) {
+        let sources = self.sources(hive);
+        if shared.consensus.status().role != Role::Observer || sources.is_empty() || sources == self.followed {
+            return;
+        }
+        match shared.consensus.join_as_observer(hive.hive_id, hive.epoch, sources.clone()).await {
+            Ok(()) => self.followed = sources,
+            Err(error) => tracing::warn!(%error, "new sources of the log cannot be used"),
+        }
     }
 
     fn propose_admit(&self, shared: &Arc<Shared>, member: MemberInfo) {
@@ -359,23 +371,21 @@ impl Joining {
         }
     }
 
-    fn beacon_as(&mut self, shared: &Shared, state: BeaconState, digest: SeekersDigest) {
-        let beacon = Beacon {
+    fn beacon_as(&self, shared: &Shared, state: BeaconState, digest: SeekersDigest) {
+        let hive = shared.hive().filter(|_| state == BeaconState::Member);
+        shared.discovery.set_content(BeaconContent {
             state,
-            hive: shared.hive().filter(|_| state == BeaconState::Member),
+            hive: hive.map(|(hive_id, epoch)| HiveEpoch { hive_id, epoch }),
             name: shared.me.name.clone(),
-            digest,
-            addresses: shared.own_addresses(),
-            http_port: shared.me.http.port(),
+            addresses: shared.own_addresses().iter().map(SocketAddr::ip).collect(),
             mesh_port: shared.mesh.listen_port(),
+            http_port: shared.me.http.port(),
+            hive_name: String::new(),
             member_count: self.said.as_ref().map_or(0, |said| said.member_count),
-            at: unix_now(),
-        };
-        let same = self.beacon.as_ref().is_some_and(|last| Beacon { at: beacon.at, ..last.clone() } == beacon);
-        if !same {
-            shared.discovery.set_beacon(beacon.clone());
-            self.beacon = Some(beacon);
-        }
+            digest,
+            candidate_ip: None,
+            role: shared.soft(|soft| soft.identity.as_ref().map(|identity| identity.role.clone())),
+        });
     }
 }
 
@@ -387,8 +397,13 @@ fn seek(shared: &Shared) -> Founding {
     };
     let expect = shared.config.expect.map_or(0, |expect| expect as usize);
     let mut founding = Founding::new(FoundingOptions { mode, expect }, shared.me.peer_id.clone());
-    founding.on_link(!shared.discovery.interfaces().is_empty(), now_ms());
+    founding.on_link(linked(shared), now_ms());
     founding
+}
+
+/// Carrier and address are there, or somebody to call by unicast is configured.
+fn linked(shared: &Shared) -> bool {
+    !shared.discovery.snapshot().interfaces.is_empty() || !shared.config.join.is_empty()
 }
 
 fn set_phase(shared: &Shared, phase: NodePhase) {

@@ -3,8 +3,8 @@
 //! The event loop is the only writer of soft state; everything else reads it under a short lock. Never done here: deciding.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::net::SocketAddr;
-use std::sync::{Mutex, PoisonError, RwLock};
+use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::{Mutex, MutexGuard, PoisonError, RwLock};
 
 use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
@@ -13,7 +13,7 @@ use super::Event;
 use super::definitions::Definitions;
 use super::files::Files;
 use crate::api::{Identity, MemberState, NodePhase};
-use crate::blobs::Blobs;
+use crate::blobs::BlobStore;
 use crate::clock::now_ms;
 use crate::config::Config;
 use crate::consensus::Consensus;
@@ -22,9 +22,10 @@ use crate::engine::founding::HoldReason;
 use crate::engine::id::{Epoch, HiveId, PeerId};
 use crate::engine::member::{Inventory, MemberInfo};
 use crate::engine::policy::Fact;
-use crate::engine::state::State;
+use crate::engine::scheduler::Leases;
+use crate::engine::state::{ADDRESSES_MAX, State};
 use crate::exec::facts::FactsHandle;
-use crate::exec::log::LogStore;
+use crate::exec::logs::LogStore;
 use crate::keyring::Keyring;
 use crate::mesh::MeshHandle;
 
@@ -37,13 +38,13 @@ pub struct Shared {
     /// The keys in use.
     pub keyring: Keyring,
     /// The replicated log.
-    pub consensus: Consensus<MeshHandle>,
+    pub consensus: Consensus,
     /// Connections.
     pub mesh: MeshHandle,
     /// Datagrams and liveness.
     pub discovery: DiscoveryHandle,
     /// Content-addressed files.
-    pub blobs: Blobs,
+    pub blobs: BlobStore,
     /// Logs of attempts.
     pub logs: LogStore,
     /// `identity.json` and `peers.json`.
@@ -53,6 +54,7 @@ pub struct Shared {
     pub(super) definitions: Mutex<Definitions>,
     pub(super) fact_sources: FactsHandle,
     pub(super) inventory: RwLock<Inventory>,
+    pub(super) leases: Mutex<Option<Leases>>,
     pub(super) soft: RwLock<Soft>,
 }
 
@@ -93,8 +95,8 @@ pub struct StatusReport {
     pub disk_free_bytes: u64,
     /// Writes are refused for want of space.
     pub disk_low: bool,
-    /// Slots for builds.
-    pub slots: u32,
+    /// Slots for builds that its operator set; none: by its processors.
+    pub slots: Option<u32>,
     /// 99th percentile of the log's commits over the last minute, milliseconds; none when it keeps none.
     pub commit_p99_ms: Option<u64>,
 }
@@ -131,6 +133,10 @@ pub struct Soft {
     pub refused_by: Option<(String, u64)>,
     /// Things the operator should know, by source.
     pub notices: BTreeMap<&'static str, String>,
+    /// Addresses of the `join` setting, resolved.
+    pub join_targets: Vec<SocketAddr>,
+    /// When the state last moved, and the index it reached.
+    pub applied: (u64, u64),
     /// Nodes that registered over HTTP from other subnets, newest last.
     pub registered: VecDeque<SocketAddr>,
     /// What this host cannot offer to builds (cgroups, sandbox).
@@ -195,7 +201,7 @@ impl Shared {
         MemberInfo {
             peer_id: self.me.peer_id.clone(),
             name: self.me.name.clone(),
-            addresses: self.own_addresses(),
+            addresses: self.own_addresses().iter().map(ToString::to_string).collect(),
             incarnation: self.me.incarnation,
             version: env!("CARGO_PKG_VERSION").to_owned(),
             feature_level: crate::engine::command::FEATURE_LEVEL,
@@ -204,23 +210,38 @@ impl Shared {
     }
 
     /// `IP:PORT` of this node on the interfaces in use, best first.
-    pub fn own_addresses(&self) -> Vec<String> {
-        let port = self.config.port;
+    pub fn own_addresses(&self) -> Vec<SocketAddr> {
+        let port = self.mesh.listen_port();
         if let Some(address) = self.config.listen_address.filter(|address| !address.is_unspecified()) {
-            return vec![SocketAddr::new(address, port).to_string()];
+            return vec![SocketAddr::new(address, port)];
         }
-        let mut addresses: Vec<String> = Vec::new();
-        for interface in self.discovery.interfaces() {
-            let text = interface.address.split('/').next().unwrap_or_default().to_owned();
-            if let Ok(address) = text.parse() {
-                addresses.push(SocketAddr::new(address, port).to_string());
-            }
-        }
-        addresses.truncate(crate::engine::state::ADDRESSES_MAX);
+        let snapshot = self.discovery.snapshot();
+        let mut addresses: Vec<SocketAddr> =
+            snapshot.interfaces.iter().map(|interface| SocketAddr::new(interface.address, port)).collect();
+        // IPv4 first: it is what every node of a homelab reaches.
+        addresses.sort_by_key(SocketAddr::is_ipv6);
+        addresses.dedup();
+        addresses.truncate(ADDRESSES_MAX);
         if addresses.is_empty() {
-            addresses.push(format!("127.0.0.1:{port}"));
+            addresses.push(SocketAddr::new(Ipv4Addr::LOCALHOST.into(), port));
         }
         addresses
+    }
+
+    /// The leases of this node's term as coordinator; none while it is not.
+    pub(super) fn leases(&self) -> MutexGuard<'_, Option<Leases>> {
+        self.leases.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Hive time now: what is committed, and the time since the state last moved.
+    pub fn hive_ms(&self, now_ms: u64) -> u64 {
+        let since_ms = self.soft(|soft| now_ms.saturating_sub(soft.applied.0));
+        self.read(State::hive_time_ms).saturating_add(since_ms)
+    }
+
+    /// The name to show for a node.
+    pub fn name_of(&self, peer: &PeerId) -> String {
+        self.read(|state| state.name_of(peer).to_owned())
     }
 
     /// Liveness of a member as this node sees it. This node itself is alive; one that was never heard counts as down only

@@ -3,6 +3,7 @@
 //! Never done here: changing anything, or asking another node.
 
 use std::collections::BTreeSet;
+use std::net::SocketAddr;
 
 use super::shared::{Shared, StatusReport};
 use crate::api::{
@@ -11,12 +12,14 @@ use crate::api::{
 };
 use crate::clock::{now_ms, unix_now};
 use crate::consensus::ConsensusStatus;
+use crate::discovery::LegacyPeerView;
 use crate::engine::founding::HoldReason;
 use crate::engine::id::PeerId;
 use crate::engine::job::{Attempt, Job, JobState, Work};
 use crate::engine::member::Member;
 use crate::engine::role::FOUNDER;
 use crate::engine::state::State;
+use crate::store::space::measure;
 
 /// `hive status`.
 pub fn status(shared: &Shared) -> Status {
@@ -62,9 +65,9 @@ pub fn log_status(shared: &Shared) -> LogStatus {
     LogStatus {
         epoch: hive.map_or(0, |(_, epoch)| epoch.counter),
         epoch_id: hive.map(|(_, epoch)| epoch.id),
-        applied: consensus.applied,
-        committed: consensus.committed,
-        age_ms: consensus.age_ms,
+        applied: consensus.applied.map_or(0, |point| point.index),
+        committed: consensus.committed.unwrap_or(0),
+        age_ms: consensus.age_ms(),
     }
 }
 
@@ -133,33 +136,33 @@ fn raft_part(consensus: &ConsensusStatus, member: &Member) -> RaftPart {
 }
 
 fn legacy_list(shared: &Shared) -> Vec<MemberStatus> {
-    let row = |peer: crate::discovery::LegacyPeer| MemberStatus {
-        name: peer.hostname,
+    let row = |peer: &LegacyPeerView| MemberStatus {
+        name: peer.hostname.clone(),
         peer_id: None,
-        addresses: vec![peer.address.to_string()],
-        role: peer.role,
+        addresses: vec![peer.ip.to_string()],
+        role: peer.role.clone(),
         state: MemberState::Legacy,
         raft: RaftPart::None,
         version: "v1".to_owned(),
-        last_seen_ms: Some(peer.last_seen_ms_ago),
+        last_seen_ms: Some(peer.last_seen_ms),
         load: None,
         cores: 0,
         founder: false,
     };
-    shared.discovery.legacy_peers().into_iter().map(row).collect()
+    shared.discovery.snapshot().legacy_peers.iter().map(row).collect()
 }
 
 /// What this node publishes about itself.
 pub fn own_report(shared: &Shared) -> StatusReport {
     let building = shared.read(|state| state.live_attempts_len(&shared.me.peer_id));
-    let space = shared.consensus.space();
+    let consensus = shared.consensus.status();
     StatusReport {
         load_centi: load_centi(),
         building: u32::try_from(building).unwrap_or(u32::MAX),
-        disk_free_bytes: space.free_bytes,
-        disk_low: space.low,
-        slots: super::drone::slots(shared),
-        commit_p99_ms: shared.consensus.status().commit_p99_ms,
+        disk_free_bytes: measure(&shared.config.state_dir).map_or(0, |(free, _)| free),
+        disk_low: consensus.low_space,
+        slots: Some(shared.config.build.slots),
+        commit_p99_ms: consensus.fsync_p99_ms,
     }
 }
 
@@ -184,6 +187,12 @@ fn notices(shared: &Shared, consensus: &ConsensusStatus, members: &[MemberStatus
                 "Other nodes are there and refuse this one ({who}): most likely the secrets differ. Compare `hive secret \
                  fingerprint` here and there, and copy {} from a member.",
                 shared.config.secret_file.display()
+            ));
+        }
+        if consensus.low_space {
+            notices.push(format!(
+                "Little disk space is left under {}: nothing new is accepted until there is more.",
+                shared.config.state_dir.display()
             ));
         }
         if shared.me.secret_is_tentative && phase != NodePhase::Member {
@@ -249,10 +258,9 @@ pub fn nodes(shared: &Shared) -> Vec<NodeView> {
 /// `peers.json`.
 pub fn peers(shared: &Shared) -> PeersFile {
     let split = |address: Option<&String>| {
-        let parsed: Option<std::net::SocketAddr> = address.and_then(|address| address.parse().ok());
+        let parsed: Option<SocketAddr> = address.and_then(|address| address.parse().ok());
         parsed.map_or((String::new(), shared.config.port), |address| (address.ip().to_string(), address.port()))
     };
-    let own = shared.own_addresses();
     let me = Some(&shared.me.peer_id);
     let peers = status(shared).members.into_iter().filter(|member| member.peer_id.as_ref() != me).map(|member| {
         let (ip, port) = split(member.addresses.first());
@@ -261,7 +269,7 @@ pub fn peers(shared: &Shared) -> PeersFile {
     PeersFile {
         this: PeersSelf {
             hostname: shared.me.name.clone(),
-            primary_ip: split(own.first()).0,
+            primary_ip: shared.own_addresses().first().map(|address| address.ip().to_string()).unwrap_or_default(),
             role: shared.soft(|soft| soft.identity.as_ref().map(|identity| identity.role.clone())),
             peer_id: shared.me.peer_id.clone(),
         },

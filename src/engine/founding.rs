@@ -15,8 +15,7 @@
 
 use std::collections::BTreeMap;
 
-use sha2::{Digest as _, Sha256};
-
+use super::beacon::answer::seekers_digest;
 use super::id::{HiveId, PeerId};
 
 /// Time from carrier and address on before a node may found, milliseconds.
@@ -58,8 +57,8 @@ pub struct FoundingOptions {
     pub expect: usize,
 }
 
-/// Digest of a set of seekers: the first eight bytes of SHA-256 over their PeerIds in order.
-pub type SeekersDigest = u64;
+/// Digest of a set of seekers, see [`seekers_digest`].
+pub type SeekersDigest = [u8; 16];
 
 /// What to do now.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -132,7 +131,7 @@ pub struct Founding {
 impl Founding {
     /// A node that just started to seek; `on_link` starts its clock.
     pub fn new(options: FoundingOptions, me: PeerId) -> Self {
-        let digest = digest_of([&me]);
+        let digest = seekers_digest([&me]);
         Self {
             options,
             me,
@@ -284,26 +283,12 @@ impl Founding {
     }
 
     fn view_changed(&mut self) {
-        self.digest = digest_of(self.seekers.keys().chain([&self.me]));
+        self.digest = seekers_digest(self.seekers.keys().chain([&self.me]));
         for seeker in self.seekers.values_mut() {
             seeker.agreeing = 0;
         }
         // An announcement stands while others arrive: they see it and wait. Only who leaves or founds first ends it.
     }
-}
-
-fn digest_of<'a>(peers: impl IntoIterator<Item = &'a PeerId>) -> SeekersDigest {
-    let mut sorted: Vec<&PeerId> = peers.into_iter().collect();
-    sorted.sort();
-    let mut hash = Sha256::new();
-    for peer in sorted {
-        hash.update(peer.as_str().as_bytes());
-        hash.update([0]);
-    }
-    let bytes = hash.finalize();
-    let mut first = [0u8; 8];
-    first.copy_from_slice(&bytes[..8]);
-    u64::from_be_bytes(first)
 }
 
 /// What a hive says about itself when it meets another, proven by an admitted connection.
@@ -371,7 +356,7 @@ mod tests {
 
         let mut expecting = Founding::new(FoundingOptions { mode: FoundMode::Auto, expect: 3 }, peer(1));
         expecting.on_link(true, 1);
-        expecting.on_seeker(&peer(2), 0, false, 4_000);
+        expecting.on_seeker(&peer(2), [0; 16], false, 4_000);
         let why = HoldReason::Expecting { seen: 2, expected: 3 };
         assert!(matches!(expecting.poll(4_001).0, Step::Hold { why: got, .. } if got == why));
 
@@ -403,8 +388,8 @@ mod tests {
         let (mut small, mut great) = (linked(1), linked(2));
         assert!(matches!(small.poll(QUIET_MS + 1).0, Step::Announce { .. }));
         assert!(matches!(great.poll(QUIET_MS + 1).0, Step::Announce { .. }));
-        small.on_seeker(&peer(2), 0, true, QUIET_MS + 100);
-        great.on_seeker(&peer(1), 0, true, QUIET_MS + 100);
+        small.on_seeker(&peer(2), [0; 16], true, QUIET_MS + 100);
+        great.on_seeker(&peer(1), [0; 16], true, QUIET_MS + 100);
         assert!(matches!(small.poll(QUIET_MS + 150).0, Step::Announce { .. }));
         assert!(
             matches!(great.poll(QUIET_MS + 150).0, Step::Hold { why: HoldReason::OtherFounds(by), .. } if by == peer(1))
