@@ -263,7 +263,7 @@ mod tests {
     #[test]
     fn members_that_do_harm_are_refused() {
         use tar::EntryType as T;
-        let deep = vec![b"d/"; 49].concat();
+        let deep = b"d/".repeat(49);
         let corpus: &[(T, &[u8], &[u8])] = &[
             (T::Regular, b"../evil", b""),
             (T::Regular, b"a/../../evil", b""),

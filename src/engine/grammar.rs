@@ -71,6 +71,9 @@ fn alphanumeric(character: char) -> bool {
 
 /// A Debian package name, source or binary.
 pub fn debian_package(name: &str) -> Result<(), GrammarError> {
+    if name.ends_with('-') {
+        return refuse("package name", name, "must not end with '-', which means removal to apt");
+    }
     Rule {
         field: "package name",
         first: lower_alphanumeric,
@@ -398,7 +401,7 @@ mod tests {
         all_accepted(debian_package, &["hello", "libstdc++6", "0ad", "g++-12", "python3.11"]);
         all_refused(
             debian_package,
-            &["", "a", "Hello", "-rf", "--help", "a b", "a/b", "../etc", "a;b", "a$(id)", "a\nb", "ä", "a=1", "@file"],
+            &["", "a", "Hello", "-rf", "--help", "a b", "a/b", "../etc", "a;b", "a$(id)", "a\nb", "ä", "a=1", "@file", "make-"],
         );
         all_accepted(debian_version, &["1.0", "2:1.0-1~bpo12+1", "2024a"]);
         all_refused(debian_version, &["", "-1", "1 0", "1;0", "1/0", "~1"]);
