@@ -83,8 +83,8 @@ fn dispatch(cli: Cli) -> u8 {
     let outcome = match cli.command {
         // Those that run for long and bring their own runtime.
         Command::Agent(args) => agent(&surroundings, &args),
-        Command::Helper(args) => helper(args.args),
-        Command::BuildShim(args) => build_shim(args.args),
+        Command::Helper(args) => return crate::exec::helper::main(args.args.into_iter()),
+        Command::BuildShim(args) => return crate::exec::shim::main(args.args.into_iter()),
         // Those that need nobody.
         Command::Completions { shell } => completions(&ui, shell),
         Command::Man { dir } => man(&ui, dir.as_deref()),
@@ -98,25 +98,10 @@ fn dispatch(cli: Cli) -> u8 {
     }
 }
 
-/// INTEGRATION: the agent. Configuration problems end with code 2 before anything binds.
+/// The agent. Configuration problems end with code 2 before anything binds.
 fn agent(surroundings: &Surroundings, args: &AgentArgs) -> Outcome {
-    let _loaded = configuration(surroundings, args)?;
-    // Bind here: `crate::agent::run(_loaded)`, and its result to an exit code.
-    Err(not_in_this_build("the agent"))
-}
-
-/// INTEGRATION: the privileged helper, `crate::exec::helper::server::main(args)`.
-fn helper(_args: Vec<OsString>) -> Outcome {
-    Err(not_in_this_build("the helper"))
-}
-
-/// INTEGRATION: first process of a build, `crate::exec::shim::main(args)`.
-fn build_shim(_args: Vec<OsString>) -> Outcome {
-    Err(not_in_this_build("the build shim"))
-}
-
-fn not_in_this_build(what: &str) -> Failure {
-    Failure::internal(format!("{what} is not in this build"), "")
+    let loaded = configuration(surroundings, args)?;
+    Ok(crate::agent::run(loaded))
 }
 
 fn configuration(surroundings: &Surroundings, args: &AgentArgs) -> Result<Loaded, Failure> {

@@ -23,6 +23,7 @@ pub mod member;
 pub mod ballot;
 pub mod beacon;
 pub mod founding;
+pub mod grammar;
 pub mod health;
 pub mod policy;
 pub mod role;

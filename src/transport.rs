@@ -16,6 +16,9 @@ use tokio::sync::mpsc;
 
 use crate::engine::id::PeerId;
 
+#[cfg(test)]
+pub mod memory;
+
 /// Largest frame of a Raft RPC, bytes.
 pub const RAFT_FRAME_MAX: usize = 4 << 20;
 /// Largest frame of a control RPC, bytes.

@@ -1,0 +1,525 @@
+//! The grammar of everything that may be queued: package names, refs, URLs, labels, patterns, programs.
+//!
+//! Checked before a job is accepted anywhere, and again by whoever hands a value to a program. What passes here can stand as
+//! one argument of a command line: it never starts with a dash, holds no control character and has a bounded length. Never
+//! done here: looking whether the thing exists.
+
+use super::id::JobId;
+use super::job::{DebianSource, JobSpec, Limits, Source, Work};
+
+/// Most labels of a job.
+pub const LABELS_MAX: usize = 32;
+/// Most artifact patterns of a job.
+pub const PATTERNS_MAX: usize = 32;
+/// Most arguments of a program.
+pub const ARGUMENTS_MAX: usize = 256;
+/// Longest program line in all, bytes; half of what one replicated command may hold.
+pub const ARGUMENTS_BYTES_MAX: usize = 32 << 10;
+/// Longest wall clock of one attempt: seven days.
+pub const TIMEOUT_MAX_MS: u64 = 7 * 86_400_000;
+
+/// A value outside its grammar.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{field} {got:?}: {problem}")]
+pub struct GrammarError {
+    /// What the value was meant to be.
+    pub field: &'static str,
+    /// The value, cut to 80 characters.
+    pub got: String,
+    /// What is wrong, and what would be accepted.
+    pub problem: String,
+}
+
+fn refuse(field: &'static str, got: &str, problem: impl Into<String>) -> Result<(), GrammarError> {
+    Err(GrammarError { field, got: got.chars().take(80).collect(), problem: problem.into() })
+}
+
+/// First character, further characters and length, as one rule.
+struct Rule {
+    field: &'static str,
+    first: fn(char) -> bool,
+    rest: fn(char) -> bool,
+    length: std::ops::RangeInclusive<usize>,
+    expected: &'static str,
+}
+
+impl Rule {
+    fn check(&self, text: &str) -> Result<(), GrammarError> {
+        if !self.length.contains(&text.len()) {
+            let problem = format!("{} bytes long; expected {}", text.len(), self.expected);
+            return refuse(self.field, text, problem);
+        }
+        for (position, character) in text.chars().enumerate() {
+            let allowed = if position == 0 { (self.first)(character) } else { (self.rest)(character) };
+            if !allowed {
+                let problem =
+                    format!("{character:?} at position {} is not allowed; expected {}", position + 1, self.expected);
+                return refuse(self.field, text, problem);
+            }
+        }
+        Ok(())
+    }
+}
+
+fn lower_alphanumeric(character: char) -> bool {
+    character.is_ascii_lowercase() || character.is_ascii_digit()
+}
+
+fn alphanumeric(character: char) -> bool {
+    character.is_ascii_alphanumeric()
+}
+
+/// A Debian package name, source or binary.
+pub fn debian_package(name: &str) -> Result<(), GrammarError> {
+    if name.ends_with('-') {
+        return refuse("package name", name, "must not end with '-', which means removal to apt");
+    }
+    Rule {
+        field: "package name",
+        first: lower_alphanumeric,
+        rest: |c| lower_alphanumeric(c) || matches!(c, '+' | '.' | '-'),
+        length: 2..=64,
+        expected: "2 to 64 lower-case letters, digits, '+', '.' or '-', a letter or digit first",
+    }
+    .check(name)
+}
+
+/// A Debian version.
+pub fn debian_version(version: &str) -> Result<(), GrammarError> {
+    Rule {
+        field: "package version",
+        first: alphanumeric,
+        rest: |c| alphanumeric(c) || matches!(c, '.' | '+' | '~' | ':' | '-'),
+        length: 1..=128,
+        expected: "1 to 128 letters, digits, '.', '+', '~', ':' or '-', a letter or digit first",
+    }
+    .check(version)
+}
+
+/// `category/name`, optionally with a version behind `=`: `=category/name-1.2`.
+pub fn portage_atom(atom: &str) -> Result<(), GrammarError> {
+    const EXPECTED: &str = "category/name or =category/name-version, of letters, digits, '+', '_', '.' and '-'";
+    const FIELD: &str = "package atom";
+    if atom.len() > 128 {
+        return refuse(FIELD, atom, format!("{} bytes long; at most 128 are allowed", atom.len()));
+    }
+    let Some((category, name)) = atom.strip_prefix('=').unwrap_or(atom).split_once('/') else {
+        return refuse(FIELD, atom, format!("no '/' in it; expected {EXPECTED}"));
+    };
+    for part in [category, name] {
+        let rule = Rule {
+            field: FIELD,
+            first: |c| alphanumeric(c) || c == '_',
+            rest: |c| alphanumeric(c) || matches!(c, '+' | '_' | '.' | '-'),
+            length: 1..=100,
+            expected: EXPECTED,
+        };
+        rule.check(part).map_err(|error| GrammarError { got: atom.chars().take(80).collect(), ..error })?;
+    }
+    Ok(())
+}
+
+/// A label, tool or feature that a drone must have.
+pub fn label(label: &str) -> Result<(), GrammarError> {
+    Rule {
+        field: "label",
+        first: alphanumeric,
+        rest: |c| alphanumeric(c) || matches!(c, '.' | '_' | '+' | ':' | '=' | '-'),
+        length: 1..=63,
+        expected: "1 to 63 letters, digits, '.', '_', '+', ':', '=' or '-', a letter or digit first",
+    }
+    .check(label)
+}
+
+/// The name under which an artifact is shown and saved: one file name, never a path.
+pub fn artifact_name(name: &str) -> Result<(), GrammarError> {
+    Rule {
+        field: "artifact name",
+        first: alphanumeric,
+        rest: |c| alphanumeric(c) || matches!(c, '+' | '.' | '_' | '~' | '-'),
+        length: 1..=128,
+        expected: "1 to 128 letters, digits, '+', '.', '_', '~' or '-', a letter or digit first",
+    }
+    .check(name)
+}
+
+/// A network interface of Linux.
+pub fn interface(name: &str) -> Result<(), GrammarError> {
+    Rule {
+        field: "interface",
+        first: alphanumeric,
+        rest: |c| alphanumeric(c) || matches!(c, '.' | '_' | '-' | '@'),
+        length: 1..=15,
+        expected: "1 to 15 letters, digits, '.', '_' or '-', a letter or digit first",
+    }
+    .check(name)
+}
+
+/// A commit: 40 (SHA-1) or 64 (SHA-256) lower-case hexadecimal digits.
+pub fn commit(commit: &str) -> Result<(), GrammarError> {
+    let hexadecimal = commit.bytes().all(|byte| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte));
+    if hexadecimal && matches!(commit.len(), 40 | 64) {
+        return Ok(());
+    }
+    refuse("commit", commit, "expected 40 or 64 lower-case hexadecimal digits")
+}
+
+/// A branch or tag, by the rules that Git itself has for ref names.
+pub fn git_ref(name: &str) -> Result<(), GrammarError> {
+    const FIELD: &str = "branch or tag";
+    if name.is_empty() || name.len() > 255 {
+        return refuse(FIELD, name, format!("{} bytes long; expected 1 to 255", name.len()));
+    }
+    if let Some(character) = name.chars().find(|&c| c.is_control() || " ~^:?*[\\".contains(c)) {
+        return refuse(FIELD, name, format!("{character:?} is not allowed in a ref"));
+    }
+    if name.starts_with('-') {
+        return refuse(FIELD, name, "must not start with '-'");
+    }
+    if name == "@" || name.contains("@{") || name.contains("..") || name.ends_with('.') {
+        return refuse(FIELD, name, "'@' alone, '@{', '..' and a final '.' are not allowed in a ref");
+    }
+    if name.split('/').any(|part| part.is_empty() || part.starts_with('.') || part.ends_with(".lock")) {
+        return refuse(FIELD, name, "no part between slashes may be empty, start with '.' or end with '.lock'");
+    }
+    Ok(())
+}
+
+/// `https`, `http`, `ssh`, `git` or `file` URL, or an absolute path. No password: what is queued is seen by everybody.
+pub fn repository_url(url: &str) -> Result<(), GrammarError> {
+    const FIELD: &str = "repository";
+    if url.is_empty() || url.len() > 1_024 {
+        return refuse(FIELD, url, format!("{} bytes long; expected 1 to 1024", url.len()));
+    }
+    if let Some(character) = url.chars().find(|c| c.is_control() || c.is_whitespace()) {
+        return refuse(FIELD, url, format!("{character:?} is not allowed; write it as %XX"));
+    }
+    if url.starts_with('/') {
+        return Ok(());
+    }
+    let Some((scheme, rest)) = url.split_once("://") else {
+        return refuse(FIELD, url, "expected an https, http, ssh, git or file URL (ssh://user@host/path), or an absolute path");
+    };
+    if scheme == "file" {
+        return if rest.starts_with('/') {
+            Ok(())
+        } else {
+            refuse(FIELD, url, "a file URL has three slashes: file:///path")
+        };
+    }
+    if !matches!(scheme, "https" | "http" | "ssh" | "git") {
+        return refuse(FIELD, url, format!("scheme {scheme:?} is not allowed; expected https, http, ssh, git or file"));
+    }
+    let (authority, path) = rest.split_once('/').unwrap_or((rest, ""));
+    if path.is_empty() {
+        return refuse(FIELD, url, "names a host but no repository on it");
+    }
+    let (user, host_port) = authority.rsplit_once('@').unwrap_or(("", authority));
+    if user.contains(':') {
+        let shown = format!("{scheme}://…@{host_port}/{path}");
+        return refuse(FIELD, &shown, "has a password in it, and what is queued is seen by everybody; leave it out");
+    }
+    if user.starts_with('-') || !user.chars().all(|c| alphanumeric(c) || matches!(c, '.' | '_' | '-' | '%')) {
+        return refuse(FIELD, url, "the user before '@' has characters that are not allowed");
+    }
+    host_and_port(url, host_port)
+}
+
+fn host_and_port(url: &str, host_port: &str) -> Result<(), GrammarError> {
+    const FIELD: &str = "repository";
+    let (host, port) = if let Some(rest) = host_port.strip_prefix('[') {
+        let Some((host, port)) = rest.split_once(']') else {
+            return refuse(FIELD, url, "'[' without ']' in the host");
+        };
+        if host.parse::<std::net::Ipv6Addr>().is_err() {
+            return refuse(FIELD, url, "expected an IPv6 address between '[' and ']'");
+        }
+        (host, port)
+    } else {
+        let end = host_port.find(':').unwrap_or(host_port.len());
+        let (host, port) = host_port.split_at(end);
+        if !host.chars().all(|c| alphanumeric(c) || matches!(c, '.' | '-' | '_')) {
+            return refuse(FIELD, url, "the host has characters that are not allowed");
+        }
+        (host, port)
+    };
+    if host.is_empty() || host.starts_with('-') {
+        return refuse(FIELD, url, "the host is empty or starts with '-'");
+    }
+    let port_is_valid = port.is_empty() || port.strip_prefix(':').is_some_and(|port| port.parse::<u16>().is_ok());
+    if port_is_valid { Ok(()) } else { refuse(FIELD, url, "expected a port number from 0 to 65535 after ':'") }
+}
+
+/// A pattern of files to keep, relative to the checkout: `*`, `?`, `**`, `[a-z]` and `{a,b}`.
+pub fn pattern(pattern: &str) -> Result<(), GrammarError> {
+    const FIELD: &str = "artifact pattern";
+    if pattern.is_empty() || pattern.len() > 256 {
+        return refuse(FIELD, pattern, format!("{} bytes long; expected 1 to 256", pattern.len()));
+    }
+    if let Some(character) = pattern.chars().find(|c| c.is_control() || *c == '\\') {
+        return refuse(FIELD, pattern, format!("{character:?} is not allowed"));
+    }
+    if pattern.starts_with(['/', '-']) {
+        return refuse(FIELD, pattern, "must be relative to the checkout and not start with '-'");
+    }
+    if pattern.split('/').any(|part| part == "..") {
+        return refuse(FIELD, pattern, "'..' leads out of the checkout");
+    }
+    let (mut braces, mut bracket) = (0u32, false);
+    for character in pattern.chars() {
+        match character {
+            '[' if !bracket => bracket = true,
+            ']' if bracket => bracket = false,
+            '{' if !bracket => braces += 1,
+            '}' if !bracket && braces == 0 => return refuse(FIELD, pattern, "'}' without '{'"),
+            '}' if !bracket => braces -= 1,
+            _ => {}
+        }
+        if braces > 1 {
+            return refuse(FIELD, pattern, "'{' within '{' is not allowed");
+        }
+    }
+    if bracket || braces > 0 {
+        return refuse(FIELD, pattern, "'[' or '{' is never closed");
+    }
+    Ok(())
+}
+
+/// A program and its arguments.
+pub fn argv(argv: &[String]) -> Result<(), GrammarError> {
+    const FIELD: &str = "program";
+    let Some(program) = argv.first() else {
+        return refuse(FIELD, "", "no program given; put it after '--'");
+    };
+    if program.is_empty() || program.starts_with('-') {
+        return refuse(FIELD, program, "must not be empty or start with '-'");
+    }
+    if argv.len() > ARGUMENTS_MAX {
+        return refuse(FIELD, program, format!("{} arguments; at most {ARGUMENTS_MAX} are allowed", argv.len()));
+    }
+    let bytes: usize = argv.iter().map(String::len).sum();
+    if bytes > ARGUMENTS_BYTES_MAX {
+        return refuse(FIELD, program, format!("{bytes} bytes of arguments; at most {ARGUMENTS_BYTES_MAX} are allowed"));
+    }
+    match argv.iter().find(|argument| argument.contains('\0')) {
+        Some(argument) => refuse("argument", argument, "holds a NUL character"),
+        None => Ok(()),
+    }
+}
+
+fn source(source: &Source) -> Result<(), GrammarError> {
+    match source {
+        Source::Blob { .. } => Ok(()),
+        Source::Git { url, branch, commit: pinned } => {
+            repository_url(url)?;
+            branch.as_deref().map_or(Ok(()), git_ref)?;
+            pinned.as_deref().map_or(Ok(()), commit)
+        }
+    }
+}
+
+fn work(work: &Work) -> Result<(), GrammarError> {
+    match work {
+        Work::Command { source: from, argv: program, artifacts } => {
+            source(from)?;
+            argv(program)?;
+            if artifacts.len() > PATTERNS_MAX {
+                let problem = format!("{} patterns; at most {PATTERNS_MAX} are allowed", artifacts.len());
+                return refuse("artifact pattern", "", problem);
+            }
+            artifacts.iter().try_for_each(|text| pattern(text))
+        }
+        Work::Debian { source: DebianSource::Archive { package, version } } => {
+            debian_package(package)?;
+            version.as_deref().map_or(Ok(()), debian_version)
+        }
+        Work::Debian { source: DebianSource::Tree { source: from } } => source(from),
+    }
+}
+
+fn limits(limits: &Limits) -> Result<(), GrammarError> {
+    if !(1_000..=TIMEOUT_MAX_MS).contains(&limits.timeout_ms) {
+        return refuse("timeout_ms", &limits.timeout_ms.to_string(), "expected one second to seven days");
+    }
+    if !(1_000..=TIMEOUT_MAX_MS).contains(&limits.silence_timeout_ms) {
+        let got = limits.silence_timeout_ms.to_string();
+        return refuse("silence_timeout_ms", &got, "expected one second to seven days");
+    }
+    if !(1_024..=1 << 30).contains(&limits.log_max_bytes) {
+        return refuse("log_max_bytes", &limits.log_max_bytes.to_string(), "expected 1 KiB to 1 GiB");
+    }
+    if !(8..=1 << 20).contains(&limits.processes_max) {
+        return refuse("processes_max", &limits.processes_max.to_string(), "expected 8 to 1048576");
+    }
+    if limits.memory_max_mb != 0 && !(16..=1 << 24).contains(&limits.memory_max_mb) {
+        return refuse("memory_max_mb", &limits.memory_max_mb.to_string(), "expected 0 (no own limit) or at least 16");
+    }
+    Ok(())
+}
+
+/// Everything about a job that can be wrong without looking at the world.
+pub fn job(spec: &JobSpec) -> Result<(), GrammarError> {
+    if spec.id == JobId(uuid::Uuid::nil()) {
+        return refuse("job id", &spec.id.to_string(), "the nil UUID names nothing");
+    }
+    work(&spec.work)?;
+    if spec.target.is_empty() || spec.target.len() > 256 || spec.target.chars().any(char::is_control) {
+        return refuse("target", &spec.target, "expected 1 to 256 bytes without control characters");
+    }
+    if !(-100..=100).contains(&spec.priority) {
+        return refuse("priority", &spec.priority.to_string(), "expected −100 to 100");
+    }
+    if spec.labels.len() > LABELS_MAX {
+        return refuse("label", "", format!("{} labels; at most {LABELS_MAX} are allowed", spec.labels.len()));
+    }
+    spec.labels.iter().try_for_each(|text| label(text))?;
+    limits(&spec.limits)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use proptest::prelude::{any, prop_assert, proptest};
+
+    use super::*;
+
+    fn all_accepted(check: fn(&str) -> Result<(), GrammarError>, good: &[&str]) {
+        for text in good {
+            assert_eq!(check(text), Ok(()), "{text}");
+        }
+    }
+
+    fn all_refused(check: fn(&str) -> Result<(), GrammarError>, bad: &[&str]) {
+        for text in bad {
+            assert!(check(text).is_err(), "{text:?} was accepted");
+        }
+    }
+
+    #[test]
+    fn package_names_and_versions_follow_debian() {
+        all_accepted(debian_package, &["hello", "libstdc++6", "0ad", "g++-12", "python3.11"]);
+        all_refused(
+            debian_package,
+            &["", "a", "Hello", "-rf", "--help", "a b", "a/b", "../etc", "a;b", "a$(id)", "a\nb", "ä", "a=1", "@file", "make-"],
+        );
+        all_accepted(debian_version, &["1.0", "2:1.0-1~bpo12+1", "2024a"]);
+        all_refused(debian_version, &["", "-1", "1 0", "1;0", "1/0", "~1"]);
+        let message = debian_package("heLlo").expect_err("refused").to_string();
+        assert!(message.starts_with("package name \"heLlo\": 'L' at position 3 is not allowed; expected"), "{message}");
+    }
+
+    #[test]
+    fn atoms_follow_portage() {
+        all_accepted(portage_atom, &["dev-libs/openssl", "=sys-devel/gcc-13.2.1", "x11-libs/gtk+"]);
+        all_refused(portage_atom, &["openssl", "a/b/c", "-a/b", "a/-b", "a/b c", "@world", ">=a/b-1", "a/", "/b"]);
+    }
+
+    #[test]
+    fn refs_follow_git() {
+        all_accepted(git_ref, &["main", "feature/x", "v1.0", "4.19", "a@b"]);
+        all_refused(
+            git_ref,
+            &["", "-x", "--upload-pack=x", "a b", "a..b", "a~1", "a^", "a:b", "@", "a@{1}", "/a", "a/", "a//b", ".a", "a/.b",
+              "a.lock", "a.", "a\\b", "a\x7f", "a*"],
+        );
+        all_accepted(commit, &["0123456789abcdef0123456789abcdef01234567"]);
+        all_refused(commit, &["", "HEAD", "0123456", "0123456789ABCDEF0123456789ABCDEF01234567"]);
+    }
+
+    #[test]
+    fn urls_are_of_known_schemes_without_passwords() {
+        all_accepted(
+            repository_url,
+            &["https://github.com/a/b.git", "ssh://git@host:2222/a", "git://[2001:db8::1]:9418/x", "file:///srv/x.git",
+              "/srv/git/x", "http://10.0.0.1/x"],
+        );
+        all_refused(
+            repository_url,
+            &["", "ext::sh -c id", "ext::sh%20-c%20id", "git@host:path", "relative/path", "-oProxyCommand=x", "https://",
+              "https://host", "https://host/", "ssh://-oProxyCommand=x/y", "ssh://-x@host/y", "https://u:p@h/x", "file://host/x",
+              "ftp://h/x", "https://h/a b", "https://h/a\nb", "https://h:99999/x", "https://[::1/x", "https://h;id/x"],
+        );
+        let message = repository_url("https://me:hunter2@h/x").expect_err("refused").to_string();
+        assert!(!message.contains("hunter2"), "the password is not repeated: {message}");
+    }
+
+    #[test]
+    fn patterns_stay_within_the_checkout() {
+        all_accepted(pattern, &["*.deb", "target/**/*.jar", "out/{a,b}.txt", "dist/[a-z]*", "a..b", "[{]x"]);
+        all_refused(
+            pattern,
+            &["", "/etc/passwd", "../x", "a/../../x", "a/..", "-x", "[a", "{a", "a}", "{a,{b}}", "a\0b", "a\\b"],
+        );
+    }
+
+    #[test]
+    fn names_of_artifacts_are_file_names() {
+        all_accepted(artifact_name, &["hello_2.10-3_amd64.deb", "a", "x~y+z.tar.gz"]);
+        all_refused(artifact_name, &["", ".", "..", ".hidden", "-rf", "a/b", "a b", "a\0", "ä.deb", "a:b"]);
+        all_refused(label, &["", "-x", "a b", "a/b"]);
+        all_refused(interface, &["", "../x", "eth0;id", "a-very-long-interface"]);
+    }
+
+    fn spec(work: Work) -> JobSpec {
+        JobSpec {
+            id: JobId(uuid::Uuid::from_u128(1)),
+            work,
+            target: "x".to_owned(),
+            priority: 0,
+            labels: BTreeSet::new(),
+            pure: true,
+            limits: Limits::default(),
+        }
+    }
+
+    fn command(argv: &[&str]) -> JobSpec {
+        spec(Work::Command {
+            source: Source::Git { url: "/srv/x".to_owned(), branch: None, commit: None },
+            argv: argv.iter().map(|&text| text.to_owned()).collect(),
+            artifacts: vec![],
+        })
+    }
+
+    #[test]
+    fn every_part_of_a_job_is_checked() {
+        assert_eq!(job(&command(&["make", "-j4", "--", "weird; $(id)"])), Ok(()));
+        assert!(job(&command(&[])).is_err());
+        assert!(job(&command(&["-c"])).is_err());
+        assert!(job(&command(&["a", "b\0"])).is_err());
+        assert!(job(&command(&["x"; 300])).is_err());
+        let long = "x".repeat(ARGUMENTS_BYTES_MAX);
+        assert!(job(&command(&["x", &long])).is_err());
+        assert!(job(&JobSpec { priority: 101, ..command(&["x"]) }).is_err());
+        assert!(job(&JobSpec { target: "a\u{1b}[2J".to_owned(), ..command(&["x"]) }).is_err());
+        assert!(job(&JobSpec { labels: BTreeSet::from(["a b".to_owned()]), ..command(&["x"]) }).is_err());
+        assert!(job(&JobSpec { id: JobId(uuid::Uuid::nil()), ..command(&["x"]) }).is_err());
+        for broken in [
+            Limits { timeout_ms: 0, ..Limits::default() },
+            Limits { silence_timeout_ms: u64::MAX, ..Limits::default() },
+            Limits { log_max_bytes: 0, ..Limits::default() },
+            Limits { processes_max: 1, ..Limits::default() },
+            Limits { memory_max_mb: 1, ..Limits::default() },
+        ] {
+            assert!(job(&JobSpec { limits: broken, ..command(&["x"]) }).is_err());
+        }
+        let archive = |package: &str, version: Option<&str>| {
+            let version = version.map(str::to_owned);
+            spec(Work::Debian { source: DebianSource::Archive { package: package.to_owned(), version } })
+        };
+        assert_eq!(job(&archive("hello", Some("2.10-3"))), Ok(()));
+        assert!(job(&archive("hello", Some("2;10"))).is_err());
+        assert!(job(&archive("Hello", None)).is_err());
+    }
+
+    proptest! {
+        #[test]
+        fn what_passes_is_a_harmless_argument(text in any::<String>()) {
+            for check in [debian_package, debian_version, portage_atom, label, artifact_name, interface, commit, git_ref, repository_url, pattern] {
+                if check(&text).is_ok() {
+                    prop_assert!(!text.is_empty() && !text.starts_with('-') && !text.contains(['\0', '\n']));
+                }
+            }
+        }
+    }
+}

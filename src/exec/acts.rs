@@ -1,0 +1,219 @@
+//! What only root can do, as a closed list: install named packages, claim an address. Root's own process does it directly,
+//! the helper does it for an agent that is not root; both come through here and are checked here.
+//!
+//! The command lines are fixed but for the checked operands behind `--`. Never done here: removing packages, changing
+//! routes, anything with a shell.
+
+use std::io;
+use std::net::IpAddr;
+use std::os::unix::process::ExitStatusExt as _;
+use std::path::Path;
+use std::process::Stdio;
+
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+use tokio::io::AsyncReadExt as _;
+use tokio::net::unix::pipe;
+use tokio::process::Command;
+use tokio::sync::{Mutex, mpsc};
+
+use super::launch::{CHUNK_BYTES, Exit};
+use super::{ExecError, Options, SAFE_PATH};
+use crate::engine::grammar;
+
+/// Most packages of one act.
+pub(super) const PACKAGES_MAX: usize = 512;
+
+/// Kinds of package manager.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Family {
+    /// Debian, Ubuntu: `apt-get`.
+    Apt,
+    /// Gentoo: `emerge`.
+    Portage,
+}
+
+impl Family {
+    /// Whether this text names a package in the family's grammar.
+    pub fn check(self, name: &str) -> Result<(), grammar::GrammarError> {
+        match self {
+            Self::Apt => grammar::debian_package(name),
+            Self::Portage => grammar::portage_atom(name),
+        }
+    }
+}
+
+/// Package managers hold a lock of their own; waiting for it here keeps the second from failing.
+static INSTALLING: Mutex<()> = Mutex::const_new(());
+
+fn install_argv(family: Family) -> &'static [&'static str] {
+    match family {
+        Family::Apt => &[
+            "apt-get",
+            "install",
+            "--yes",
+            "--no-install-recommends",
+            "-o",
+            "Dpkg::Options::=--force-confold",
+            "-o",
+            "DPkg::Lock::Timeout=300",
+            "--",
+        ],
+        Family::Portage => &["emerge", "--noreplace", "--ask=n", "--color=n", "--quiet-build=y", "--"],
+    }
+}
+
+/// Installs packages; their output goes to `output` as it comes, and is dropped when nobody reads it. An installation that has
+/// begun is brought to its end even when the caller goes away: a package manager that was killed leaves a broken machine.
+pub(super) async fn install(family: Family, names: Vec<String>, output: mpsc::Sender<Bytes>) -> Result<Exit, ExecError> {
+    check_packages(family, &names)?;
+    let work = async move {
+        let _guard = INSTALLING.lock().await;
+        let argv: Vec<String> = install_argv(family).iter().map(|&text| text.to_owned()).chain(names).collect();
+        let first = stream(&argv, &output).await?;
+        if first.code == Some(0) || family != Family::Apt {
+            return Ok(first);
+        }
+        // Most often the lists are older than the archive.
+        let update = ["apt-get", "update", "-o", "DPkg::Lock::Timeout=300"].map(str::to_owned);
+        stream(&update, &output).await?;
+        stream(&argv, &output).await
+    };
+    let done = crate::tasks::spawn("install", work).await.map_err(io::Error::other);
+    done.and_then(|result| result).map_err(ExecError::io("install packages"))
+}
+
+pub(super) fn check_packages(family: Family, names: &[String]) -> Result<(), ExecError> {
+    if names.is_empty() || names.len() > PACKAGES_MAX {
+        return Err(ExecError::Refused(format!("{} packages; expected 1 to {PACKAGES_MAX}", names.len())));
+    }
+    for name in names {
+        family.check(name).map_err(|error| ExecError::Refused(error.to_string()))?;
+    }
+    Ok(())
+}
+
+async fn stream(argv: &[String], output: &mpsc::Sender<Bytes>) -> io::Result<Exit> {
+    let (program, arguments) = argv.split_first().ok_or_else(|| io::Error::from(io::ErrorKind::InvalidInput))?;
+    let (reader, writer) = io::pipe()?;
+    let mut command = Command::new(program);
+    command
+        .args(arguments)
+        .env_clear()
+        .envs([("PATH", SAFE_PATH), ("LANG", "C.UTF-8"), ("HOME", "/root"), ("DEBIAN_FRONTEND", "noninteractive")])
+        .current_dir("/")
+        .stdin(Stdio::null())
+        .stdout(writer.try_clone()?)
+        .stderr(writer)
+        .process_group(0);
+    let mut child = command.spawn().map_err(|error| io::Error::new(error.kind(), format!("{program}: {error}")))?;
+    drop(command);
+    let mut pipe = pipe::Receiver::from_owned_fd(reader.into())?;
+    let mut buffer = vec![0u8; CHUNK_BYTES];
+    let status = loop {
+        tokio::select! {
+            biased;
+            read = pipe.read(&mut buffer) => match read {
+                Ok(length) if length > 0 => {
+                    output.send(Bytes::copy_from_slice(&buffer[..length])).await.ok();
+                }
+                Ok(_) | Err(_) => break child.wait().await?,
+            },
+            // A service that the package started may hold the pipe open for ever.
+            status = child.wait() => break status?,
+        }
+    };
+    Ok(Exit { code: status.code(), signal: status.signal(), ..Exit::default() })
+}
+
+/// Gives a network interface of this host one more address.
+pub(super) async fn claim_address(options: &Options, interface: &str, cidr: &str) -> Result<(), ExecError> {
+    check_address(options, interface, cidr)?;
+    let argv = ["ip", "address", "add", cidr, "dev", interface].map(str::to_owned);
+    let (sender, mut receiver) = mpsc::channel::<Bytes>(16);
+    let mut text = Vec::new();
+    let collect = async {
+        while let Some(chunk) = receiver.recv().await {
+            text.extend_from_slice(&chunk);
+        }
+    };
+    let run = async {
+        let exit = stream(&argv, &sender).await;
+        drop(sender);
+        exit
+    };
+    let (exit, ()) = tokio::join!(run, collect);
+    match exit.map_err(ExecError::io("run ip"))?.code {
+        Some(0) => Ok(()),
+        _ => Err(ExecError::Refused(String::from_utf8_lossy(&text).trim().chars().take(300).collect())),
+    }
+}
+
+pub(super) fn check_address(options: &Options, interface: &str, cidr: &str) -> Result<(), ExecError> {
+    let refused = |problem: String| Err(ExecError::Refused(problem));
+    grammar::interface(interface).map_err(|error| ExecError::Refused(error.to_string()))?;
+    if interface == "lo" || !Path::new("/sys/class/net").join(interface).exists() {
+        return refused(format!("{interface} is not a network interface of this host"));
+    }
+    if !options.interfaces.is_empty() && !options.interfaces.iter().any(|known| known == interface) {
+        return refused(format!("addresses are claimed on {} only", options.interfaces.join(", ")));
+    }
+    let parsed = cidr.split_once('/').and_then(|(address, prefix)| {
+        let all_digits = !prefix.is_empty() && prefix.bytes().all(|byte| byte.is_ascii_digit());
+        Some((address.parse::<IpAddr>().ok()?, prefix.parse::<u8>().ok().filter(|_| all_digits)?))
+    });
+    let Some((address, prefix)) = parsed else {
+        return refused(format!("{cidr:?} is not an address with a prefix length, like 10.0.0.7/24"));
+    };
+    let longest = if address.is_ipv4() { 32 } else { 128 };
+    if !(8..=longest).contains(&prefix) {
+        return refused(format!("prefix length {prefix} is out of range"));
+    }
+    let broadcast = matches!(address, IpAddr::V4(v4) if v4.is_broadcast());
+    if address.is_loopback() || address.is_multicast() || address.is_unspecified() || broadcast {
+        return refused(format!("{address} is not the address of a host"));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_named_packages_are_installed() {
+        let names = |names: &[&str]| names.iter().map(|&name| name.to_owned()).collect::<Vec<_>>();
+        assert!(check_packages(Family::Apt, &names(&["make", "g++-12"])).is_ok());
+        for bad in ["--purge", "make=1", "make/", "./evil.deb", "/tmp/evil.deb", "make-", "a b", "make;id", "task^"] {
+            let bad_names = names(&["make", bad]);
+            assert!(check_packages(Family::Apt, &bad_names).is_err(), "{bad}");
+        }
+        assert!(check_packages(Family::Portage, &names(&["@world"])).is_err());
+        assert!(check_packages(Family::Apt, &[]).is_err());
+    }
+
+    #[test]
+    fn only_addresses_of_hosts_are_claimed_on_known_interfaces() {
+        let options = Options::default();
+        for (interface, cidr) in
+            [("lo", "10.0.0.1/24"), ("none0", "10.0.0.1/24"), ("../lo", "10.0.0.1/24"), ("-x", "10.0.0.1/24")]
+        {
+            assert!(check_address(&options, interface, cidr).is_err(), "{interface}");
+        }
+        let Some(real) = std::fs::read_dir("/sys/class/net")
+            .expect("sysfs")
+            .flatten()
+            .filter_map(|entry| entry.file_name().into_string().ok())
+            .find(|name| name != "lo" && grammar::interface(name).is_ok())
+        else {
+            panic!("this test needs a network interface besides lo; run it where there is one");
+        };
+        assert!(check_address(&options, &real, "10.99.0.1/24").is_ok());
+        for cidr in ["", "10.0.0.1", "10.0.0.1/0", "10.0.0.1/33", "127.0.0.1/8", "224.0.0.1/24", "0.0.0.0/8", "255.255.255.255/32", "10.0.0.1/+8", "x/24"] {
+            assert!(check_address(&options, &real, cidr).is_err(), "{cidr}");
+        }
+        let restricted = Options { interfaces: vec!["other0".to_owned()], ..options };
+        assert!(check_address(&restricted, &real, "10.99.0.1/24").is_err());
+    }
+}

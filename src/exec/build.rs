@@ -1,0 +1,303 @@
+//! Runs attempts: from an assignment to a verified result, and nothing left behind.
+//!
+//! ```text
+//!   Attempt ─► prepare (sources, dependencies) ─► run ─► collect (artifacts) ─► depot ─► Ended
+//!                 └ Started (commit pinned)                └ Uploading
+//! ```
+//!
+//! Per attempt, `Started` and `Uploading` come at most once and in this order, `Ended` exactly once and last, when no process
+//! and no directory of it is left. Never done here: deciding whether an attempt may still run (the agent stops it), or whether
+//! its result counts.
+
+mod collect;
+mod command;
+mod debian;
+mod run;
+mod sources;
+mod verdict;
+
+use std::fs::File;
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+
+use futures::future::BoxFuture;
+use tokio::sync::{mpsc, watch};
+
+use super::ExecError;
+use super::logs::LogStore;
+use super::privilege::Executor;
+use crate::engine::grammar;
+use crate::engine::id::{JobId, Sha256Hash, Token};
+use crate::engine::job::{Artifact, FailureClass, JobSpec, Outcome, Work};
+use crate::tasks;
+use run::Run;
+use verdict::Failure;
+
+/// One attempt that this node was given and that the coordinator confirmed.
+#[derive(Clone, Debug)]
+pub struct Attempt {
+    /// The job.
+    pub job: JobId,
+    /// 1, 2, 3 …: names the log.
+    pub attempt: u32,
+    /// Names the directory, cgroup and marker.
+    pub token: Token,
+    /// What to do.
+    pub spec: JobSpec,
+}
+
+/// What an attempt tells.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Event {
+    /// The job.
+    pub job: JobId,
+    /// The attempt.
+    pub token: Token,
+    /// What happened.
+    pub kind: EventKind,
+}
+
+/// Kinds of [`Event`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum EventKind {
+    /// It runs. A moving ref was pinned to this commit.
+    Started {
+        /// Only where the job named no commit.
+        pinned_commit: Option<String>,
+    },
+    /// The program succeeded; its files are being verified and stored.
+    Uploading,
+    /// It is over, and nothing of it is left but its log and artifacts.
+    Ended(Outcome),
+}
+
+/// Why an attempt is stopped.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum StopReason {
+    /// An operator ended the job; who and why.
+    Cancelled(String),
+    /// A newer attempt replaced it.
+    Superseded,
+    /// Its lease could not be renewed in time, and it has outside effects.
+    LeaseLost,
+    /// The agent ends.
+    Shutdown,
+}
+
+/// Where archives come from and artifacts go: the blob store and the mesh, joined by the agent.
+pub trait Depot: Send + Sync + 'static {
+    /// Gets an archive from wherever it is and unpacks it into an empty directory.
+    fn unpack<'a>(&'a self, archive: Sha256Hash, size: u64, into: &'a Path) -> BoxFuture<'a, Result<(), DepotError>>;
+
+    /// Stores a file durably, verified as it is stored.
+    fn keep(&self, file: File) -> BoxFuture<'_, Result<(Sha256Hash, u64), DepotError>>;
+}
+
+/// Why the depot did not do it.
+#[derive(Debug, thiserror::Error)]
+pub enum DepotError {
+    /// Not to be had, or no place: another node or a later time may do better.
+    #[error("{0}")]
+    Unavailable(String),
+    /// The archive itself breaks the rules, wherever it is tried.
+    #[error("{0}")]
+    Refused(String),
+}
+
+struct Inner {
+    executor: Arc<Executor>,
+    logs: LogStore,
+    depot: Arc<dyn Depot>,
+}
+
+/// Starts attempts on this node. Cheap to clone.
+#[derive(Clone)]
+pub struct Builder {
+    inner: Arc<Inner>,
+}
+
+/// An attempt that runs. Dropping this lets it run on.
+#[derive(Debug)]
+pub struct Build {
+    /// The job.
+    pub job: JobId,
+    /// The attempt.
+    pub token: Token,
+    stop: watch::Sender<Option<StopReason>>,
+}
+
+impl Build {
+    /// Ends the attempt within 5 s; `Ended` follows as always. The first reason stays.
+    pub fn stop(&self, reason: StopReason) {
+        self.stop.send_if_modified(|current| {
+            let first = current.is_none();
+            if first {
+                *current = Some(reason);
+            }
+            first
+        });
+    }
+}
+
+impl Builder {
+    /// Ends what a former life of the agent left, then is ready. Also answers the tokens of what was ended.
+    pub async fn open(
+        executor: Arc<Executor>,
+        logs: LogStore,
+        depot: Arc<dyn Depot>,
+    ) -> Result<(Self, Vec<String>), ExecError> {
+        let reaped = executor.reap_leftovers().await?;
+        Ok((Self { inner: Arc::new(Inner { executor, logs, depot }) }, reaped))
+    }
+
+    /// The logs that its attempts write.
+    pub fn logs(&self) -> &LogStore {
+        &self.inner.logs
+    }
+
+    /// Starts an attempt at once. How many run at the same time is the caller's affair.
+    pub fn start(&self, attempt: Attempt, events: mpsc::Sender<Event>) -> Build {
+        let (stop, stopped) = watch::channel(None);
+        let build = Build { job: attempt.job, token: attempt.token, stop };
+        let inner = self.inner.clone();
+        tasks::spawn("build", async move {
+            let (job, token) = (attempt.job, attempt.token);
+            let outcome = whole(inner, attempt, events.clone(), stopped).await;
+            tracing::info!(%job, %token, ?outcome, "attempt ended");
+            if events.send(Event { job, token, kind: EventKind::Ended(outcome) }).await.is_err() {
+                tracing::warn!(%job, %token, "nobody took the end of an attempt");
+            }
+        });
+        build
+    }
+}
+
+/// What knows one kind of work.
+trait Backend: Send + Sync {
+    /// Brings sources and dependencies in place.
+    fn prepare<'a>(&'a mut self, run: &'a mut Run) -> BoxFuture<'a, Result<(), Failure>>;
+
+    /// The program that is the build.
+    fn program(&self) -> run::Program;
+
+    /// Names, checks and describes what came out, relative to the attempt's directory.
+    fn collect<'a>(&'a self, run: &'a mut Run) -> BoxFuture<'a, Result<Vec<collect::Found>, Failure>>;
+}
+
+fn backend(work: &Work) -> Box<dyn Backend> {
+    match work.clone() {
+        Work::Command { source, argv, artifacts } => Box::new(command::Command::new(source, argv, artifacts)),
+        Work::Debian { source } => Box::new(debian::Debian::new(source)),
+    }
+}
+
+async fn whole(
+    inner: Arc<Inner>,
+    attempt: Attempt,
+    events: mpsc::Sender<Event>,
+    stopped: watch::Receiver<Option<StopReason>>,
+) -> Outcome {
+    if let Err(error) = grammar::job(&attempt.spec) {
+        return Failure::policy(error.to_string()).into();
+    }
+    let mut backend = backend(&attempt.spec.work);
+    let mut run = match Run::begin(inner, attempt, events, stopped).await {
+        Ok(run) => run,
+        Err(failure) => return failure.into(),
+    };
+    let result = steps(&mut run, backend.as_mut()).await;
+    if let Err(failure) = &result {
+        run.note(&format!("{}: {}", failure.word(), failure.reason));
+    }
+    match (result, run.end().await) {
+        (Ok(artifacts), Ok(())) => Outcome::Succeeded { artifacts },
+        (Ok(_), Err(failure)) | (Err(failure), _) => failure.into(),
+    }
+}
+
+async fn steps(run: &mut Run, backend: &mut dyn Backend) -> Result<Vec<Artifact>, Failure> {
+    backend.prepare(run).await?;
+    run.started(None).await;
+    let end = run.step(backend.program()).await?;
+    run.judge(&end)?;
+    run.uploading().await;
+    let found = backend.collect(run).await?;
+    run.keep(found).await
+}
+
+impl From<Failure> for Outcome {
+    fn from(failure: Failure) -> Self {
+        let Failure { class, reason, exit_code } = failure;
+        Self::Failed { class, reason, exit_code }
+    }
+}
+
+/// Cuts to what a report may hold, at a character's boundary.
+fn shortened(mut text: String) -> String {
+    const REASON_MAX_BYTES: usize = 500;
+    if text.len() > REASON_MAX_BYTES {
+        let mut end = REASON_MAX_BYTES - '…'.len_utf8();
+        while !text.is_char_boundary(end) {
+            end -= 1;
+        }
+        text.truncate(end);
+        text.push('…');
+    }
+    text
+}
+
+impl From<DepotError> for Failure {
+    fn from(error: DepotError) -> Self {
+        match error {
+            DepotError::Unavailable(why) => Self::infra(why),
+            DepotError::Refused(why) => Self::policy(why),
+        }
+    }
+}
+
+impl From<ExecError> for Failure {
+    fn from(error: ExecError) -> Self {
+        let source = std::error::Error::source(&error).map(|source| format!(": {source}")).unwrap_or_default();
+        Self::infra(format!("{error}{source}"))
+    }
+}
+
+impl From<io::Error> for Failure {
+    fn from(error: io::Error) -> Self {
+        Self::infra(error.to_string())
+    }
+}
+
+impl Failure {
+    fn new(class: FailureClass, reason: impl Into<String>) -> Self {
+        Self { class, reason: shortened(reason.into()), exit_code: None }
+    }
+
+    fn build(reason: impl Into<String>) -> Self {
+        Self::new(FailureClass::Build, reason)
+    }
+
+    fn infra(reason: impl Into<String>) -> Self {
+        Self::new(FailureClass::Infra, reason)
+    }
+
+    fn policy(reason: impl Into<String>) -> Self {
+        Self::new(FailureClass::Policy, reason)
+    }
+
+    fn with_code(mut self, exit_code: Option<i32>) -> Self {
+        self.exit_code = exit_code;
+        self
+    }
+
+    fn word(&self) -> &'static str {
+        match self.class {
+            FailureClass::Build => "failed",
+            FailureClass::Infra => "failed for reasons of this node",
+            FailureClass::Policy => "cannot be built",
+            FailureClass::Cancelled => "cancelled",
+            FailureClass::Stale => "superseded",
+        }
+    }
+}

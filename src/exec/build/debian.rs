@@ -1,0 +1,344 @@
+//! Backend `debian`: a source package by name or a source tree, through `dpkg-buildpackage`, to `.deb`, `.changes` and
+//! `.buildinfo`.
+//!
+//! A package by name comes from the archives this host is configured for, through apt directories of the attempt's own, so
+//! that nothing on the host needs to name source archives. What came out is what `.changes` lists, verified against it. Never
+//! done here: signing, uploading.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io::Read as _;
+use std::path::Path;
+
+use futures::future::BoxFuture;
+
+use super::collect::{self, Found};
+use super::run::{Program, Run, SOURCE_DIR};
+use super::verdict::Failure;
+use super::{Backend, sources};
+use crate::engine::grammar;
+use crate::engine::id::Sha256Hash;
+use crate::engine::job::DebianSource;
+use crate::exec::InstallPolicy;
+
+/// Largest `.changes` file that is read, bytes.
+const CHANGES_MAX_BYTES: u64 = 1 << 20;
+/// Largest list of apt sources that is read, bytes.
+const LIST_MAX_BYTES: u64 = 1 << 20;
+
+pub(super) struct Debian {
+    source: DebianSource,
+    epoch: Option<u64>,
+}
+
+impl Debian {
+    pub(super) fn new(source: DebianSource) -> Self {
+        Self { source, epoch: None }
+    }
+
+    async fn fetch_archive(run: &mut Run, package: &str, version: Option<&str>) -> Result<(), Failure> {
+        run.started(None).await;
+        let apt_dir = run.inner.executor.options().apt_dir.clone();
+        let place = run.directory.join("apt");
+        write_sources(&apt_dir, &place)?;
+        let options = apt_options(&place);
+        let apt = |directory: &str, words: &[&str]| Program {
+            directory: directory.to_owned(),
+            argv: std::iter::once("apt-get".to_owned())
+                .chain(options.iter().cloned())
+                .chain(words.iter().map(|&word| word.to_owned()))
+                .collect(),
+            environment: BTreeMap::new(),
+            sandbox: false,
+        };
+        let update = run.fetch("apt-get update", apt("", &["update"])).await?;
+        let wanted = version.map_or_else(|| package.to_owned(), |version| format!("{package}={version}"));
+        let words = ["source", "--only-source", "--download-only", "--", &wanted];
+        let download = run.fetch(&format!("apt-get source {wanted}"), apt("build", &words)).await;
+        // Without its lists apt knows no package at all, and says that there is none.
+        download.map_err(|failure| {
+            if update.tail.contains("Failed to fetch") { Failure::infra(format!("the package lists are incomplete; {}", failure.reason)) } else { failure }
+        })?;
+        let dsc = one_with_ending(&run.directory.join("build"), ".dsc")?;
+        // dpkg-source makes the directory itself.
+        fs::remove_dir(run.directory.join(SOURCE_DIR))?;
+        let unpack = Program {
+            directory: "build".to_owned(),
+            argv: ["dpkg-source", "--no-copy", "--extract", "--", &dsc, "src"].map(str::to_owned).to_vec(),
+            environment: BTreeMap::new(),
+            sandbox: true,
+        };
+        let end = run.step(unpack).await?;
+        run.judge(&end)
+    }
+
+    /// Names what is missing, and installs it where that is allowed.
+    async fn dependencies(run: &mut Run) -> Result<(), Failure> {
+        let check = || Program::inside(&["dpkg-checkbuilddeps"]);
+        let end = run.step(check()).await?;
+        if end.exit.succeeded() {
+            return Ok(());
+        }
+        let Some(missing) = unmet(&end.tail) else {
+            return run.judge(&end);
+        };
+        let named = format!("missing build dependencies: {missing}");
+        if run.inner.executor.options().build_dependencies == InstallPolicy::Off {
+            return Err(Failure::policy(format!("{named}; install them, or set build_dependencies = \"on\"")));
+        }
+        let names = first_alternatives(&missing);
+        if let Some(error) = names.iter().find_map(|name| grammar::debian_package(name).err()) {
+            return Err(Failure::policy(format!("{named}; {error}")));
+        }
+        run.note(&format!("installing build dependencies: {}", names.join(" ")));
+        let installed = run.install(names).await?;
+        let end = run.step(check()).await?;
+        if end.exit.succeeded() {
+            return Ok(());
+        }
+        let still = unmet(&end.tail).unwrap_or(missing);
+        let why = if installed { "the versions that can be installed do not fit" } else { "installing failed, see the log" };
+        Err(Failure::policy(format!("missing build dependencies: {still}; {why}")))
+    }
+}
+
+impl Backend for Debian {
+    fn prepare<'a>(&'a mut self, run: &'a mut Run) -> BoxFuture<'a, Result<(), Failure>> {
+        Box::pin(async move {
+            match &self.source {
+                DebianSource::Archive { package, version } => {
+                    Self::fetch_archive(run, package, version.as_deref()).await?;
+                }
+                DebianSource::Tree { source } => sources::bring(run, source).await?,
+            }
+            let end = run.step(Program::inside(&["dpkg-parsechangelog", "--show-field", "Timestamp"])).await?;
+            if !end.exit.succeeded() {
+                run.judge(&end).map_err(|failure| {
+                    if end.exit.code.is_some() { Failure::policy("debian/changelog is missing or cannot be read, see the log") } else { failure }
+                })?;
+            }
+            self.epoch = end.tail.lines().rev().find_map(|line| line.trim().parse().ok());
+            Self::dependencies(run).await
+        })
+    }
+
+    fn program(&self) -> Program {
+        let mut program = Program::inside(&["dpkg-buildpackage", "-us", "-uc", "-b"]);
+        if let Some(epoch) = self.epoch {
+            program.environment.insert("SOURCE_DATE_EPOCH".to_owned(), epoch.to_string());
+        }
+        program
+    }
+
+    fn collect<'a>(&'a self, run: &'a mut Run) -> BoxFuture<'a, Result<Vec<Found>, Failure>> {
+        Box::pin(async move {
+            let owner = run.inner.executor.file_owner();
+            let bytes_max = run.inner.executor.options().artifacts_max_bytes;
+            let root = run.directory.clone();
+            let found = tokio::task::spawn_blocking(move || described(&root, owner, bytes_max));
+            run.guarded(async move { found.await.map_err(|error| Failure::infra(error.to_string()))? }).await
+        })
+    }
+}
+
+fn apt_options(place: &Path) -> Vec<String> {
+    let path = |name: &str| place.join(name).to_string_lossy().into_owned();
+    let pairs = [
+        ("Dir::State", path("state")),
+        ("Dir::State::status", "/var/lib/dpkg/status".to_owned()),
+        ("Dir::Cache", path("cache")),
+        ("Dir::Etc::sourcelist", path("sources.list")),
+        ("Dir::Etc::sourceparts", path("sources.list.d")),
+        ("Acquire::Languages", "none".to_owned()),
+        ("APT::Get::Assume-Yes", "true".to_owned()),
+        ("APT::Sandbox::User", String::new()),
+    ];
+    pairs.into_iter().flat_map(|(name, value)| ["-o".to_owned(), format!("{name}={value}")]).collect()
+}
+
+fn read_limited(path: &Path, max_bytes: u64) -> std::io::Result<String> {
+    let mut text = String::new();
+    fs::File::open(path)?.take(max_bytes).read_to_string(&mut text)?;
+    Ok(text)
+}
+
+/// Copies the host's apt sources, each as a source of source packages.
+fn write_sources(apt_dir: &Path, place: &Path) -> Result<(), Failure> {
+    for directory in ["state/lists/partial", "cache/archives/partial", "sources.list.d"] {
+        fs::create_dir_all(place.join(directory))?;
+    }
+    let parts = fs::read_dir(apt_dir.join("sources.list.d")).into_iter().flatten().flatten().map(|entry| entry.path());
+    let mut files: Vec<_> = std::iter::once(apt_dir.join("sources.list")).chain(parts).collect();
+    files.sort_unstable();
+    let (mut lines, mut stanzas) = (Vec::new(), Vec::new());
+    for path in files {
+        let ending = path.extension().and_then(|ending| ending.to_str()).unwrap_or_default();
+        if !matches!(ending, "list" | "sources") {
+            continue;
+        }
+        let Ok(text) = read_limited(&path, LIST_MAX_BYTES) else { continue };
+        if ending == "list" { lines.extend(one_line(&text)) } else { stanzas.extend(deb822(&text)) }
+    }
+    for list in [&mut lines, &mut stanzas] {
+        list.sort_unstable();
+        list.dedup();
+    }
+    if lines.is_empty() && stanzas.is_empty() {
+        return Err(Failure::policy(format!("{} names no package archive", apt_dir.display())));
+    }
+    fs::write(place.join("sources.list"), lines.join("\n") + "\n")?;
+    fs::write(place.join("sources.list.d/hive.sources"), stanzas.join("\n"))?;
+    Ok(())
+}
+
+fn one_line(text: &str) -> Vec<String> {
+    let words = text.lines().map(|line| line.split('#').next().unwrap_or_default().trim());
+    words
+        .filter_map(|line| line.strip_prefix("deb-src").or_else(|| line.strip_prefix("deb")))
+        .filter(|rest| rest.starts_with([' ', '\t']))
+        .map(|rest| format!("deb-src{rest}"))
+        .collect()
+}
+
+fn deb822(text: &str) -> Vec<String> {
+    let mut stanzas = vec![String::new()];
+    for line in text.lines() {
+        let field = line.split(':').next().unwrap_or_default();
+        if line.trim().is_empty() {
+            stanzas.push(String::new());
+        } else if let Some(stanza) = stanzas.last_mut().filter(|_| !line.starts_with('#')) {
+            stanza.push_str(if field.eq_ignore_ascii_case("Types") { "Types: deb-src" } else { line });
+            stanza.push('\n');
+        }
+    }
+    stanzas.retain(|stanza| !stanza.is_empty());
+    stanzas
+}
+
+/// The names that dpkg-checkbuilddeps misses, as it prints them.
+fn unmet(output: &str) -> Option<String> {
+    let (_, missing) = output.lines().find_map(|line| line.split_once("Unmet build dependencies: "))?;
+    Some(missing.trim().to_owned())
+}
+
+/// Of `a (>= 1) b | c d:any`, the packages `a`, `b`, `d`.
+fn first_alternatives(missing: &str) -> Vec<String> {
+    let mut names: Vec<String> = Vec::new();
+    let (mut in_parentheses, mut is_alternative) = (false, false);
+    for word in missing.split_whitespace() {
+        if word.starts_with('(') || in_parentheses {
+            in_parentheses = !word.ends_with(')');
+        } else if word == "|" {
+            is_alternative = true;
+        } else if is_alternative {
+            is_alternative = false;
+        } else {
+            names.push(word.split(':').next().unwrap_or(word).to_owned());
+        }
+    }
+    names
+}
+
+fn one_with_ending(directory: &Path, ending: &str) -> Result<String, Failure> {
+    let names = fs::read_dir(directory)?.flatten().filter_map(|entry| entry.file_name().into_string().ok());
+    let mut names: Vec<String> = names.filter(|name| name.ends_with(ending)).collect();
+    match (names.pop(), names.pop()) {
+        (Some(name), None) if grammar::artifact_name(&name).is_ok() => Ok(name),
+        (Some(_), None) => Err(Failure::build(format!("the {ending} file has an odd name"))),
+        (None, _) => Err(Failure::build(format!("there is no {ending} file"))),
+        (Some(_), Some(_)) => Err(Failure::build(format!("there is more than one {ending} file"))),
+    }
+}
+
+/// What `.changes` lists, with it in front. Blocks.
+fn described(root: &Path, owner: u32, bytes_max: u64) -> Result<Vec<Found>, Failure> {
+    let changes = one_with_ending(&root.join("build"), ".changes")?;
+    let path = format!("build/{changes}");
+    let mut text = String::new();
+    let file = collect::open_regular(root, Path::new(&path), owner)?;
+    let read = file.take(CHANGES_MAX_BYTES + 1).read_to_string(&mut text);
+    read.map_err(|error| Failure::build(format!("{changes}: {error}")))?;
+    let mut found = vec![Found { name: changes.clone(), path, expected: None }];
+    let listed = checksums(&text).map_err(|problem| Failure::build(format!("{changes}: {problem}")))?;
+    let bytes: u64 = listed.iter().map(|(_, size, _)| size).fold(0, |sum, &size| sum.saturating_add(size));
+    if bytes > bytes_max || listed.len() >= collect::ARTIFACTS_MAX {
+        return Err(Failure::build(format!("{bytes} bytes in {} artifacts are too much", listed.len())));
+    }
+    for (sha256, size, name) in listed {
+        let path = format!("build/{name}");
+        let mut file = collect::open_regular(root, Path::new(&path), owner)
+            .map_err(|error| Failure::build(format!("{name}, listed in {changes}: {error}")))?;
+        if name.ends_with(".deb") || name.ends_with(".udeb") {
+            let mut magic = [0u8; 8];
+            let whole = file.read_exact(&mut magic).is_ok() && &magic == b"!<arch>\n";
+            if !whole {
+                return Err(Failure::build(format!("{name} is not a Debian package")));
+            }
+        }
+        found.push(Found { name, path, expected: Some((sha256, size)) });
+    }
+    if !found.iter().any(|found| found.name.ends_with(".deb") || found.name.ends_with(".udeb")) {
+        return Err(Failure::build("no package came out"));
+    }
+    Ok(found)
+}
+
+/// The `Checksums-Sha256` field of a `.changes` file.
+fn checksums(changes: &str) -> Result<Vec<(Sha256Hash, u64, String)>, String> {
+    if changes.len() as u64 > CHANGES_MAX_BYTES {
+        return Err("too large".to_owned());
+    }
+    let mut lines = changes.lines().skip_while(|line| !line.eq_ignore_ascii_case("Checksums-Sha256:"));
+    lines.next().ok_or("no SHA-256 checksums")?;
+    lines
+        .take_while(|line| line.starts_with(' '))
+        .map(|line| {
+            let words: Vec<&str> = line.split_whitespace().collect();
+            let [hash, size, name] = words[..] else {
+                return Err(format!("not a checksum: {line:?}"));
+            };
+            grammar::artifact_name(name).map_err(|error| error.to_string())?;
+            let hash = hash.parse::<Sha256Hash>().map_err(|error| error.to_string())?;
+            let size = size.parse::<u64>().map_err(|_| format!("not a size: {size:?}"))?;
+            Ok((hash, size, name.to_owned()))
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn missing_dependencies_are_named_and_reduced_to_packages() {
+        let output = "noise\ndpkg-checkbuilddeps: error: Unmet build dependencies: debhelper-compat (= 13) libfoo-dev (>= 1.2~) a | b (<< 3) python3:any\n";
+        let missing = unmet(output).expect("found");
+        assert!(missing.starts_with("debhelper-compat (= 13)"));
+        assert_eq!(first_alternatives(&missing), ["debhelper-compat", "libfoo-dev", "a", "python3"]);
+        assert_eq!(unmet("all is well"), None);
+    }
+
+    #[test]
+    fn binary_archives_become_source_archives() {
+        let lines = one_line("# deb http://x y z\ndeb http://a stable main # c\ndeb-src [trusted=yes] file:/r ./\ndebris\n");
+        assert_eq!(lines, ["deb-src http://a stable main", "deb-src [trusted=yes] file:/r ./"]);
+        let stanzas = deb822("# comment\nTypes: deb deb-src\nURIs: http://a\nSuites: s\n\n\nTypes: deb\nURIs: http://b\nSigned-By:\n -----BEGIN\n .\n");
+        assert_eq!(stanzas.len(), 2);
+        assert_eq!(stanzas[0], "Types: deb-src\nURIs: http://a\nSuites: s\n");
+        assert!(stanzas[1].ends_with("Signed-By:\n -----BEGIN\n .\n"), "{}", stanzas[1]);
+    }
+
+    #[test]
+    fn changes_are_read_or_refused() {
+        let hash = "2cf24dba5fb0a30e26e83b2ac5b9e29e1b161e5c1fa7425e73043362938b9824";
+        let good = format!("Format: 1.8\nChecksums-Sha1:\n x 1 a\nChecksums-Sha256:\n {hash} 5 a_1_all.deb\nFiles:\n y 5 a\n");
+        let listed = checksums(&good).expect("reads");
+        assert_eq!(listed.len(), 1);
+        assert_eq!((listed[0].1, listed[0].2.as_str()), (5, "a_1_all.deb"));
+        for bad in ["", "Format: 1.8\n", "Checksums-Sha256:\n zz 5 a\n", "Checksums-Sha256:\n x y\n"] {
+            assert!(checksums(bad).is_err(), "{bad:?}");
+        }
+        let traversal = format!("Checksums-Sha256:\n {hash} 5 ../../etc/passwd\n");
+        assert!(checksums(&traversal).is_err());
+    }
+}

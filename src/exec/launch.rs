@@ -1,0 +1,512 @@
+//! Starts one program of an attempt behind the shim, streams its output, and ends it with everything it started.
+//!
+//! The end is always the same, whether the program exits, fails or is stopped: the process group gets its signals, the cgroup
+//! and the marker find whoever left the group, and only when nobody is left the exit is told. Never done here: judging what an
+//! exit means.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io;
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
+use std::os::unix::process::ExitStatusExt as _;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use rustix::process::Signal;
+use serde::{Deserialize, Serialize};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::unix::pipe;
+use tokio::process::{Child, Command};
+use tokio::sync::{mpsc, oneshot};
+use tokio_util::sync::{CancellationToken, DropGuard};
+
+use super::cgroup::{self, Cgroups, Group};
+use super::shim::{self, Order, Sandbox, ShimFailure};
+use super::users::{self, User};
+use super::{Capabilities, ExecError, Options, SAFE_PATH, sweep};
+use crate::engine::id::{JobId, Token};
+use crate::tasks;
+
+/// Bytes of output in one piece.
+pub(super) const CHUNK_BYTES: usize = 16 << 10;
+/// Pieces that wait for a slow reader; then the build waits.
+const CHUNKS_MAX: usize = 16;
+/// End of the output that is searched for the shim's own line, bytes.
+const TAIL_BYTES: usize = 8 << 10;
+/// Rounds of killing what is left, and the pause between them: 2 s in all.
+const SWEEP_ROUNDS: u32 = 40;
+const SWEEP_PAUSE: Duration = Duration::from_millis(50);
+/// How long a reader may take for the last output of a program that is over.
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(10);
+/// The probe at the start takes a few milliseconds; a machine that needs longer is broken.
+const PROBE_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// One program of an attempt. This is also what the helper is told.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Step {
+    pub(super) job: JobId,
+    pub(super) token: Token,
+    /// Below the attempt's directory; empty: the directory itself.
+    pub(super) directory: String,
+    pub(super) argv: Vec<String>,
+    /// Beyond the fixed ones; names are a closed list.
+    pub(super) environment: BTreeMap<String, String>,
+    pub(super) processes_max: u32,
+    pub(super) memory_max_mb: u64,
+    /// False for the programs that fetch sources: they need what the sandbox hides.
+    pub(super) sandbox: bool,
+}
+
+/// Names that a step may add to its environment. Nothing that changes how a program is loaded.
+const ENVIRONMENT_NAMES: [&str; 4] = ["SOURCE_DATE_EPOCH", "GIT_TERMINAL_PROMPT", "GIT_ALLOW_PROTOCOL", "GIT_SSH_COMMAND"];
+
+impl Step {
+    /// What can be wrong with it, whoever sent it.
+    pub(super) fn check(&self) -> Result<(), String> {
+        crate::engine::grammar::argv(&self.argv).map_err(|error| error.to_string())?;
+        let directory = Path::new(&self.directory);
+        if directory.components().any(|part| !matches!(part, std::path::Component::Normal(_))) || self.directory.contains('\0') {
+            return Err(format!("directory {:?} is not below the attempt", self.directory));
+        }
+        for (name, value) in &self.environment {
+            if !ENVIRONMENT_NAMES.contains(&name.as_str()) || value.contains('\0') || value.len() > 1_024 {
+                return Err(format!("environment variable {name} is not allowed"));
+            }
+        }
+        if !(8..=1 << 20).contains(&self.processes_max) || self.memory_max_mb > 1 << 24 {
+            return Err("limits are out of range".to_owned());
+        }
+        Ok(())
+    }
+}
+
+/// How a program ended.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Exit {
+    pub(super) code: Option<i32>,
+    pub(super) signal: Option<i32>,
+    pub(super) oom_kills: u64,
+    pub(super) shim: Option<(ShimFailure, String)>,
+    /// It was stopped on request.
+    pub(super) stopped: bool,
+    /// Some of its processes could not be ended.
+    pub(super) survivors: u32,
+}
+
+/// A program that runs. Dropping it stops the program.
+pub(super) struct Running {
+    /// Standard output and error as they come; closed after the last byte.
+    pub(super) output: mpsc::Receiver<Bytes>,
+    /// Comes after the output is closed.
+    pub(super) ended: oneshot::Receiver<Exit>,
+    pub(super) stop: CancellationToken,
+    pub(super) guard: DropGuard,
+}
+
+struct Inner {
+    options: Options,
+    /// None: this process's own user.
+    user: Option<User>,
+    cgroups: Cgroups,
+    bubblewrap: Option<PathBuf>,
+    capabilities: Capabilities,
+}
+
+/// Starts programs on this host, as root under the build user, else as this process's own user.
+#[derive(Clone)]
+pub(super) struct Launcher {
+    inner: Arc<Inner>,
+}
+
+impl Launcher {
+    /// Prepares the work directory and finds out what this host can do.
+    pub(super) async fn open(options: Options) -> Result<Self, ExecError> {
+        let work_dir = &options.work_dir;
+        let failed = |what: &str| ExecError::io(format!("{what} {}", work_dir.display()));
+        fs::create_dir_all(work_dir).map_err(failed("create"))?;
+        let root = rustix::process::geteuid().is_root();
+        let user = if root { Some(users::build_user(options.build_user.as_deref())?) } else { None };
+        if let Some(user) = &user {
+            let mode = fs::metadata(work_dir).map_err(failed("inspect"))?.mode();
+            fs::set_permissions(work_dir, fs::Permissions::from_mode(mode & 0o755 | 0o711)).map_err(failed("open up"))?;
+            users::require_passable(work_dir, user)?;
+        }
+        let cgroups = Cgroups::detect(&instance(work_dir).map_err(failed("mark"))?);
+        let capabilities = Capabilities {
+            build_user: user.as_ref().map_or_else(users::own_name, |user| user.name.clone()),
+            cgroup: cgroups.any(),
+            memory_limit: cgroups.limits("memory"),
+            cpu_limit: cgroups.limits("cpu"),
+            process_limit: cgroups.limits("pids"),
+            sandbox: false,
+            notes: Vec::new(),
+        };
+        let inner = Inner { options, user, cgroups, bubblewrap: None, capabilities };
+        let mut launcher = Self { inner: Arc::new(inner) };
+        launcher.probe(None).await.map_err(|why| ExecError::Setting(format!("builds cannot be started: {why}")))?;
+        let mut sandbox = None;
+        let mut why_not = "switched off".to_owned();
+        if launcher.inner.options.sandbox {
+            match find_bubblewrap() {
+                None => why_not = "bubblewrap is not installed".to_owned(),
+                Some(path) => match launcher.probe(Some(path.clone())).await {
+                    Ok(()) => sandbox = Some(path),
+                    Err(why) => why_not = format!("bubblewrap does not work here: {why}"),
+                },
+            }
+        }
+        if let Some(inner) = Arc::get_mut(&mut launcher.inner) {
+            inner.capabilities.sandbox = sandbox.is_some();
+            inner.bubblewrap = sandbox;
+            inner.capabilities.notes = notes(inner, &why_not);
+        }
+        Ok(launcher)
+    }
+
+    pub(super) fn capabilities(&self) -> &Capabilities {
+        &self.inner.capabilities
+    }
+
+    /// Owner of files that a program has made, and of the directory once a step is over.
+    pub(super) fn build_uid(&self) -> u32 {
+        self.inner.user.as_ref().map_or_else(|| rustix::process::geteuid().as_raw(), |user| user.uid)
+    }
+
+    async fn probe(&mut self, bubblewrap: Option<PathBuf>) -> Result<(), String> {
+        let directory = self.inner.options.work_dir.join(".probe");
+        let made = fs::create_dir_all(directory.join("tmp"));
+        let made = made.and_then(|()| match &self.inner.user {
+            Some(user) => std::os::unix::fs::chown(&directory, Some(user.uid), Some(user.gid)),
+            None => Ok(()),
+        });
+        made.map_err(|error| format!("{}: {error}", directory.display()))?;
+        let order = self.order("probe", &directory, "", &["true".to_owned()], BTreeMap::new(), bubblewrap, None, (64, 0));
+        let outcome = async {
+            let (mut child, mut output) = self.spawn(&order).await?;
+            let mut text = String::new();
+            output.read_to_string(&mut text).await?;
+            let status = child.wait().await?;
+            io::Result::Ok((status, text))
+        };
+        match tokio::time::timeout(PROBE_TIMEOUT, outcome).await {
+            Ok(Ok((status, _))) if status.success() => Ok(()),
+            Ok(Ok((status, text))) => Err(match shim::find_failure(&text, &order.nonce) {
+                Some((_, message)) => message,
+                None => format!("{status}: {}", text.trim().chars().take(300).collect::<String>()),
+            }),
+            Ok(Err(error)) => Err(format!("{}: {error}", self.inner.options.program.display())),
+            Err(_) => Err("no answer within 20 s".to_owned()),
+        }
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "one private constructor of one struct")]
+    fn order(
+        &self,
+        token: &str,
+        attempt_dir: &Path,
+        directory: &str,
+        argv: &[String],
+        environment: BTreeMap<String, String>,
+        bubblewrap: Option<PathBuf>,
+        group: Option<&Group>,
+        (processes_max, memory_bytes): (u64, u64),
+    ) -> Order {
+        let options = &self.inner.options;
+        let capabilities = &self.inner.capabilities;
+        let mut hidden_dirs = options.hidden_dirs.clone();
+        hidden_dirs.push(options.work_dir.clone());
+        tracing::trace!(token, "order for the shim");
+        Order {
+            nonce: hex::encode(rand::random::<[u8; 16]>()),
+            cgroup_procs: group.map(Group::procs_files).unwrap_or_default(),
+            user: self.inner.user.clone(),
+            nice: options.nice.clamp(0, 19),
+            files_max: options.files_max,
+            // Counted per user over all its builds, so only where nothing better is there.
+            processes_max: (!capabilities.process_limit).then_some(processes_max),
+            data_max_bytes: (!capabilities.memory_limit && memory_bytes > 0).then_some(memory_bytes),
+            directory: if directory.is_empty() { attempt_dir.to_owned() } else { attempt_dir.join(directory) },
+            argv: argv.to_vec(),
+            environment,
+            sandbox: bubblewrap.map(|bubblewrap| Sandbox {
+                bubblewrap,
+                attempt_dir: attempt_dir.to_owned(),
+                temporary_dir: attempt_dir.join("tmp"),
+                hidden_dirs,
+                network: options.network,
+            }),
+        }
+    }
+
+    async fn spawn(&self, order: &Order) -> io::Result<(Child, pipe::Receiver)> {
+        let (reader, writer) = io::pipe()?;
+        let mut command = Command::new(&self.inner.options.program);
+        command
+            .arg("build-shim")
+            .env_clear()
+            .current_dir("/")
+            .stdin(Stdio::piped())
+            .stdout(writer.try_clone()?)
+            .stderr(writer)
+            .kill_on_drop(true);
+        let mut child = command.spawn()?;
+        // The command holds our copies of the writing end; the output ends only when they are closed.
+        drop(command);
+        let text = serde_json::to_vec(order)?;
+        if let Some(mut input) = child.stdin.take() {
+            input.write_all(&text).await?;
+            input.shutdown().await?;
+        }
+        Ok((child, pipe::Receiver::from_owned_fd(reader.into())?))
+    }
+
+    /// Directory of an attempt; it was made before.
+    fn attempt_dir(&self, token: Token) -> Result<PathBuf, ExecError> {
+        let directory = self.inner.options.work_dir.join(token.to_string());
+        match fs::symlink_metadata(&directory) {
+            Ok(metadata) if metadata.is_dir() => Ok(directory),
+            Ok(_) => Err(ExecError::Refused(format!("{} is not a directory", directory.display()))),
+            Err(error) => Err(ExecError::io(format!("inspect {}", directory.display()))(error)),
+        }
+    }
+
+    /// Starts one program. What belongs to `owner` in the attempt's directory is handed to the build user, and back afterwards
+    /// when `owner` is not root, who needs no such thing.
+    pub(super) async fn start(&self, step: Step, owner: u32) -> Result<Running, ExecError> {
+        step.check().map_err(ExecError::Refused)?;
+        let token = step.token.to_string();
+        let directory = self.attempt_dir(step.token)?;
+        if let Some(user) = &self.inner.user {
+            let handed = users::hand_over(&directory, owner, (user.uid, user.gid)).await;
+            handed.map_err(ExecError::io(format!("hand over {}", directory.display())))?;
+        }
+        let options = &self.inner.options;
+        let memory_mb = if step.memory_max_mb > 0 { step.memory_max_mb } else { options.memory_default_mb };
+        let limits = cgroup::Limits {
+            memory_bytes: memory_mb << 20,
+            cpu_percent: options.cpu_max_percent,
+            processes: u64::from(step.processes_max),
+        };
+        let group = self.inner.cgroups.any().then(|| self.inner.cgroups.create(&token, limits)).transpose();
+        let group = group.map_err(ExecError::io("limit the build by a cgroup"))?;
+        let mut environment = BTreeMap::from([
+            ("PATH".to_owned(), SAFE_PATH.to_owned()),
+            ("HOME".to_owned(), directory.join("home").to_string_lossy().into_owned()),
+            ("LANG".to_owned(), "C.UTF-8".to_owned()),
+            ("HIVE_JOB".to_owned(), step.job.to_string()),
+            ("HIVE_ATTEMPT".to_owned(), token.clone()),
+        ]);
+        environment.extend(step.environment);
+        let bubblewrap = self.inner.bubblewrap.clone().filter(|_| step.sandbox);
+        let numbers = (limits.processes, limits.memory_bytes);
+        let order =
+            self.order(&token, &directory, &step.directory, &step.argv, environment, bubblewrap, group.as_ref(), numbers);
+        let (child, pipe) = self.spawn(&order).await.map_err(ExecError::io("start the build"))?;
+        let stop = CancellationToken::new();
+        let (chunks, output) = mpsc::channel(CHUNKS_MAX);
+        let (report, ended) = oneshot::channel();
+        let reader = tasks::spawn("build-output", read(pipe, chunks, stop.clone()));
+        let supervised = Supervised { launcher: self.clone(), token, directory, group, nonce: order.nonce, owner };
+        tasks::spawn("build-step", supervised.run(child, reader, stop.clone(), report));
+        Ok(Running { output, ended, guard: stop.clone().drop_guard(), stop })
+    }
+
+    /// Ends everything of this attempt. Answers how many processes could not be ended.
+    async fn sweep(&self, token: &str, directory: &Path, group: Option<&Group>) -> u32 {
+        let only_user = self.inner.user.as_ref().map(|user| user.uid);
+        for round in 0..SWEEP_ROUNDS {
+            let (name, place, known) = (token.to_owned(), directory.to_owned(), group.cloned());
+            let found = tokio::task::spawn_blocking(move || {
+                if let Some(group) = &known {
+                    group.kill();
+                }
+                // Reading every process is slow on a busy host; members of a cgroup are known without.
+                let strays = sweep::marked(&name, &place, only_user);
+                sweep::kill(&strays);
+                known.map(|group| group.members().len()).unwrap_or(0).max(strays.len())
+            });
+            let left = found.await.unwrap_or(usize::MAX);
+            if left == 0 {
+                return 0;
+            }
+            if round + 1 == SWEEP_ROUNDS {
+                return u32::try_from(left).unwrap_or(u32::MAX);
+            }
+            tokio::time::sleep(SWEEP_PAUSE).await;
+        }
+        0
+    }
+
+    /// Ends builds of a former life of the agent and removes their directories. Answers their tokens.
+    pub(super) async fn reap_leftovers(&self) -> Vec<String> {
+        let mut tokens: BTreeMap<String, Option<Group>> =
+            self.inner.cgroups.existing().into_iter().map(|(token, group)| (token, Some(group))).collect();
+        for entry in fs::read_dir(&self.inner.options.work_dir).into_iter().flatten().flatten() {
+            if let Some(name) = entry.file_name().to_str().filter(|name| name.parse::<Token>().is_ok()) {
+                tokens.entry(name.to_owned()).or_default();
+            }
+        }
+        let mut reaped = Vec::new();
+        for (token, group) in tokens {
+            let directory = self.inner.options.work_dir.join(&token);
+            let survivors = self.sweep(&token, &directory, group.as_ref()).await;
+            let cgroup_removed = group.as_ref().is_none_or(Group::remove);
+            let removed = if token.parse::<Token>().is_ok() { users::remove_tree(&directory).await } else { Ok(()) };
+            tracing::info!(token, survivors, cgroup_removed, ?removed, "leftover build of a former life ended");
+            reaped.push(token);
+        }
+        reaped
+    }
+}
+
+/// What one running program is accompanied by.
+struct Supervised {
+    launcher: Launcher,
+    token: String,
+    directory: PathBuf,
+    group: Option<Group>,
+    nonce: String,
+    owner: u32,
+}
+
+impl Supervised {
+    async fn run(
+        self,
+        mut child: Child,
+        reader: tokio::task::JoinHandle<String>,
+        stop: CancellationToken,
+        report: oneshot::Sender<Exit>,
+    ) {
+        let leader = child.id();
+        let mut stopped = false;
+        let status = tokio::select! {
+            status = child.wait() => status,
+            () = stop.cancelled() => {
+                stopped = true;
+                if let Some(leader) = leader {
+                    sweep::signal_group(leader, Signal::TERM);
+                }
+                let grace = Duration::from_millis(self.launcher.inner.options.grace_ms.min(3_000));
+                match tokio::time::timeout(grace, child.wait()).await {
+                    Ok(status) => status,
+                    Err(_) => {
+                        if let Some(leader) = leader {
+                            sweep::signal_group(leader, Signal::KILL);
+                        }
+                        if let Some(group) = &self.group {
+                            group.kill();
+                        }
+                        child.wait().await
+                    }
+                }
+            }
+        };
+        if let Some(leader) = leader {
+            // The leader is gone; its group may live on. Nobody else can have its number while the group exists.
+            if let Some(pid) = rustix::process::Pid::from_raw(leader.cast_signed()) {
+                rustix::process::kill_process_group(pid, Signal::KILL).ok();
+            }
+        }
+        let survivors = self.launcher.sweep(&self.token, &self.directory, self.group.as_ref()).await;
+        let oom_kills = self.group.as_ref().map_or(0, Group::oom_kills);
+        if self.group.as_ref().is_some_and(|group| !group.remove()) {
+            tracing::warn!(token = self.token, "cgroup of a build is not empty");
+        }
+        let mut reader = reader;
+        let tail = match tokio::time::timeout(DRAIN_TIMEOUT, &mut reader).await {
+            Ok(Ok(tail)) => tail,
+            Ok(Err(_)) | Err(_) => {
+                reader.abort();
+                String::new()
+            }
+        };
+        if let Some(user) = self.launcher.inner.user.as_ref().filter(|_| self.owner != 0) {
+            let back = users::hand_over(&self.directory, user.uid, (self.owner, user.gid)).await;
+            if let Err(error) = back {
+                tracing::error!(token = self.token, %error, "directory of a build was not handed back");
+            }
+        }
+        let (code, signal) = match &status {
+            Ok(status) => (status.code(), status.signal()),
+            Err(_) => (None, None),
+        };
+        let shim = shim::find_failure(&tail, &self.nonce);
+        let exit = Exit { code, signal, oom_kills, shim, stopped, survivors };
+        if report.send(exit).is_err() {
+            tracing::debug!(token = self.token, "nobody waits for the end of this program");
+        }
+    }
+}
+
+/// Passes the output on; when nobody wants it any more, the program is stopped. Answers its end.
+async fn read(mut pipe: pipe::Receiver, chunks: mpsc::Sender<Bytes>, stop: CancellationToken) -> String {
+    let mut tail: Vec<u8> = Vec::new();
+    let mut buffer = vec![0u8; CHUNK_BYTES];
+    loop {
+        let length = match pipe.read(&mut buffer).await {
+            Ok(0) | Err(_) => break,
+            Ok(length) => length,
+        };
+        tail.extend_from_slice(&buffer[..length]);
+        if tail.len() > 2 * TAIL_BYTES {
+            tail.drain(..tail.len() - TAIL_BYTES);
+        }
+        if chunks.send(Bytes::copy_from_slice(&buffer[..length])).await.is_err() {
+            stop.cancel();
+            // Read on without keeping anything, so that a last word does not block its writer.
+            while matches!(pipe.read(&mut buffer).await, Ok(length) if length > 0) {}
+            break;
+        }
+    }
+    String::from_utf8_lossy(&tail).into_owned()
+}
+
+fn find_bubblewrap() -> Option<PathBuf> {
+    SAFE_PATH.split(':').map(|directory| Path::new(directory).join("bwrap")).find(|path| path.is_file())
+}
+
+/// A name for this work directory that no other agent on this kernel uses, also when paths are equal in two mount namespaces.
+fn instance(work_dir: &Path) -> io::Result<String> {
+    let path = work_dir.join(".instance");
+    let id = match fs::read_to_string(&path) {
+        Ok(text) if text.len() == 32 => text,
+        _ => {
+            let id = hex::encode(rand::random::<[u8; 16]>());
+            fs::write(&path, &id)?;
+            id
+        }
+    };
+    let metadata = fs::metadata(work_dir)?;
+    let place = format!("{id}-{}-{}", metadata.dev(), metadata.ino());
+    Ok(format!("hive-builds-{}", &hex::encode(crate::keyring::sha256(place.as_bytes()))[..16]))
+}
+
+fn notes(inner: &Inner, why_no_sandbox: &str) -> Vec<String> {
+    let capabilities = &inner.capabilities;
+    let mut notes = Vec::new();
+    if inner.bubblewrap.is_none() {
+        notes.push(format!("builds run without a sandbox and can read this host's files: {why_no_sandbox}"));
+    }
+    if inner.user.is_none() {
+        notes.push(format!("builds run as the agent's own user {}: start hive-helper.service to separate them", capabilities.build_user));
+    } else if capabilities.build_user == "nobody" {
+        notes.push("builds run as nobody; make a user of their own with: useradd --system --shell /usr/sbin/nologin hive-build".to_owned());
+    }
+    if !capabilities.cgroup {
+        notes.push("no cgroup can be written: processes that leave a build are found by their environment only".to_owned());
+    }
+    for (limited, what) in [
+        (capabilities.memory_limit, "memory of a build is limited per process only"),
+        (capabilities.cpu_limit, "processor time of a build is not limited"),
+        (capabilities.process_limit, "processes are limited per user, not per build"),
+    ] {
+        if !limited {
+            notes.push(format!("{what}: the cgroup controller is not available"));
+        }
+    }
+    notes
+}
