@@ -54,9 +54,9 @@ use crate::engine::ballot::AdviceMsg;
 use crate::engine::beacon::BeaconState;
 use crate::engine::command::{Command, Reply};
 use crate::engine::founding::SeekersDigest;
-use crate::engine::id::{JobId, PeerId, Token};
+use crate::engine::id::{PeerId, Token};
 use crate::engine::member::Inventory;
-use crate::exec::build::BuildEvent;
+use crate::exec::build::Event as BuildEvent;
 use crate::mesh;
 use crate::tasks;
 
@@ -64,8 +64,6 @@ use crate::tasks;
 const EVENTS_MAX: usize = 1_024;
 /// The loop looks at everything at least so often. A seeker's HELLOs and a coordinator's plans need nothing finer.
 const TICK: Duration = Duration::from_millis(100);
-/// How long builds may take to end when the agent stops.
-const STOP_BUILDS: Duration = Duration::from_millis(300);
 
 /// What happened, from inside the agent.
 #[derive(Debug)]
@@ -126,17 +124,8 @@ pub enum Event {
     Leased {
         /// What was asked, and whether it is still live; none: no answer.
         answer: Option<Vec<(Token, bool)>>,
-        /// What was asked.
-        asked: Vec<Token>,
         /// When it was asked.
         sent_ms: u64,
-    },
-    /// A build has news.
-    Build {
-        /// The attempt.
-        token: Token,
-        /// The news.
-        event: BuildEvent,
     },
     /// A report was answered by the hive.
     Reported {
@@ -191,6 +180,7 @@ struct Inputs {
     events: mpsc::Receiver<Event>,
     discovery: mpsc::Receiver<DiscoveryEvent>,
     mesh: mpsc::Receiver<mesh::Event>,
+    builds: mpsc::Receiver<BuildEvent>,
 }
 
 impl Agent {
@@ -225,6 +215,7 @@ impl Agent {
                     Some(event) => self.on_mesh(event).await?,
                     None => anyhow::bail!("the mesh has ended"),
                 },
+                Some(event) = inputs.builds.recv() => self.drone.on_build(&self.shared.clone(), event).await?,
                 _ = applied.changed() => {}
                 _ = ticks.tick() => watchdog.pet(now_ms()),
             }
@@ -280,11 +271,10 @@ impl Agent {
                 self.coordinating.on_voters_changed(term);
                 Ok(())
             }
-            Event::Leased { answer, asked, sent_ms } => {
-                self.drone.on_leased(&shared, answer, &asked, sent_ms);
+            Event::Leased { answer, sent_ms } => {
+                self.drone.on_leased(&shared, answer, sent_ms);
                 Ok(())
             }
-            Event::Build { token, event } => self.drone.on_build(&shared, token, event).await,
             Event::Reported { token, settled } => self.drone.on_reported(&shared, token, settled).await,
             Event::Inventory(inventory) => {
                 *shared.inventory.write().unwrap_or_else(std::sync::PoisonError::into_inner) = *inventory;
@@ -380,13 +370,12 @@ impl Agent {
         }
     }
 
-    /// The order matters: no new work, then leadership, then the rest. Builds are ended last, by their own time limit.
-    async fn stop(mut self) {
+    /// Leadership goes first, while the others still hear us. Builds are told to end; what of them is left is ended when the agent
+    /// starts again.
+    async fn stop(self) {
         self.shared.update(|soft| soft.phase = Some(crate::api::NodePhase::Stopping));
         self.shared.consensus.shutdown().await;
-        if tokio::time::timeout(STOP_BUILDS, self.drone.stop()).await.is_err() {
-            tracing::warn!("builds did not end in time; they are ended when the agent starts again");
-        }
+        self.drone.stop();
         self.shared.mesh.shutdown().await;
     }
 }

@@ -42,6 +42,12 @@ const EXIT_USAGE: u8 = 2;
 /// Everything that `main` does.
 pub fn main() -> ExitCode {
     let line: Vec<OsString> = std::env::args_os().collect();
+    match line.get(1).and_then(|word| word.to_str()) {
+        // The shim changes user and limits of its own process, which must not have any thread yet.
+        Some("build-shim") => return crate::exec::shim::main(line.into_iter().skip(2)),
+        Some("helper") => return helper(line.into_iter().skip(2)),
+        Some(_) | None => {}
+    }
     match parse(&line) {
         Ok(cli) => ExitCode::from(dispatch(cli)),
         Err(code) => ExitCode::from(code),
@@ -83,8 +89,9 @@ fn dispatch(cli: Cli) -> u8 {
     let outcome = match cli.command {
         // Those that run for long and bring their own runtime.
         Command::Agent(args) => agent(&surroundings, &args),
-        Command::Helper(args) => return crate::exec::helper::main(args.args.into_iter()),
-        Command::BuildShim(args) => return crate::exec::shim::main(args.args.into_iter()),
+        Command::Helper(_) | Command::BuildShim(_) => {
+            Err(Failure::usage("this command must be the first word of the line", "hive helper --help"))
+        }
         // Those that need nobody.
         Command::Completions { shell } => completions(&ui, shell),
         Command::Man { dir } => man(&ui, dir.as_deref()),
@@ -95,6 +102,14 @@ fn dispatch(cli: Cli) -> u8 {
     match outcome {
         Ok(code) => code,
         Err(failure) => ui.failure(&failure),
+    }
+}
+
+/// The privileged helper: root's acts for an agent that is not root.
+fn helper(words: impl Iterator<Item = OsString>) -> ExitCode {
+    match crate::exec::helper::server::parse(words) {
+        Ok(options) => crate::exec::helper::server::main(options),
+        Err(problem) => ExitCode::from(Ui::of_process(false).failure(&Failure::usage(problem, "see hive-helper.service"))),
     }
 }
 

@@ -5,6 +5,7 @@
 use std::collections::BTreeMap;
 
 use super::shared::Shared;
+use crate::discovery::v1;
 use crate::engine::ballot::{AdviceMsg, IdentifyMsg};
 use crate::engine::id::PeerId;
 use crate::engine::member::Inventory;
@@ -55,4 +56,22 @@ fn snapshot_for(shared: &Shared, asking: Option<&PeerId>, node: Inventory) -> Sn
     let census: BTreeMap<String, u32> = census;
     let members = u32::try_from(others).unwrap_or(u32::MAX).saturating_add(1);
     Snapshot { census, members, queue, node, facts: shared.facts() }
+}
+
+/// Answers a node of wire v1, which knows roles by name and packages only.
+pub async fn advise_legacy(shared: &Shared, node_id: &str) {
+    let advice = advise_about(shared, None, Inventory::default());
+    let Some(first) = advice.ranking.into_iter().next() else { return };
+    let roles = shared.definitions(|definitions| definitions.roles());
+    let Some(role) = roles.get(&first.role) else { return };
+    let advice = v1::Advice {
+        role: first.role,
+        // v1 nodes are Debian and Ubuntu machines.
+        packages: role.packages_on("debian").to_vec(),
+        config: role.config.clone(),
+        reason: first.reason,
+    };
+    if let Err(error) = shared.discovery.legacy_advice(node_id, advice).await {
+        tracing::debug!(%error, "advice for a v1 node was not sent");
+    }
 }

@@ -281,7 +281,7 @@ impl Asking {
             || shared.read(|state| state.member(&shared.me.peer_id).is_some_and(|member| member.founder));
         let packages: Vec<String> =
             definition.map(|definition| definition.packages_on(&distro).to_vec()).unwrap_or_default();
-        let packages_state = match Mode::from(shared.config.packages) {
+        let packages_state = match super::packages::mode(shared.config.packages) {
             Mode::Off => "off",
             Mode::DryRun | Mode::On if packages.is_empty() => "installed",
             Mode::DryRun | Mode::On => "pending",

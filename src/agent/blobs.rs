@@ -20,11 +20,12 @@ pub async fn keep(shared: &Shared, from: &PeerId, sha256: Sha256Hash, size: u64)
     if shared.blobs.size(sha256) == Some(size) {
         return Ok(());
     }
-    fetch(&shared.mesh, &shared.blobs, sha256, size, std::slice::from_ref(from)).await.map_err(|error| error.to_string())
+    let from = std::slice::from_ref(from);
+    fetch(&shared.blobs, &shared.mesh, sha256, Some(size), from).await.map(drop).map_err(|error| error.to_string())
 }
 
 /// Makes sure that a blob is on this node; asks `first`, then every member that is alive.
-pub async fn obtain(shared: &Shared, sha256: Sha256Hash, size: u64, first: Option<&PeerId>) -> Result<(), String> {
+pub async fn obtain(shared: &Shared, sha256: Sha256Hash, size: Option<u64>, first: Option<&PeerId>) -> Result<(), String> {
     if shared.blobs.size(sha256).is_some() {
         return Ok(());
     }
@@ -34,7 +35,7 @@ pub async fn obtain(shared: &Shared, sha256: Sha256Hash, size: u64, first: Optio
             sources.push(peer);
         }
     }
-    fetch(&shared.mesh, &shared.blobs, sha256, size, &sources).await.map_err(|error| error.to_string())
+    fetch(&shared.blobs, &shared.mesh, sha256, size, &sources).await.map(drop).map_err(|error| error.to_string())
 }
 
 /// Asks up to `copies` other nodes to keep a blob, voters first. Returns how many do; fewer than asked for only when there

@@ -182,27 +182,45 @@ impl Joining {
     }
 
     /// A verified datagram says that a hive exists at this address.
-    pub async fn on_hive_hint(&mut self, shared: &Shared, peer: &PeerId, addresses: Vec<SocketAddr>, now_ms: u64) {
+    pub async fn on_hive_hint(
+        &mut self,
+        shared: &Shared,
+        peer: &PeerId,
+        hive: Option<HiveEpoch>,
+        addresses: Vec<SocketAddr>,
+        now_ms: u64,
+    ) {
         if let Some(founding) = self.founding.as_mut() {
             founding.on_hive_hint(now_ms);
             founding.on_seeker_gone(peer);
         }
-        if !self.connected.contains_key(peer) && (self.founding.is_some() || shared.hive().is_none()) {
+        let ours = shared.hive().map(|(hive_id, _)| hive_id);
+        let known = shared.read(|state| state.member(peer).is_some_and(|member| !member.left));
+        let other_hive = ours.is_some() && hive.is_some_and(|hive| Some(hive.hive_id) != ours);
+        if !self.connected.contains_key(peer) && (ours.is_none() || other_hive || !known) {
             shared.mesh.add_addresses(peer, addresses).await;
             shared.mesh.dial(peer).await;
         }
     }
 
     /// A hive datagram that cannot be verified with the keys of this node.
-    pub fn on_unverified(&mut self, shared: &Shared, from: SocketAddr, now_ms: u64) {
+    pub fn on_unverified(&mut self, shared: &Shared, from: SocketAddr, reason: &str, now_ms: u64) {
         if let Some(founding) = self.founding.as_mut() {
             founding.on_unverified(now_ms);
-            refused(shared, format!("datagrams of {} cannot be verified", from.ip()), now_ms);
+            refused(shared, format!("datagrams of {} cannot be verified: {reason}", from.ip()), now_ms);
+        }
+    }
+
+    /// mDNS found a node: dialed unless it is connected already. Who it is shows at admission.
+    pub async fn on_discovered(&mut self, shared: &Shared, peer: &PeerId, addresses: Vec<SocketAddr>) {
+        if !self.connected.contains_key(peer) {
+            shared.mesh.add_addresses(peer, addresses).await;
+            shared.mesh.dial(peer).await;
         }
     }
 
     /// A connection was not admitted.
-    pub fn on_refused(&mut self, shared: &Shared, by_us: bool, address: SocketAddr, reason: &RefuseReason, now_ms: u64) {
+    pub fn on_refused(&mut self, shared: &Shared, by_us: bool, address: SocketAddr, reason: RefuseReason, now_ms: u64) {
         if by_us {
             return;
         }

@@ -4,7 +4,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::net::{Ipv4Addr, SocketAddr};
-use std::sync::{Mutex, MutexGuard, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
 use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
@@ -25,7 +25,9 @@ use crate::engine::policy::Fact;
 use crate::engine::scheduler::Leases;
 use crate::engine::state::{ADDRESSES_MAX, State};
 use crate::exec::facts::FactsHandle;
+use crate::exec::build::{Builder, Event as BuildEvent};
 use crate::exec::logs::LogStore;
+use crate::exec::privilege::Executor;
 use crate::keyring::Keyring;
 use crate::mesh::MeshHandle;
 
@@ -47,6 +49,12 @@ pub struct Shared {
     pub blobs: BlobStore,
     /// Logs of attempts.
     pub logs: LogStore,
+    /// Runs attempts.
+    pub builder: Builder,
+    /// What needs root.
+    pub executor: Arc<Executor>,
+    /// News of attempts, into the event loop.
+    pub builds: mpsc::Sender<BuildEvent>,
     /// `identity.json` and `peers.json`.
     pub files: Files,
     /// Into the event loop.

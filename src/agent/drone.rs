@@ -1,0 +1,353 @@
+//! This node as a drone: carries out what is assigned to it, and reports until it was heard.
+//!
+//! ```text
+//!   assigned in the state ─► lease confirmed ─► build ─► artifacts copied ─► outbox ─► Report ─► answered
+//!                                  └─ renewed every 5 s; lost: stopped (unless pure), superseded: stopped
+//! ```
+//!
+//! Nothing starts on the word of the state alone: the copy of a node that was cut off may be old, so the coordinator confirms
+//! each attempt first. A result goes into the outbox before anything else, so that neither a crash nor a lost quorum loses it.
+//! Never done here: choosing work, judging results.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use super::control::{self, LEASES_MAX, Request, Response};
+use super::shared::Shared;
+use super::{Event, blobs, coordinating, propose};
+use crate::api::ErrorCode;
+use crate::engine::command::{Command, Progress};
+use crate::engine::id::{JobId, Token};
+use crate::engine::job::{AttemptState, FailureClass, JobSpec, JobState, Outcome};
+use crate::engine::scheduler::{RENEW_EVERY_MS, drone_must_stop};
+use crate::exec::build::{Attempt, Build, Event as BuildEvent, EventKind as BuildEventKind, StopReason};
+use crate::tasks;
+use crate::transport::{decode, encode};
+
+/// How long the coordinator's answer about a lease is awaited.
+const LEASE_TIMEOUT: Duration = Duration::from_secs(2);
+/// Attempts that wait for their first lease are asked for so often, milliseconds.
+const CONFIRM_MS: u64 = 200;
+/// How long a report's commit is awaited before it is sent again.
+const REPORT_TIMEOUT: Duration = Duration::from_secs(5);
+/// Results that wait in the outbox are sent again so often, milliseconds.
+const OUTBOX_MS: u64 = 2_000;
+/// Results sent from the outbox in one go.
+const OUTBOX_BATCH: u32 = 64;
+/// Copies of an artifact on other nodes before its job is done.
+const ARTIFACT_COPIES: usize = 1;
+
+/// A result on its way, as it lies in the outbox.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+struct Ended {
+    job: JobId,
+    token: Token,
+    outcome: Outcome,
+}
+
+/// What this node is doing for the hive.
+pub struct Drone {
+    running: BTreeMap<Token, Running>,
+    /// Assigned to this node in the state, not confirmed yet.
+    unconfirmed: BTreeMap<Token, JobId>,
+    /// Ended here; the state does not know it yet.
+    reporting: BTreeSet<Token>,
+    asking: bool,
+    asked_ms: u64,
+    outbox_ms: u64,
+    sending: BTreeSet<Token>,
+    /// Attempts of a former life were looked for.
+    resumed: bool,
+}
+
+struct Running {
+    job: JobId,
+    pure: bool,
+    build: Build,
+    renewed_ms: u64,
+}
+
+impl Drone {
+    /// Nothing to do yet.
+    pub fn new() -> Self {
+        Self {
+            running: BTreeMap::new(),
+            unconfirmed: BTreeMap::new(),
+            reporting: BTreeSet::new(),
+            asking: false,
+            asked_ms: 0,
+            outbox_ms: 0,
+            sending: BTreeSet::new(),
+            resumed: false,
+        }
+    }
+
+    /// Does what is due.
+    pub async fn tick(&mut self, shared: &Arc<Shared>, now_ms: u64) -> anyhow::Result<()> {
+        if !shared.is_member() {
+            return Ok(());
+        }
+        if !self.resumed {
+            self.resumed = true;
+            self.take_up_outbox(shared).await?;
+        }
+        for (job, token) in self.follow_state(shared) {
+            tracing::warn!(%job, %token, "an attempt was cut off by the end of the agent");
+            self.ended(shared, Ended { job, token, outcome: interrupted() }).await?;
+        }
+        self.stop_without_lease(now_ms);
+        self.ask_for_leases(shared, now_ms);
+        if now_ms.saturating_sub(self.outbox_ms) >= OUTBOX_MS {
+            self.outbox_ms = now_ms;
+            self.send_outbox(shared).await?;
+        }
+        Ok(())
+    }
+
+    /// Results that a former life of the agent left are reported, not built again.
+    async fn take_up_outbox(&mut self, shared: &Shared) -> anyhow::Result<()> {
+        for record in shared.consensus.outbox_list(u32::MAX).await? {
+            if let Ok(result) = decode::<Ended>(&record.value) {
+                self.reporting.insert(result.token);
+            }
+        }
+        Ok(())
+    }
+
+    /// Compares what the state assigns to this node with what it does. Returns attempts that a former life of the agent began
+    /// and that run nowhere any more.
+    fn follow_state(&mut self, shared: &Shared) -> Vec<(JobId, Token)> {
+        let assigned: BTreeMap<Token, (JobId, AttemptState)> = shared.read(|state| {
+            let live = state.live_attempts(&shared.me.peer_id);
+            live.map(|(job, attempt)| (attempt.token, (job.spec.id, attempt.state))).collect()
+        });
+        for (token, running) in &self.running {
+            if !assigned.contains_key(token) {
+                running.build.stop(stop_reason(shared, running.job));
+            }
+        }
+        self.unconfirmed.retain(|token, _| assigned.contains_key(token));
+        // A result that was answered is remembered until the state of this node shows it, too.
+        self.reporting.retain(|token| assigned.contains_key(token) || self.sending.contains(token));
+        let mut interrupted = Vec::new();
+        for (token, (job, state)) in assigned {
+            if self.running.contains_key(&token) || self.reporting.contains(&token) {
+                continue;
+            }
+            if state == AttemptState::Assigned {
+                self.unconfirmed.insert(token, job);
+            } else {
+                interrupted.push((job, token));
+            }
+        }
+        interrupted
+    }
+
+    /// What has outside effects stops by itself before the coordinator gives it to another drone.
+    fn stop_without_lease(&self, now_ms: u64) {
+        for running in self.running.values() {
+            if drone_must_stop(running.pure, now_ms.saturating_sub(running.renewed_ms)) {
+                running.build.stop(StopReason::LeaseLost);
+            }
+        }
+    }
+
+    fn ask_for_leases(&mut self, shared: &Arc<Shared>, now_ms: u64) {
+        let interval_ms = if self.unconfirmed.is_empty() { RENEW_EVERY_MS } else { CONFIRM_MS };
+        let attempts: Vec<(JobId, Token)> = self
+            .unconfirmed
+            .iter()
+            .map(|(token, job)| (*job, *token))
+            .chain(self.running.iter().map(|(token, running)| (running.job, *token)))
+            .take(LEASES_MAX)
+            .collect();
+        if self.asking || attempts.is_empty() || now_ms.saturating_sub(self.asked_ms) < interval_ms {
+            return;
+        }
+        let Some(coordinator) = shared.consensus.status().leader else { return };
+        self.asking = true;
+        self.asked_ms = now_ms;
+        let shared = Arc::clone(shared);
+        tasks::spawn("lease", async move {
+            let asked: Vec<Token> = attempts.iter().map(|(_, token)| *token).collect();
+            let valid = if coordinator == shared.me.peer_id {
+                coordinating::lease(&shared, &coordinator, &attempts).await
+            } else {
+                let request = Request::Lease { attempts };
+                match crate::transport::call(&shared.mesh, &coordinator, control::PROTOCOL, &request, LEASE_TIMEOUT).await
+                {
+                    Ok(Response::Leases { valid }) if valid.len() == asked.len() => Some(valid),
+                    Ok(other) => {
+                        tracing::debug!(?other, "no lease");
+                        None
+                    }
+                    Err(error) => {
+                        tracing::debug!(%error, "the coordinator did not answer about leases");
+                        None
+                    }
+                }
+            };
+            let answer = valid.map(|valid| asked.iter().copied().zip(valid).collect());
+            let _ = shared.events.send(Event::Leased { answer, sent_ms: now_ms }).await;
+        });
+    }
+
+    /// The coordinator answered. Leases count from when they were asked for.
+    pub fn on_leased(&mut self, shared: &Arc<Shared>, answer: Option<Vec<(Token, bool)>>, sent_ms: u64) {
+        self.asking = false;
+        for (token, valid) in answer.into_iter().flatten() {
+            if let Some(running) = self.running.get_mut(&token) {
+                if valid {
+                    running.renewed_ms = sent_ms;
+                } else {
+                    running.build.stop(stop_reason(shared, running.job));
+                }
+            } else if let Some(job) = self.unconfirmed.remove(&token) {
+                if valid {
+                    self.start(shared, job, token, sent_ms);
+                } else {
+                    tracing::debug!(%job, %token, "the coordinator knows this attempt no longer");
+                }
+            }
+        }
+    }
+
+    fn start(&mut self, shared: &Arc<Shared>, job: JobId, token: Token, renewed_ms: u64) {
+        let found: Option<(JobSpec, u32)> = shared.read(|state| {
+            let job = state.job(&job)?;
+            let attempt = job.live_attempt().filter(|attempt| attempt.token == token)?;
+            Some((job.spec.clone(), attempt.attempt))
+        });
+        let Some((spec, attempt)) = found else { return };
+        tracing::info!(%job, attempt, target = %spec.target, "building");
+        let pure = spec.pure;
+        let build = shared.builder.start(Attempt { job, attempt, token, spec }, shared.builds.clone());
+        self.running.insert(token, Running { job, pure, build, renewed_ms });
+    }
+
+    /// A build has news.
+    pub async fn on_build(&mut self, shared: &Arc<Shared>, event: BuildEvent) -> anyhow::Result<()> {
+        let BuildEvent { job, token, kind } = event;
+        match kind {
+            BuildEventKind::Started { pinned_commit } => {
+                report(shared, job, token, Progress::Building { pinned_commit });
+                Ok(())
+            }
+            BuildEventKind::Uploading => {
+                report(shared, job, token, Progress::Uploading);
+                Ok(())
+            }
+            BuildEventKind::Ended(outcome) => {
+                self.running.remove(&token);
+                self.ended(shared, Ended { job, token, outcome }).await
+            }
+        }
+    }
+
+    async fn ended(&mut self, shared: &Arc<Shared>, result: Ended) -> anyhow::Result<()> {
+        self.reporting.insert(result.token);
+        if !shared.consensus.outbox_put(result.token.to_string(), encode(&result)?).await? {
+            tracing::error!(token = %result.token, "the outbox is full; this result is lost if the agent ends before it is taken");
+        }
+        self.deliver(shared, result);
+        Ok(())
+    }
+
+    /// Copies the artifacts to another node, then reports; both again and again from the outbox until the hive has answered.
+    fn deliver(&mut self, shared: &Arc<Shared>, result: Ended) {
+        if !self.sending.insert(result.token) {
+            return;
+        }
+        let shared = Arc::clone(shared);
+        tasks::spawn("report", async move {
+            let Ended { job, token, outcome } = result;
+            let copied = match &outcome {
+                Outcome::Succeeded { artifacts } => {
+                    let others = shared.alive_peers().len().min(ARTIFACT_COPIES);
+                    let mut all = true;
+                    for artifact in artifacts {
+                        all &= blobs::spread(&shared, artifact.sha256, artifact.size, others).await >= others;
+                    }
+                    all
+                }
+                Outcome::Failed { .. } => true,
+            };
+            let settled = copied && {
+                let command = Command::Report { job, token, progress: Progress::Ended { outcome } };
+                match propose(&shared, command, REPORT_TIMEOUT).await {
+                    Ok(reply) => {
+                        tracing::debug!(%job, %token, ?reply, "result reported");
+                        true
+                    }
+                    Err(error) => {
+                        tracing::debug!(%job, %token, %error, "result not taken yet, kept in the outbox");
+                        // What can never be committed must not be tried for ever.
+                        error.code == ErrorCode::Invalid
+                    }
+                }
+            };
+            let _ = shared.events.send(Event::Reported { token, settled }).await;
+        });
+    }
+
+    /// The hive answered about a result, or could not be asked.
+    pub async fn on_reported(&mut self, shared: &Shared, token: Token, settled: bool) -> anyhow::Result<()> {
+        self.sending.remove(&token);
+        if settled {
+            shared.consensus.outbox_done(token.to_string()).await?;
+        }
+        Ok(())
+    }
+
+    async fn send_outbox(&mut self, shared: &Arc<Shared>) -> anyhow::Result<()> {
+        for record in shared.consensus.outbox_list(OUTBOX_BATCH).await? {
+            match decode::<Ended>(&record.value) {
+                Ok(result) => self.deliver(shared, result),
+                Err(error) => {
+                    tracing::error!(key = record.key, %error, "a result in the outbox cannot be read and is dropped");
+                    shared.consensus.outbox_done(record.key).await?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Ends all builds; what they were is told to the hive by the next life of the agent.
+    pub fn stop(&self) {
+        for running in self.running.values() {
+            running.build.stop(StopReason::Shutdown);
+        }
+    }
+}
+
+/// Why an attempt that the state no longer assigns to this node is stopped.
+fn stop_reason(shared: &Shared, job: JobId) -> StopReason {
+    let reason = shared.read(|state| {
+        let job = state.job(&job)?;
+        (job.state == JobState::Cancelled).then(|| job.reason.clone().unwrap_or_default())
+    });
+    reason.map_or(StopReason::Superseded, StopReason::Cancelled)
+}
+
+/// Progress that is only shown is sent once: losing it changes nothing but what people see.
+fn report(shared: &Arc<Shared>, job: JobId, token: Token, progress: Progress) {
+    let shared = Arc::clone(shared);
+    tasks::spawn("progress", async move {
+        let command = Command::Report { job, token, progress };
+        if let Err(error) = propose(&shared, command, REPORT_TIMEOUT).await {
+            tracing::debug!(%job, %error, "progress not reported");
+        }
+    });
+}
+
+/// An attempt that runs nowhere any more although it is assigned to this node is reported as failed by the drone's restart.
+fn interrupted() -> Outcome {
+    Outcome::Failed {
+        class: FailureClass::Infra,
+        reason: "the agent was restarted while it built".to_owned(),
+        exit_code: None,
+    }
+}
