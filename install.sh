@@ -125,19 +125,29 @@ copy_files() {
 has_group() { grep -q "^$1:" /etc/group; }
 has_user() { grep -q "^$1:" /etc/passwd; }
 
+# The agent's user, the one that builds run as, and the group of those who may use the local socket.
 make_users() {
-	for group in hive hive-admin; do
-		has_group $group && continue
-		if command -v groupadd >/dev/null 2>&1; then groupadd --system $group; else addgroup -S $group; fi
-	done
-	if ! has_user hive; then
-		shell=/usr/sbin/nologin
-		[ -x $shell ] || shell=/bin/false
-		if command -v useradd >/dev/null 2>&1; then
-			useradd --system --gid hive --home-dir $state --no-create-home --shell $shell --comment 'hive build cluster' hive
-		else
-			adduser -S -D -H -h $state -s $shell -G hive hive
-		fi
+	make_group hive
+	make_group hive-build
+	make_group hive-admin
+	make_user hive $state
+	make_user hive-build /nonexistent
+}
+
+make_group() {
+	has_group "$1" && return
+	if command -v groupadd >/dev/null 2>&1; then groupadd --system "$1"; else addgroup -S "$1"; fi
+}
+
+# make_user NAME HOME
+make_user() {
+	has_user "$1" && return
+	shell=/usr/sbin/nologin
+	[ -x $shell ] || shell=/bin/false
+	if command -v useradd >/dev/null 2>&1; then
+		useradd --system --gid "$1" --home-dir "$2" --no-create-home --shell $shell --comment 'hive build cluster' "$1"
+	else
+		adduser -S -D -H -h "$2" -s $shell -G "$1" "$1"
 	fi
 }
 
