@@ -11,7 +11,7 @@ use hive::engine::command::{Batch, Command, Origin, Progress, Proposal, RankedRo
 use hive::engine::id::{HiveId, Token, UnixMillis};
 use hive::engine::job::{AttemptState, FailureClass, JobState, Outcome, Source};
 use hive::engine::state::{
-    DRONE_INFRA_FAILURES_MAX, GROUNDED_MS, INFRA_FAILURES_MAX, Row, State, TERMINAL_KEPT, WINDOW, table,
+    DRONE_INFRA_FAILURES_MAX, GROUNDED_MS, INFRA_FAILURES_MAX, MEMBERS_MAX, Row, State, TERMINAL_KEPT, WINDOW, table,
 };
 
 fn claim(node: u32, ballot: &str, ranking: &[(&str, Option<u32>)]) -> Command {
@@ -123,6 +123,21 @@ fn raft_ids_are_bound_to_one_node_and_never_used_again() {
         assert_eq!(rejected(&replica.run(bind(node, Some(77)))), Some(RejectCode::Conflict), "node {node}");
     }
     assert_eq!(rejected(&replica.run(bind(9, Some(1)))), Some(RejectCode::NotFound));
+    replica.check_reload();
+}
+
+#[test]
+fn a_full_hive_forgets_those_that_left_first_and_refuses_more_when_nobody_left() {
+    let most = u32::try_from(MEMBERS_MAX).unwrap();
+    let mut replica = Replica::founded(most);
+    let newcomer = Command::Admit { member: member(most) };
+    assert_eq!(rejected(&replica.run(newcomer.clone())), Some(RejectCode::NoRoom));
+    for node in [7, 5] {
+        replica.run(Command::Leave { peer_id: peer(node) });
+    }
+    assert_eq!(replica.run(newcomer), Reply::Done);
+    assert!(replica.state.member(&peer(5)).is_none() && replica.state.member(&peer(7)).is_some());
+    assert_eq!(replica.state.members().count(), MEMBERS_MAX);
     replica.check_reload();
 }
 

@@ -349,7 +349,7 @@ impl Hive {
 #[test]
 fn hives_of_every_size_converge_after_any_crashes_and_never_pass_through_a_bad_configuration() {
     for size in 1..=10 {
-        for seed in 1..=60 {
+        for seed in 1..=30 {
             let mut hive = Hive::new(size, seed * 7_919);
             for _ in 0..400 {
                 if hive.random(6) == 0 {

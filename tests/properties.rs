@@ -251,7 +251,7 @@ fn batches() -> impl Strategy<Value = Vec<(Vec<Op>, u64)>> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 60, max_shrink_iters: 2_000, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 40, max_shrink_iters: 2_000, ..ProptestConfig::default() })]
 
     #[test]
     fn the_same_log_gives_the_same_state_and_keeps_every_invariant(batches in batches()) {

@@ -12,8 +12,8 @@
 //! roles in `roles`, of the queue in `queue` and `reports`, of retries in `origins`. Never done here: reading a clock, choosing
 //! who builds what, or writing anything anywhere.
 //!
-//! Jobs that are over stay in memory while they are among the newest [`TERMINAL_KEPT`](jobs::TERMINAL_KEPT); then they become
-//! rows of the history table, which are not read back, and of which the newest [`HISTORY_KEPT`](jobs::HISTORY_KEPT) are kept.
+//! Jobs that are over stay in memory while they are among the newest [`TERMINAL_KEPT`]; then they become
+//! rows of the history table, which are not read back, and of which the newest [`HISTORY_KEPT`] are kept.
 
 mod jobs;
 mod members;

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use super::rows::RowKey;
-use super::{Context, Executed, Reject, State, reject};
+use super::{Context, DroneRecord, Executed, Reject, State, reject};
 use crate::engine::command::{RejectCode, Reply};
 use crate::engine::id::{PEER_ID_MAX_LEN, PeerId};
 use crate::engine::member::{Inventory, Member, MemberInfo};
@@ -210,6 +210,9 @@ impl State {
             return reject(RejectCode::NoRoom, format!("the hive has {MEMBERS_MAX} members, its most"));
         };
         self.members.members.remove(&peer);
+        if self.jobs.set_drone(&peer, DroneRecord::default()) {
+            self.dirty.insert(RowKey::Drone(peer.clone()));
+        }
         self.dirty.insert(RowKey::Member(peer));
         Ok(())
     }
