@@ -1,3 +1,4 @@
 //! (being written)
+pub mod swim;
 pub mod v1;
 pub mod wire;
