@@ -11,6 +11,8 @@ pub const PER_PEER_PER_S: u64 = 200;
 pub const SUSPICIOUS_PER_S: u64 = 20;
 /// How long an address stays suspicious after its last failure.
 pub const SUSPICIOUS_FOR_MS: u64 = 10_000;
+/// How long an address is not held back after its last verified datagram: two calls of a quiet member.
+pub const TRUSTED_FOR_MS: u64 = 60_000;
 /// Failures that an address may have before it is held back: one retyped secret is not an attack.
 const FAILURES_FREE: u32 = 8;
 /// Keys of one kind that are remembered; the one unused longest goes.
@@ -110,15 +112,16 @@ struct Suspect {
     bucket: Bucket,
 }
 
-/// Addresses from which wrong datagrams came lately.
+/// Addresses from which wrong datagrams came lately, and those that proved that somebody there knows the secret.
 #[derive(Clone, Debug)]
 pub struct Suspects<K> {
     table: Table<K, Suspect>,
+    trusted: Table<K, u64>,
 }
 
 impl<K: Ord + Clone> Default for Suspects<K> {
     fn default() -> Self {
-        Self { table: Table::new() }
+        Self { table: Table::new(), trusted: Table::new() }
     }
 }
 
@@ -137,8 +140,18 @@ impl<K: Ord + Clone> Suspects<K> {
         suspect.last_failure_ms = now_ms;
     }
 
+    /// Notes a datagram that was verified and new. For a while the address is not held back: otherwise whoever forges the
+    /// address of a member could silence it.
+    pub fn verified(&mut self, key: &K, now_ms: u64) {
+        *self.trusted.get_or_insert(key, || now_ms) = now_ms;
+    }
+
     /// Whether a datagram of this address is worth verifying now.
     pub fn admits(&mut self, key: &K, now_ms: u64) -> bool {
+        let trusted = self.trusted.entries.get(key);
+        if trusted.is_some_and(|(verified_ms, _)| now_ms.saturating_sub(*verified_ms) <= TRUSTED_FOR_MS) {
+            return true;
+        }
         // Looking up must not create an entry: honest addresses never fill the table.
         match self.table.entries.get_mut(key) {
             Some((suspect, _))
@@ -194,6 +207,8 @@ mod tests {
         assert_eq!((0..1_000).filter(|_| suspects.admits(&1, 0)).count() as u64, SUSPICIOUS_PER_S);
         assert!(suspects.admits(&2, 0), "another address is not held back");
         assert!((0..1_000).all(|_| suspects.admits(&1, SUSPICIOUS_FOR_MS + 1)));
+        suspects.verified(&1, 0);
+        assert!((0..1_000).all(|_| suspects.admits(&1, 1)), "whoever forges its address does not silence a member");
     }
 
     proptest! {
