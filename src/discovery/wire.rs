@@ -34,8 +34,9 @@ pub const HELLO_LEN: usize = 800;
 pub const SWIM_MAX: usize = 940;
 /// The version this node speaks.
 pub const VERSION: u8 = 2;
-/// Padding of a PING, so that its PONG is never longer: the PONG's numbers may take more bytes.
-const PING_PAD: usize = 32;
+/// Padding of a PING, so that its PONG is never longer: the PONG names a hive and a destination, and its numbers may take more
+/// bytes.
+const PING_PAD: usize = 128;
 /// Most addresses in one datagram.
 pub const ADDRESSES_MAX: usize = 8;
 /// Longest name of a node or a hive, bytes.

@@ -1,0 +1,483 @@
+//! From a configuration to a running node: everything that can be wrong is found here, before the node says a word.
+//!
+//! Order: definitions and secret (exit 2) ─► state directory, incarnation ─► log ─► sockets ─► loop ─► ready. Never done here:
+//! anything that is decided while running.
+
+use std::fs::{self, File};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::{Arc, Mutex, RwLock};
+use std::time::Duration;
+
+use anyhow::{Context as _, bail};
+use futures::FutureExt as _;
+use futures::future::BoxFuture;
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
+
+use super::definitions::Definitions;
+use super::files::Files;
+use super::node_api::Api;
+use super::shared::{Me, Shared, Soft};
+use super::{Agent, EVENTS_MAX, Event, Inputs, blobs, control, failed, peers, serving};
+use crate::blobs::{BlobStore, exchange, unpack};
+use crate::clock::now_ms;
+use crate::config::{Config, JoinTarget, LegacyMode as ConfiguredLegacy, Loaded};
+use crate::consensus::{Consensus, Identity as ConsensusIdentity, Options as ConsensusOptions};
+use crate::discovery::{BeaconContent, Discovery, Heard, LegacyMode, Options as DiscoveryOptions, interfaces};
+use crate::engine::id::Sha256Hash;
+use crate::engine::member::Inventory;
+use crate::engine::policy::source::FactSource;
+use crate::exec::build::{Builder, Depot, DepotError};
+use crate::exec::facts::FactsHandle;
+use crate::exec::logs::{self, LogStore};
+use crate::exec::privilege::{Executor, Privilege};
+use crate::exec::{InstallPolicy, Options as ExecOptions, inventory};
+use crate::keyring::{Keyring, Secret};
+use crate::mesh::{self, Introduction, LocalFacts, NodeKey, open_policy};
+use crate::store::incarnation;
+use crate::tasks;
+use crate::transport::Transport as _;
+use crate::web;
+
+/// Exit code of a configuration that cannot be used; the service manager does not restart it.
+const EXIT_CONFIG: u8 = 2;
+/// News of builds that may wait for the loop. Builds wait when it is full.
+const BUILDS_MAX: usize = 256;
+/// Interval of telling the service manager that the loop lives, milliseconds; a third of the unit's 30 s.
+const WATCHDOG_MS: u64 = 10_000;
+/// Interval of resolving `join` names and of looking at the machine again.
+const HOUSEKEEPING: Duration = Duration::from_secs(60);
+/// Interval of dropping old logs, in rounds of housekeeping.
+const LOGS_EVERY: u32 = 60;
+
+/// Runs the agent until it is told to stop.
+pub fn run(loaded: Loaded) -> ExitCode {
+    init_logging(&loaded.config);
+    tasks::abort_on_panic();
+    for warning in &loaded.warnings {
+        tracing::warn!(warning, "configuration");
+    }
+    let config = loaded.config;
+    let prepared = match prepare(&config) {
+        Ok(prepared) => prepared,
+        Err(error) => {
+            tracing::error!(error = %format!("{error:#}"), "the configuration cannot be used");
+            return ExitCode::from(EXIT_CONFIG);
+        }
+    };
+    let runtime = match tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return failed(&anyhow::Error::new(error).context("Failed to start the runtime")),
+    };
+    let result = runtime.block_on(start(config, prepared));
+    runtime.shutdown_timeout(Duration::from_millis(200));
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => failed(&error),
+    }
+}
+
+fn init_logging(config: &Config) {
+    let filter = std::env::var("RUST_LOG").unwrap_or_else(|_| config.log.level.clone());
+    let filter = tracing_subscriber::EnvFilter::try_new(&filter)
+        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
+    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false);
+    let result = if config.log.json { builder.json().try_init() } else { builder.with_ansi(false).try_init() };
+    // A second subscriber is only there in tests that run an agent in their own process.
+    drop(result);
+}
+
+/// What was read and checked before anything binds.
+struct Prepared {
+    definitions: Definitions,
+    secret: Secret,
+    secret_is_tentative: bool,
+    facts: Vec<FactSource>,
+}
+
+fn prepare(config: &Config) -> anyhow::Result<Prepared> {
+    let definitions = Definitions::load(config)?;
+    let facts = fact_sources(config)?;
+    let secret = Secret::from_file(&config.secret_file, config.weak_secret)?;
+    let secret_is_tentative = secret.is_none();
+    let secret = secret.unwrap_or_else(Secret::generate);
+    Ok(Prepared { definitions, secret, secret_is_tentative, facts })
+}
+
+fn fact_sources(config: &Config) -> anyhow::Result<Vec<FactSource>> {
+    let mut sources = Vec::new();
+    for table in &config.facts {
+        let source: FactSource = toml::Value::Table(table.table.clone())
+            .try_into()
+            .map_err(|error| anyhow::anyhow!("{}:{}: {error}", table.file, table.line))?;
+        sources.push(source);
+    }
+    crate::engine::policy::source::check_sources(&sources).map_err(anyhow::Error::msg)?;
+    Ok(sources)
+}
+
+/// One agent per state directory; the lock goes with the process.
+fn lock_state_dir(directory: &Path) -> anyhow::Result<File> {
+    fs::create_dir_all(directory).with_context(|| format!("Failed to make the state directory {}", directory.display()))?;
+    let path = directory.join("agent.lock");
+    let file = File::options()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .open(&path)
+        .with_context(|| format!("Failed to open {}", path.display()))?;
+    match rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => Ok(file),
+        Err(rustix::io::Errno::WOULDBLOCK) => bail!(
+            "another agent uses the state directory {}; stop it, or choose another with --state-dir",
+            directory.display()
+        ),
+        Err(error) => Err(error).with_context(|| format!("Failed to lock {}", path.display())),
+    }
+}
+
+async fn start(config: Config, prepared: Prepared) -> anyhow::Result<()> {
+    let _lock = lock_state_dir(&config.state_dir)?;
+    let incarnation = incarnation::raise(&config.state_dir).context("Failed to raise the incarnation")?;
+    let key = NodeKey::load_or_create(&config.state_dir).context("Failed to read or make the node's key")?;
+    let peer_id = key.peer_id();
+    let keyring = Keyring::new(&prepared.secret);
+    let bound = web::bind(web_options(&config)).map_err(anyhow::Error::new)?;
+    let http = bound.address().context("Failed to read the HTTP address")?;
+
+    let local = LocalFacts { name: config.name.clone(), ..LocalFacts::default() };
+    let introduction = Introduction { key, keyring: keyring.clone(), incarnation, local, policy: open_policy() };
+    let (mesh, mesh_events) = mesh::start(mesh_options(&config), introduction).await.map_err(anyhow::Error::new)?;
+    let content = BeaconContent { name: config.name.clone(), ..BeaconContent::default() };
+    let options = discovery_options(&config, peer_id.clone(), incarnation)?;
+    let (discovery, discovery_events) =
+        Discovery::start(options, Some(keyring.clone()), content).map_err(anyhow::Error::new)?;
+    let identity = ConsensusIdentity { peer_id: peer_id.clone(), incarnation };
+    let consensus = super::start_context(
+        Consensus::open(ConsensusOptions::new(&config.state_dir), mesh.clone(), identity).await,
+        "the replicated log",
+    )?;
+
+    let blobs = super::start_context(
+        BlobStore::open(&config.state_dir.join("blobs"), crate::blobs::Options::default()),
+        "the blob store",
+    )?;
+    let logs = LogStore::open(log_options(&config)).context("Failed to open the logs")?;
+    let executor = Arc::new(open_executor(&config).await?);
+    let (events, events_out) = mpsc::channel(EVENTS_MAX);
+    let (builds, builds_out) = mpsc::channel(BUILDS_MAX);
+    let late: Arc<std::sync::OnceLock<std::sync::Weak<Shared>>> = Arc::default();
+    let depot = Arc::new(AgentDepot { blobs: blobs.clone(), shared: Arc::clone(&late) });
+    let (builder, reaped) =
+        Builder::open(Arc::clone(&executor), logs.clone(), depot).await.context("Failed to prepare builds")?;
+    if !reaped.is_empty() {
+        tracing::warn!(count = reaped.len(), "ended builds that a former agent left");
+    }
+
+    let me = Me {
+        peer_id,
+        name: config.name.clone(),
+        incarnation,
+        started_ms: now_ms(),
+        secret_is_tentative: prepared.secret_is_tentative,
+        http,
+    };
+    let shared = Arc::new(Shared {
+        files: Files::new(&config.state_dir),
+        inventory: RwLock::new(look_at_machine(&config)),
+        fact_sources: FactsHandle::start(prepared.facts).map_err(anyhow::Error::msg)?,
+        definitions: Mutex::new(prepared.definitions),
+        soft: RwLock::new(Soft { isolation: executor.capabilities().notes.clone(), ..Soft::default() }),
+        leases: Mutex::new(None),
+        me,
+        keyring,
+        consensus,
+        mesh,
+        discovery,
+        blobs,
+        logs,
+        builder,
+        executor,
+        builds,
+        events,
+        config,
+    });
+    // The depot fetches through the agent, which exists only now; no build can have begun before.
+    let _ = late.set(Arc::downgrade(&shared));
+    serve_and_run(shared, bound, Inputs {
+        events: events_out,
+        discovery: discovery_events,
+        mesh: mesh_events,
+        builds: builds_out,
+    })
+    .await
+}
+
+async fn serve_and_run(shared: Arc<Shared>, bound: web::Bound, inputs: Inputs) -> anyhow::Result<()> {
+    log_start(&shared);
+    shared.discovery.set_cached_peers(peers::cached(&shared));
+    if shared.hive().is_some() {
+        shared.consensus.resume(Vec::new()).await.context("Failed to go on with the stored log")?;
+    }
+    let served: [JoinHandle<()>; 2] = [
+        exchange::serve(&shared.mesh, shared.blobs.clone()).context("Failed to serve blobs")?,
+        logs::remote::serve(&shared.mesh, shared.logs.clone()).context("Failed to serve logs")?,
+    ];
+    let control = shared.mesh.accept(control::PROTOCOL).context("Failed to serve control requests")?;
+    tasks::spawn("control", serving::serve(Arc::clone(&shared), control));
+    tasks::spawn("signals", wait_for_signals(Arc::clone(&shared)));
+    tasks::spawn("housekeeping", keep_house(Arc::clone(&shared)));
+    let web = bound.serve(Arc::new(Api::new(Arc::clone(&shared))));
+    let agent = Agent::new(shared)?;
+    notify(&[sd_notify::NotifyState::Ready]);
+    let result = agent.run(inputs).await;
+    notify(&[sd_notify::NotifyState::Stopping]);
+    for task in served {
+        task.abort();
+    }
+    web.shutdown().await;
+    result
+}
+
+fn log_start(shared: &Shared) {
+    tracing::info!(
+        version = env!("CARGO_PKG_VERSION"),
+        name = shared.me.name,
+        peer_id = %shared.me.peer_id,
+        incarnation = shared.me.incarnation,
+        "hive agent"
+    );
+    tracing::info!(
+        port = shared.config.port,
+        http = %shared.me.http,
+        socket = %shared.config.socket.display(),
+        state_dir = %shared.config.state_dir.display(),
+        "listening"
+    );
+    if shared.me.secret_is_tentative {
+        tracing::warn!(
+            file = %shared.config.secret_file.display(),
+            "there is no shared secret; if nobody else is here, this node founds a hive and generates one"
+        );
+    }
+}
+
+fn notify(states: &[sd_notify::NotifyState<'_>]) {
+    if let Err(error) = sd_notify::notify(states) {
+        tracing::debug!(%error, "the service manager could not be told");
+    }
+}
+
+/// Tells the service manager that the loop goes round.
+pub(super) struct Watchdog {
+    petted_ms: u64,
+}
+
+impl Watchdog {
+    pub(super) fn new() -> Self {
+        Self { petted_ms: 0 }
+    }
+
+    pub(super) fn pet(&mut self, now_ms: u64) {
+        if now_ms.saturating_sub(self.petted_ms) >= WATCHDOG_MS {
+            self.petted_ms = now_ms;
+            notify(&[sd_notify::NotifyState::Watchdog]);
+        }
+    }
+}
+
+async fn wait_for_signals(shared: Arc<Shared>) {
+    use tokio::signal::unix::{SignalKind, signal};
+    let (Ok(mut terminate), Ok(mut interrupt)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
+    else {
+        tracing::error!("signals cannot be received; only SIGKILL will end this agent");
+        return;
+    };
+    let name = tokio::select! {
+        _ = terminate.recv() => "SIGTERM",
+        _ = interrupt.recv() => "SIGINT",
+    };
+    tracing::info!(name, "stopping");
+    let _ = shared.events.send(Event::Stop).await;
+}
+
+/// Slow looks at the outside: names, the machine, old logs.
+async fn keep_house(shared: Arc<Shared>) {
+    let options = inventory_options(&shared.config);
+    for round in 0u32.. {
+        let targets = resolve(&shared.config.join).await;
+        let mut found = inventory::with_versions(inventory::detect(&options), &options).await;
+        found.labels.extend(shared.config.labels.iter().cloned());
+        let events = [Event::JoinTargets(targets), Event::Inventory(Box::new(found))];
+        for event in events {
+            if shared.events.send(event).await.is_err() {
+                return;
+            }
+        }
+        if round % LOGS_EVERY == 0 {
+            let logs = shared.logs.clone();
+            let dropped = tokio::task::spawn_blocking(move || logs.retain()).await;
+            tracing::debug!(?dropped, "old logs");
+        }
+        tokio::time::sleep(HOUSEKEEPING).await;
+    }
+}
+
+async fn resolve(targets: &[JoinTarget]) -> Vec<SocketAddr> {
+    let mut addresses = Vec::new();
+    for target in targets {
+        match tokio::net::lookup_host((target.host.as_str(), target.port)).await {
+            Ok(found) => addresses.extend(found),
+            Err(error) => tracing::warn!(host = target.host, %error, "a join address cannot be resolved"),
+        }
+    }
+    addresses
+}
+
+/// Addresses at which a peer may be dialed: where its datagram came from first.
+pub(super) fn addresses(heard: &Heard, said: &[IpAddr], mesh_port: u16) -> Vec<SocketAddr> {
+    let mut addresses = vec![SocketAddr::new(heard.from.ip(), mesh_port)];
+    addresses.extend(said.iter().map(|address| SocketAddr::new(*address, mesh_port)));
+    addresses.dedup();
+    addresses
+}
+
+fn inventory_options(config: &Config) -> inventory::Options {
+    inventory::Options { state_dir: config.state_dir.clone(), ..inventory::Options::default() }
+}
+
+fn look_at_machine(config: &Config) -> Inventory {
+    let mut found = inventory::detect(&inventory_options(config));
+    found.labels.extend(config.labels.iter().cloned());
+    found
+}
+
+/// A node that listens on a loopback address only is a trial: it must not call into the network.
+fn stays_at_home(config: &Config) -> bool {
+    config.listen_address.is_some_and(|address| address.is_loopback())
+}
+
+fn mesh_options(config: &Config) -> mesh::Options {
+    let defaults = mesh::Options::default();
+    mesh::Options {
+        port: config.port,
+        listen_ips: config.listen_address.map_or(defaults.listen_ips, |address| vec![address]),
+        mdns: config.discovery.mdns && !stays_at_home(config),
+        ..mesh::Options::default()
+    }
+}
+
+fn discovery_options(
+    config: &Config,
+    peer_id: crate::engine::id::PeerId,
+    incarnation: u64,
+) -> anyhow::Result<DiscoveryOptions> {
+    let rules = |texts: &[String]| -> anyhow::Result<Vec<interfaces::Rule>> {
+        texts.iter().map(|text| text.parse().map_err(|error| anyhow::anyhow!("interface {text:?}: {error}"))).collect()
+    };
+    let mut include = rules(&config.interfaces)?;
+    if stays_at_home(config) && include.is_empty() {
+        include = rules(&["127.0.0.0/8".to_owned(), "::1/128".to_owned()])?;
+    }
+    Ok(DiscoveryOptions {
+        peer_id,
+        incarnation,
+        port: config.port,
+        broadcast: !stays_at_home(config),
+        multicast_group: Some(config.discovery.multicast_group),
+        interfaces: interfaces::Filter { include, exclude: rules(&config.exclude_interfaces)? },
+        join: config.join.iter().map(join_text).collect(),
+        legacy: match config.discovery.legacy_v1 {
+            ConfiguredLegacy::Off => LegacyMode::Off,
+            ConfiguredLegacy::Answer => LegacyMode::Answer,
+            ConfiguredLegacy::Announce => LegacyMode::Announce,
+        },
+        ..DiscoveryOptions::default()
+    })
+}
+
+fn join_text(target: &JoinTarget) -> String {
+    if target.host.contains(':') {
+        format!("[{}]:{}", target.host, target.port)
+    } else {
+        format!("{}:{}", target.host, target.port)
+    }
+}
+
+fn web_options(config: &Config) -> web::Options {
+    web::Options {
+        http: config.http,
+        socket: config.socket.clone(),
+        host_names: vec![config.name.clone()],
+        ..web::Options::default()
+    }
+}
+
+fn log_options(config: &Config) -> logs::Options {
+    logs::Options {
+        directory: config.state_dir.join("logs"),
+        total_max_bytes: config.build.keep_logs_mb << 20,
+        age_max_ms: u64::from(config.build.keep_logs_days) * 86_400_000,
+        ..logs::Options::default()
+    }
+}
+
+async fn open_executor(config: &Config) -> anyhow::Result<Executor> {
+    let mut hidden = vec![config.state_dir.clone()];
+    hidden.extend([&config.secret_file, &config.socket].into_iter().filter_map(|file| file.parent()).map(PathBuf::from));
+    let cores = inventory::detect(&inventory_options(config)).cpu_cores.max(1);
+    let options = ExecOptions {
+        work_dir: config.build.work_dir.clone(),
+        hidden_dirs: hidden,
+        build_user: config.build.user.clone(),
+        build_dependencies: if config.build.debian_build_deps { InstallPolicy::On } else { InstallPolicy::Off },
+        cpu_max_percent: if config.build.cores == 0 { 0 } else { config.build.cores.min(cores) * 100 },
+        ..ExecOptions::default()
+    };
+    super::start_context(Executor::open(options, Privilege::detect(config.helper.clone())).await, "builds on this host")
+}
+
+/// Archives come from the blob store of whoever has them, artifacts go into this node's.
+struct AgentDepot {
+    blobs: BlobStore,
+    shared: Arc<std::sync::OnceLock<std::sync::Weak<Shared>>>,
+}
+
+impl Depot for AgentDepot {
+    fn unpack<'a>(
+        &'a self,
+        archive: Sha256Hash,
+        size: u64,
+        into: &'a Path,
+    ) -> BoxFuture<'a, Result<(), DepotError>> {
+        async move {
+            let shared = self.shared.get().and_then(std::sync::Weak::upgrade);
+            let shared = shared.ok_or_else(|| DepotError::Unavailable("the agent is stopping".to_owned()))?;
+            blobs::obtain(&shared, archive, Some(size), None).await.map_err(DepotError::Unavailable)?;
+            let (blobs, into) = (self.blobs.clone(), into.to_owned());
+            let unpacked = tokio::task::spawn_blocking(move || {
+                let (file, _) =
+                    blobs.open_verified(archive).map_err(|error| DepotError::Unavailable(error.to_string()))?;
+                unpack::unpack(file, &into, unpack::Caps::default())
+                    .map_err(|error| DepotError::Refused(error.to_string()))
+            });
+            unpacked.await.map_err(|error| DepotError::Unavailable(error.to_string()))?
+        }
+        .boxed()
+    }
+
+    fn keep(&self, file: File) -> BoxFuture<'_, Result<(Sha256Hash, u64), DepotError>> {
+        let blobs = self.blobs.clone();
+        async move {
+            let stored = tokio::task::spawn_blocking(move || blobs.put(file, blobs.options().blob_max_bytes));
+            let stored = stored.await.map_err(|error| DepotError::Unavailable(error.to_string()))?;
+            stored.map_err(|error| DepotError::Unavailable(error.to_string()))
+        }
+        .boxed()
+    }
+}
+
+/// Loopback, for messages to this machine's own people.
+pub(super) const HERE: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
