@@ -8,7 +8,6 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory as _, FromArgMatches as _};
 
-use crate::api::ErrorCode;
 use crate::config::{Loaded, Surroundings, load};
 
 mod agent_args;
@@ -97,7 +96,19 @@ fn dispatch(cli: Cli) -> u8 {
         Command::Man { dir } => man(&ui, dir.as_deref()),
         Command::Secret { verb } => secret::secret(&ui, &surroundings, verb),
         Command::Config { verb } => config(&ui, &surroundings, verb),
-        other => ask(&ui, &surroundings, cli.common.socket.as_deref(), cli.common.url.as_deref(), other),
+        asking @ (Command::Status { .. }
+        | Command::Peers
+        | Command::Identity { .. }
+        | Command::Queue { .. }
+        | Command::Job { .. }
+        | Command::Explain { .. }
+        | Command::Logs(_)
+        | Command::Artifact { .. }
+        | Command::Listen
+        | Command::Doctor(_)
+        | Command::Recover { .. }
+        | Command::Net { .. }
+        | Command::Try(_)) => ask(&ui, &surroundings, cli.common.socket.as_deref(), cli.common.url.as_deref(), asking),
     };
     match outcome {
         Ok(code) => code,
@@ -242,9 +253,4 @@ fn man(ui: &Ui, directory: Option<&std::path::Path>) -> Outcome {
         }
     }
     Ok(0)
-}
-
-/// The exit code for an error of this kind, for whoever runs inside the same process (the agent).
-pub fn exit_code(code: ErrorCode) -> u8 {
-    code.exit_code()
 }

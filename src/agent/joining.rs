@@ -329,7 +329,7 @@ impl Joining {
             set_phase(shared, NodePhase::Member);
         }
         let beacon_state = if shared.is_member() { BeaconState::Member } else { BeaconState::Seeking };
-        self.beacon_as(shared, beacon_state, 0);
+        self.beacon_as(shared, beacon_state, [0; 16]);
         let wanted = shared.member_info();
         let known = shared.read(|state| state.member(&shared.me.peer_id).map(|member| (member.info.clone(), member.left)));
         let current = known.is_some_and(|(info, left)| !left && says_the_same(&info, &wanted));

@@ -350,3 +350,35 @@ fn waiting_sentence(job: &Job) -> Option<String> {
 pub fn voters(consensus: &ConsensusStatus) -> BTreeSet<PeerId> {
     consensus.voters.iter().map(|voter| voter.peer_id.clone()).collect()
 }
+
+/// Measurements in Prometheus' text format.
+pub fn metrics(shared: &Shared) -> String {
+    let status = status(shared);
+    let consensus = shared.consensus.status();
+    let snapshot = shared.discovery.snapshot();
+    let alive = status.members.iter().filter(|member| member.state == MemberState::Alive).count();
+    let refused: u64 = snapshot.refusals.iter().map(|row| row.count).sum();
+    let rows: [(&str, &str, &str, u64); 16] = [
+        ("hive_members", "gauge", "members that have not left", status.members.len() as u64),
+        ("hive_members_alive", "gauge", "members that answer", alive as u64),
+        ("hive_quorum", "gauge", "1 when a majority of voters answers", u64::from(status.quorum)),
+        ("hive_leader", "gauge", "1 on the coordinator", u64::from(consensus.leader.as_ref() == Some(&shared.me.peer_id))),
+        ("hive_term", "counter", "Raft term", consensus.term),
+        ("hive_log_applied", "counter", "last applied log index", status.log.applied),
+        ("hive_log_committed", "counter", "last index known to be committed", status.log.committed),
+        ("hive_log_age_ms", "gauge", "age of this node's state", status.log.age_ms),
+        ("hive_log_commit_p99_ms", "gauge", "99th percentile of the log's commits", consensus.fsync_p99_ms.unwrap_or(0)),
+        ("hive_jobs_needed", "gauge", "jobs that wait", status.queue.needed),
+        ("hive_jobs_delegated", "gauge", "jobs given to a drone", status.queue.delegated),
+        ("hive_attempts_building", "gauge", "attempts that run", status.queue.building),
+        ("hive_jobs_received_total", "counter", "jobs done", status.queue.received),
+        ("hive_jobs_failed_total", "counter", "jobs failed", status.queue.failed),
+        ("hive_datagrams_refused_total", "counter", "datagrams refused", refused),
+        ("hive_health_score", "gauge", "0: well placed to judge others", u64::from(snapshot.health_score)),
+    ];
+    let mut text = String::new();
+    for (name, kind, help, value) in rows {
+        text.push_str(&format!("# HELP {name} {help}\n# TYPE {name} {kind}\n{name} {value}\n"));
+    }
+    text
+}

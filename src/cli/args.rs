@@ -153,7 +153,7 @@ pub(crate) enum QueueVerb {
         #[arg(long, value_name = "STATE", value_delimiter = ',')]
         state: Vec<String>,
         /// At most so many.
-        #[arg(long, value_name = "N", default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+        #[arg(long, value_name = "N", default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..=1_000))]
         limit: u32,
     },
     /// Count jobs by state.

@@ -120,11 +120,6 @@ impl Client {
         Self { target }
     }
 
-    /// Where the agent is.
-    pub(crate) fn target(&self) -> &Target {
-        &self.target
-    }
-
     /// Asks for something.
     pub(crate) async fn get<T: DeserializeOwned>(&self, path: &str) -> ApiResult<Answer<T>> {
         self.exchange(Method::GET, path, empty(), None).await
@@ -308,37 +303,30 @@ fn understand<T: DeserializeOwned>(status: u16, bytes: &[u8]) -> ApiResult<Answe
 
 fn socket_error(socket: &Path, error: &io::Error) -> ApiError {
     let shown = socket.display();
-    match error.kind() {
-        io::ErrorKind::NotFound => ApiError::new(
-            ErrorCode::Unreachable,
-            format!("no agent: {shown} does not exist"),
-            "start it with `systemctl start hive` (or `hive agent`), or name its socket with --socket or HIVE_SOCKET",
-        ),
-        io::ErrorKind::ConnectionRefused => ApiError::new(
-            ErrorCode::Unreachable,
-            format!("no agent: nobody answers at {shown}"),
-            "it has ended; start it with `systemctl start hive`, and see why with `journalctl -u hive -n 50`",
-        ),
-        io::ErrorKind::PermissionDenied => ApiError::new(
-            ErrorCode::Forbidden,
-            format!("you may not open {shown}"),
-            "use sudo, or join the group and log in again: sudo usermod -aG hive-admin \"$USER\"",
-        ),
-        _ => ApiError::new(
-            ErrorCode::Unreachable,
-            format!("cannot connect to {shown}: {error}"),
-            "check that the agent runs: systemctl status hive",
-        ),
-    }
+    let (code, message, hint) = if error.kind() == io::ErrorKind::NotFound {
+        let hint =
+            "start it with `systemctl start hive` (or `hive agent`), or name its socket with --socket or HIVE_SOCKET";
+        (ErrorCode::Unreachable, format!("no agent: {shown} does not exist"), hint)
+    } else if error.kind() == io::ErrorKind::ConnectionRefused {
+        let hint = "it has ended; start it with `systemctl start hive`, and see why with `journalctl -u hive -n 50`";
+        (ErrorCode::Unreachable, format!("no agent: nobody answers at {shown}"), hint)
+    } else if error.kind() == io::ErrorKind::PermissionDenied {
+        let hint = "use sudo, or join the group and log in again: sudo usermod -aG hive-admin \"$USER\"";
+        (ErrorCode::Forbidden, format!("you may not open {shown}"), hint)
+    } else {
+        let hint = "check that the agent runs: systemctl status hive";
+        (ErrorCode::Unreachable, format!("cannot connect to {shown}: {error}"), hint)
+    };
+    ApiError::new(code, message, hint)
 }
 
 fn url_error(target: &Target, error: &io::Error) -> ApiError {
-    let hint = match error.kind() {
-        io::ErrorKind::ConnectionRefused => {
-            "no agent listens there; check host and port (`hive config show` on that node says which)"
-        }
-        io::ErrorKind::TimedOut => "the host is down or a firewall drops the port",
-        _ => "check the host's name and that it can be reached",
+    let hint = if error.kind() == io::ErrorKind::ConnectionRefused {
+        "no agent listens there; check host and port (`hive config show` on that node says which)"
+    } else if error.kind() == io::ErrorKind::TimedOut {
+        "the host is down or a firewall drops the port"
+    } else {
+        "check the host's name and that it can be reached"
     };
     ApiError::new(ErrorCode::Unreachable, format!("cannot connect to {target}: {error}"), hint)
 }

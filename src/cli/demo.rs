@@ -142,21 +142,20 @@ impl Demo<'_> {
         mut condition: impl FnMut(&Status) -> Option<T>,
     ) -> Result<T, Failure> {
         let deadline = clock::now_ms() + within_ms;
-        let mut last = String::from("the agent has not answered yet");
         loop {
             for node in &mut self.nodes {
                 node.check_alive()?;
             }
-            match self.client(index).get::<Status>("/api/v1/status").await {
+            let last = match self.client(index).get::<Status>("/api/v1/status").await {
                 Ok(answer) => {
                     if let Some(value) = condition(&answer.data) {
                         self.ui.clear_progress();
                         return Ok(value);
                     }
-                    last = render::degradations(&answer.data).join("; ");
+                    render::degradations(&answer.data).join("; ")
                 }
-                Err(error) => last = error.message,
-            }
+                Err(error) => error.message,
+            };
             if clock::now_ms() >= deadline {
                 let name = &self.nodes[index].name;
                 let message = format!("{name} waited {} in vain {what} ({})", duration(within_ms), clean(&last));
@@ -235,7 +234,8 @@ impl Demo<'_> {
     async fn queue_package(&mut self, coordinator: usize) -> Result<JobId, Failure> {
         let builder = (coordinator + 2) % self.nodes.len();
         let source_directory = self.directory.join("hive-hello");
-        let debian = package::write(&source_directory).map_err(|error| local(&source_directory, &error))?;
+        let debian = package::write(&source_directory, package::TEST_SECONDS)
+            .map_err(|error| local(&source_directory, &error))?;
         let packed = pack::pack_directory(&source_directory).map_err(|error| local(&source_directory, &error))?;
         let client = self.client(builder);
         let reader = tokio::fs::File::from_std(packed.file);

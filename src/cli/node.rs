@@ -10,7 +10,7 @@ use super::client::{Client, segment};
 use super::output::{Failure, Outcome, Ui};
 use super::render;
 use super::text::{Colour, clean};
-use crate::api::{ErrorCode, Explanation, Identity, PeersFile, RecoverReport, Status};
+use crate::api::{ErrorCode, Explanation, Identity, PeersFile, RecoverReport, RecoverRequest, Status};
 
 /// Exit code of `hive status --check` when something is degraded.
 const EXIT_DEGRADED: u8 = 6;
@@ -103,9 +103,9 @@ pub(crate) async fn listen(ui: &Ui, client: &Client) -> Outcome {
 /// One datagram on one line: the well-known fields first, whatever else there is as `key=value`.
 fn datagram(value: &Value, ui: &Ui) -> String {
     let Some(fields) = value.as_object() else { return clean(&value.to_string()).into_owned() };
-    let text = |value: &Value| match value {
-        Value::String(text) => clean(text).into_owned(),
-        other => clean(&other.to_string()).into_owned(),
+    let text = |value: &Value| {
+        let text = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+        clean(&text).into_owned()
     };
     let mut words = Vec::new();
     for known in ["at", "direction", "from", "to", "wire", "kind", "verdict"] {
@@ -133,7 +133,7 @@ fn datagram(value: &Value, ui: &Ui) -> String {
 pub(crate) async fn recover(ui: &Ui, client: &Client, yes: bool) -> Outcome {
     let path = "/api/v1/recover";
     if !yes {
-        let plan = client.post::<RecoverReport>(path, &json!({ "confirm": false, "yes": false })).await?;
+        let plan = client.post::<RecoverReport>(path, &RecoverRequest { confirm: false }).await?;
         if ui.json {
             ui.answer(&plan, |_| String::new())?;
             ui.remark("nothing was changed; add --yes to begin the new epoch");
@@ -148,7 +148,7 @@ pub(crate) async fn recover(ui: &Ui, client: &Client, yes: bool) -> Outcome {
             ));
         }
     }
-    let report = client.post::<RecoverReport>(path, &json!({ "confirm": true, "yes": true })).await?;
+    let report = client.post::<RecoverReport>(path, &RecoverRequest { confirm: true }).await?;
     ui.answer(&report, |report| render::recovery(report, ui.paint))?;
     Ok(0)
 }

@@ -12,7 +12,7 @@ use super::client::{Answer, Client};
 use super::output::{Failure, Outcome, Ui};
 use super::text::{bytes, clean, duration};
 use super::{grammar, pack, render};
-use crate::api::{ApiError, ErrorCode, JobLine, JobView, Status, StoredBlob, SubmitRequest, Submitted};
+use crate::api::{ApiError, CancelRequest, ErrorCode, JobLine, JobView, Status, StoredBlob, SubmitRequest, Submitted};
 use crate::clock;
 use crate::engine::id::{JobId, SessionId};
 use crate::engine::job::{AttemptState, DebianSource, JobSpec, JobState, Limits, Source, Work};
@@ -28,7 +28,7 @@ const SOURCES_MAX: usize = 64;
 /// Fewest characters of an id that are looked for as its beginning.
 const ID_PREFIX_MIN: usize = 4;
 /// How many of the newest jobs are searched for the beginning of an id.
-const ID_SEARCH_LIMIT: u32 = 10_000;
+const ID_SEARCH_LIMIT: u32 = 1_000;
 
 /// `hive queue …`
 pub(crate) async fn queue(ui: &Ui, client: &Client, verb: QueueVerb) -> Outcome {
@@ -63,7 +63,7 @@ pub(crate) async fn job(ui: &Ui, client: &Client, verb: JobVerb) -> Outcome {
         JobVerb::Show { job } => view(client, resolve(client, &job).await?).await?,
         JobVerb::Cancel { job, reason } => {
             let id = resolve(client, &job).await?;
-            client.post::<JobView>(&format!("/api/v1/jobs/{id}/cancel"), &json!({ "reason": reason })).await?
+            client.post::<JobView>(&format!("/api/v1/jobs/{id}/cancel"), &CancelRequest { reason }).await?
         }
     };
     ui.answer(&answer, |job| render::jobs::show(job, ui.paint))?;
@@ -282,19 +282,19 @@ fn spec(args: &QueueAddArgs, target: String, work: Work) -> Result<JobSpec, Fail
 }
 
 async fn submit(client: &Client, request: &SubmitRequest) -> Result<Answer<Submitted>, Failure> {
+    // An agent that is not there at all is said at once; only one that goes away meanwhile is waited for.
+    if let Err(error) = client.get::<serde_json::Value>("/api/v1/health").await
+        && matches!(error.code, ErrorCode::Unreachable | ErrorCode::Forbidden)
+    {
+        return Err(error.into());
+    }
     let deadline = clock::now_ms() + SUBMIT_PATIENCE_MS;
-    let mut first = true;
     loop {
         match client.post::<Submitted>("/api/v1/jobs", request).await {
-            // Nothing was there to begin with: that is an answer, not an interruption.
-            Err(error) if error.code == ErrorCode::Unreachable && !first && clock::now_ms() < deadline => {}
-            Err(error) if error.code == ErrorCode::Unreachable && error.message.contains("broke") => {}
+            Err(error) if error.code == ErrorCode::Unreachable && clock::now_ms() < deadline => {
+                tokio::time::sleep(POLL).await
+            }
             other => return other.map_err(Failure::from),
-        }
-        first = false;
-        tokio::time::sleep(POLL).await;
-        if clock::now_ms() >= deadline {
-            return client.post::<Submitted>("/api/v1/jobs", request).await.map_err(Failure::from);
         }
     }
 }

@@ -76,15 +76,16 @@ fn read(path: &Path) -> Result<Secret, Failure> {
 
 fn failure(path: &Path, error: &SecretError) -> Failure {
     let SecretError::Io { source, .. } = error else { return Failure::usage(error.to_string(), "") };
-    match source.kind() {
-        std::io::ErrorKind::PermissionDenied => {
-            Failure::new(ErrorCode::Forbidden, format!("you may not open {}", path.display()), "use sudo")
-        }
-        std::io::ErrorKind::AlreadyExists => Failure::new(
-            ErrorCode::Conflict,
-            format!("{} exists already and is not overwritten", path.display()),
-            "move it away first, and remember that all nodes need the same secret",
-        ),
-        _ => Failure::internal(format!("{error}: {source}"), ""),
+    if source.kind() == std::io::ErrorKind::PermissionDenied {
+        return Failure::new(ErrorCode::Forbidden, format!("you may not open {}", path.display()), "use sudo");
     }
+    if source.kind() == std::io::ErrorKind::AlreadyExists {
+        let message = format!("{} exists already and is not overwritten", path.display());
+        return Failure::new(
+            ErrorCode::Conflict,
+            message,
+            "move it away first, and remember that all nodes need the same secret",
+        );
+    }
+    Failure::internal(format!("{error}: {source}"), "")
 }

@@ -54,9 +54,10 @@ impl Reader<'_> {
                     _ => self.value(setting, value.get_ref(), line_of(self.text, value.span().start)),
                 }
             } else if SETTINGS.iter().any(|setting| setting.key.starts_with(&format!("{full}."))) {
-                match value.get_ref() {
-                    DeValue::Table(inner) => self.table(&format!("{full}."), inner),
-                    _ => self.problem(line, format!("expected a section [{full}], got a value")),
+                if let DeValue::Table(inner) = value.get_ref() {
+                    self.table(&format!("{full}."), inner);
+                } else {
+                    self.problem(line, format!("expected a section [{full}], got a value"));
                 }
             } else {
                 let shown: String = full.chars().take(80).collect();
@@ -82,10 +83,9 @@ impl Reader<'_> {
             .map(|array| array.iter().map(|item| line_of(self.text, item.span().start)).collect::<Vec<_>>());
         let owned = self.text.parse::<toml::Table>().ok().and_then(|mut table| table.remove(setting.key));
         let tables = match owned {
-            Some(toml::Value::Array(array)) => array.into_iter().filter_map(|item| match item {
-                toml::Value::Table(table) => Some(table),
-                _ => None,
-            }),
+            Some(toml::Value::Array(array)) => array
+                .into_iter()
+                .filter_map(|item| if let toml::Value::Table(table) = item { Some(table) } else { None }),
             _ => return self.problem(line, format!("{}: expected tables at the top level", setting.key)),
         };
         let value = Value::Tables(tables.zip(lines.unwrap_or_default()).collect());

@@ -1,5 +1,10 @@
 //! How the sources of the configuration win over each other, and what each refuses.
 
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use super::table::SETTINGS;
+use super::value::Kind;
 use super::*;
 
 fn surroundings(system: bool, variables: &[(&str, &str)]) -> Surroundings {

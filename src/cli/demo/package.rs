@@ -12,7 +12,7 @@ pub(super) const COMMAND: [&str; 2] = ["/bin/sh", "build.sh"];
 pub(super) const COMMAND_ARTIFACT: &str = "out/hive-hello";
 
 /// Seconds that the test of the program takes: long enough to kill a coordinator meanwhile.
-const TEST_SECONDS: u32 = 8;
+pub(super) const TEST_SECONDS: u32 = 8;
 
 const PROGRAM: &str = r#"#include <stdio.h>
 
@@ -44,12 +44,12 @@ const CHANGELOG: &str = "hive-hello (1.0) unstable; urgency=low
  -- The hive on this machine <hive@localhost>  Sat, 08 Nov 2025 12:34:56 +0000
 ";
 
-/// Writes the tree. Whether it can be built as a Debian package here.
-pub(super) fn write(directory: &Path) -> io::Result<bool> {
+/// Writes the tree, with a test of so many seconds. Whether it can be built as a Debian package here.
+pub(super) fn write(directory: &Path, test_seconds: u32) -> io::Result<bool> {
     fs::create_dir_all(directory.join("debian/source"))?;
     fs::write(directory.join("hello.c"), PROGRAM)?;
     let test = format!(
-        "i=1; while [ $i -le {TEST_SECONDS} ]; do ./hive-hello && echo \"test $i of {TEST_SECONDS}\"; sleep 1; i=$((i+1)); done"
+        "i=1; while [ $i -le {test_seconds} ]; do ./hive-hello && echo \"test $i of {test_seconds}\"; sleep 1; i=$((i+1)); done"
     );
     let script = format!("set -eu\ncc -O2 -Wall -o hive-hello hello.c\n{test}\nmkdir -p out\ncp hive-hello out/\n");
     fs::write(directory.join("build.sh"), script)?;
@@ -102,7 +102,7 @@ mod tests {
     fn the_package_builds_on_this_machine() {
         let directory = tempfile::tempdir().expect("temporary directory");
         let tree = directory.path().join("hive-hello");
-        let debian = write(&tree).expect("writes");
+        let debian = write(&tree, 1).expect("writes");
         let (program, arguments) =
             if debian { ("dpkg-buildpackage", &["-us", "-uc", "-b", "-d"][..]) } else { (COMMAND[0], &COMMAND[1..]) };
         let output = Command::new(program).args(arguments).current_dir(&tree).output().expect("runs");

@@ -1,0 +1,546 @@
+//! The node as its local API and the web see it.
+//!
+//! Reads come from this node's own copy of the state, with its index and age. Writes are proposals, answered when they are
+//! durable on a majority; what needs the event loop is asked of it. Never done here: checking who asks (`web` does).
+
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures::{FutureExt as _, StreamExt as _, TryStreamExt as _};
+use tokio_util::io::{ReaderStream, StreamReader};
+
+use super::shared::Shared;
+use super::{Event, blobs, coordinating, propose, propose_all, recovering, serving, views};
+use crate::api::{
+    ApiError, ApiResult, ArtifactView, DoctorFacts, ErrorCode, Explanation, ExplanationLine, Health, Identity,
+    InterfaceView, JobLine, JobView, JoinRequest, LogStatus, NodePhase, NodeView, PeersFile, RecoverReport,
+    RecoverRequest, Refusal, Status, StoredBlob, SubmitRequest, Submitted, SubmittedJob,
+};
+use crate::clock::now_ms;
+use crate::engine::command::{Command, RejectCode, Reply, SUBMIT_JOBS_MAX};
+use crate::engine::id::{JobId, PeerId, Sha256Hash};
+use crate::engine::job::{DebianSource, Job, JobSpec, JobState, Source, Work, grammar};
+use crate::engine::scheduler::{self, Now, Subject};
+use crate::exec::logs::remote;
+use crate::keyring::Keyring;
+use crate::web::NodeApi;
+use crate::web::node::{Answer, ByteStream, Download, JobQuery, LogQuery, LogStream};
+
+/// How long a write may take before it is answered with "no quorum".
+const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long a reset identity is awaited: a ballot, a claim, and some patience with a missing quorum.
+const RESET_TIMEOUT: Duration = Duration::from_secs(15);
+/// Copies of a source archive on other nodes before its job is acknowledged, as far as there are as many.
+const SOURCE_COPIES: usize = 2;
+/// Largest source archive, bytes.
+const SOURCE_MAX_BYTES: u64 = 1 << 30;
+/// Addresses that other subnets registered; the oldest is forgotten first.
+const REGISTERED_MAX: usize = 256;
+/// Lines of `hive listen` on their way to a client.
+const LISTEN_WAITING: usize = 256;
+
+/// Implements [`NodeApi`] over the agent's shared state.
+pub struct Api {
+    shared: Arc<Shared>,
+}
+
+impl Api {
+    /// Over this agent.
+    pub fn new(shared: Arc<Shared>) -> Self {
+        Self { shared }
+    }
+
+    fn job_or_404(&self, id: &JobId) -> ApiResult<Job> {
+        self.shared.read(|state| state.job(id).cloned()).ok_or_else(|| not_found(format!("no job {id}")))
+    }
+
+    fn view_of(&self, job: &Job) -> JobView {
+        let shared = &self.shared;
+        let waiting = (job.state == JobState::Needed).then(|| {
+            let now_ms = now_ms();
+            let view = coordinating::view(shared);
+            let now = Now { now_ms, hive_ms: shared.hive_ms(now_ms) };
+            shared.read(|state| scheduler::waiting_for(state, &view, now, &scheduler::Settings::default(), job))
+        });
+        shared.read(|state| views::job_view(state, job, waiting.flatten()))
+    }
+
+    async fn submit_all(&self, request: SubmitRequest, submitter: String) -> ApiResult<Submitted> {
+        for spec in &request.jobs {
+            grammar::check_job(spec).map_err(|error| {
+                ApiError::new(ErrorCode::Invalid, error.to_string(), "see: hive queue add --help")
+            })?;
+        }
+        for spec in &request.jobs {
+            self.secure_source(spec).await?;
+        }
+        let jobs = request.jobs.iter().map(|spec| SubmittedJob { id: spec.id, target: spec.target.clone() }).collect();
+        let commands = request.jobs.chunks(SUBMIT_JOBS_MAX).map(|jobs| Command::Submit {
+            session: request.session,
+            submitter: submitter.clone(),
+            jobs: jobs.to_vec(),
+        });
+        for reply in propose_all(&self.shared, commands.collect(), WRITE_TIMEOUT).await? {
+            accepted(reply)?;
+        }
+        Ok(Submitted { session: request.session, jobs })
+    }
+
+    /// The archive must outlive this machine before its job is acknowledged.
+    async fn secure_source(&self, spec: &JobSpec) -> ApiResult<()> {
+        let Some((sha256, size)) = archive_of(&spec.work) else { return Ok(()) };
+        blobs::obtain(&self.shared, sha256, Some(size), None).await.map_err(|error| {
+            let message = format!("the source archive {sha256} is not to be had: {error}");
+            ApiError::new(ErrorCode::Invalid, message, "upload it first: PUT /api/v1/blobs")
+        })?;
+        let wanted = self.shared.alive_peers().len().min(SOURCE_COPIES);
+        let kept = blobs::spread(&self.shared, sha256, size, wanted).await;
+        if kept < wanted {
+            tracing::warn!(%sha256, kept, wanted, "fewer copies of a source archive than wanted");
+        }
+        if wanted > 0 && kept == 0 {
+            let message = "no other node could keep a copy of the source archive; nothing was queued";
+            return Err(ApiError::new(ErrorCode::Degraded, message, "see hive status for full disks, then try again"));
+        }
+        Ok(())
+    }
+
+    async fn cancel_job(&self, id: JobId, reason: String) -> ApiResult<JobView> {
+        accepted(propose(&self.shared, Command::Cancel { job: id, reason }, WRITE_TIMEOUT).await?)?;
+        self.wait_until(|job| job.state.is_terminal(), &id).await;
+        Ok(self.view_of(&self.job_or_404(&id)?))
+    }
+
+    /// Waits a moment for this node's copy to show what the hive has committed.
+    async fn wait_until(&self, done: impl Fn(&Job) -> bool, id: &JobId) {
+        let mut applied = self.shared.consensus.replica().watch();
+        let shown = async {
+            while !self.shared.read(|state| state.job(id).is_some_and(&done)) {
+                if applied.changed().await.is_err() {
+                    break;
+                }
+            }
+        };
+        // Past this the answer is a little older than the change; its index says so.
+        let _ = tokio::time::timeout(Duration::from_secs(1), shown).await;
+    }
+
+    fn explanation(&self, what: &str) -> ApiResult<Explanation> {
+        let shared = &self.shared;
+        let subject = match what.parse::<JobId>() {
+            Ok(id) => Subject::Job(id),
+            Err(_) => shared
+                .read(|state| state.member_by_name(what).map(|member| member.info.peer_id.clone()))
+                .or_else(|| shared.read(|state| state.member(&PeerId::new(what)).map(|m| m.info.peer_id.clone())))
+                .map(Subject::Drone)
+                .ok_or_else(|| not_found(format!("{what:?} is neither a job id nor the name of a node")))?,
+        };
+        let now_ms = now_ms();
+        let now = Now { now_ms, hive_ms: shared.hive_ms(now_ms) };
+        let view = coordinating::view(shared);
+        let told = shared.read(|state| {
+            scheduler::explain(state, &view, now, &scheduler::Settings::default(), &subject)
+        });
+        let told = told.ok_or_else(|| not_found(format!("no job {what}")))?;
+        let line = |line: scheduler::ExplanationLine| ExplanationLine {
+            name: line.name,
+            eligible: line.eligible,
+            why: line.why,
+        };
+        Ok(Explanation {
+            subject: told.subject,
+            summary: told.summary,
+            details: told.lines.into_iter().map(line).collect(),
+            remedy: told.remedy,
+        })
+    }
+
+    async fn log_of(&self, query: LogQuery) -> ApiResult<LogStream> {
+        let job = self.job_or_404(&query.job)?;
+        let attempt = match query.attempt {
+            Some(number) => job.attempts.iter().find(|attempt| attempt.attempt == number),
+            None => job.attempts.last(),
+        };
+        let attempt = attempt.ok_or_else(|| not_found(format!("job {} has no such attempt yet", query.job)))?;
+        let (number, node) = (attempt.attempt, attempt.node.clone());
+        let local = self.shared.logs.reader(query.job, number, query.offset).map_err(internal)?;
+        if let Some(mut reader) = local {
+            let mut offset = query.offset;
+            if let Some(tail) = query.tail_bytes {
+                let length = self.shared.logs.length(query.job, number).map_err(internal)?.unwrap_or(0);
+                offset = offset.max(length.saturating_sub(tail));
+                reader = self
+                    .shared
+                    .logs
+                    .reader(query.job, number, offset)
+                    .map_err(internal)?
+                    .ok_or_else(|| not_found("the log was dropped by age or size"))?;
+            }
+            return Ok(LogStream { attempt: number, offset, bytes: local_log(reader, query.follow) });
+        }
+        if node == self.shared.me.peer_id {
+            return Err(not_found("this attempt has no log (yet), or it was dropped by age or size"));
+        }
+        self.remote_log(&query, number, &node).await
+    }
+
+    async fn remote_log(&self, query: &LogQuery, attempt: u32, node: &PeerId) -> ApiResult<LogStream> {
+        let request =
+            remote::Request { job: query.job, attempt, offset: query.offset, follow: query.follow };
+        let name = self.shared.name_of(node);
+        let mut log = remote::RemoteLog::open(&self.shared.mesh, node, &request).await.map_err(|error| {
+            ApiError::new(
+                ErrorCode::Unreachable,
+                format!("the log is on {name}, which cannot be reached: {error}"),
+                "try again when it is back; see hive peers",
+            )
+        })?;
+        let first = log.next().await.map_err(|error| not_found(format!("{name} has no such log: {error}")))?;
+        let tail = query.tail_bytes;
+        if let (Some(tail), false) = (tail, query.follow) {
+            let mut all = first.map(|bytes| bytes.to_vec()).unwrap_or_default();
+            while let Some(more) = log.next().await.map_err(internal)? {
+                all.extend_from_slice(&more);
+                let surplus = all.len().saturating_sub(usize::try_from(tail).unwrap_or(usize::MAX));
+                all.drain(..surplus);
+            }
+            let offset = log.offset().saturating_sub(all.len() as u64);
+            let bytes = futures::stream::once(async move { Ok(Bytes::from(all)) }).boxed();
+            return Ok(LogStream { attempt, offset, bytes });
+        }
+        let rest = futures::stream::try_unfold(log, |mut log| async move {
+            Ok(log.next().await?.map(|bytes| (bytes, log)))
+        });
+        let bytes = futures::stream::iter(first.map(Ok)).chain(rest).boxed();
+        Ok(LogStream { attempt, offset: query.offset, bytes })
+    }
+
+    async fn download(&self, sha256: Sha256Hash, size: Option<u64>, name: String, first: Option<PeerId>) -> ApiResult<Download> {
+        blobs::obtain(&self.shared, sha256, size, first.as_ref()).await.map_err(|error| {
+            ApiError::new(
+                ErrorCode::NotFound,
+                format!("{name} is not to be had: {error}"),
+                "the nodes that have it may be away; see hive peers",
+            )
+        })?;
+        let (file, size) = self.shared.blobs.open_verified_async(sha256).await.map_err(internal)?;
+        Ok(Download { name, sha256, size, bytes: ReaderStream::new(file).boxed() })
+    }
+
+    fn doctor_facts(&self) -> DoctorFacts {
+        let shared = &self.shared;
+        let snapshot = shared.discovery.snapshot();
+        let interface = |one: &crate::discovery::interfaces::Interface| InterfaceView {
+            name: one.name.clone(),
+            address: format!("{}/{}", one.address, one.prefix_len),
+            broadcast: one.broadcast.map(|address| address.to_string()),
+        };
+        let mut refusals: Vec<Refusal> = snapshot
+            .refusals
+            .iter()
+            .map(|row| Refusal {
+                reason: row.reason.to_string(),
+                from: row.from.map_or_else(|| "others".to_owned(), |from| from.to_string()),
+                count: row.count,
+                last_ms: row.last_ms,
+            })
+            .collect();
+        refusals.extend(shared.mesh.refusals().into_iter().map(|row| Refusal {
+            reason: row.reason.to_string(),
+            from: row.address.to_string(),
+            count: row.count,
+            last_ms: now_ms().saturating_sub(row.last_at_ms),
+        }));
+        let report = views::own_report(shared);
+        DoctorFacts {
+            port: shared.config.port,
+            interfaces: snapshot.interfaces.iter().map(interface).collect(),
+            secret_fingerprint: (!shared.me.secret_is_tentative)
+                .then(|| shared.keyring.signing().secret().fingerprint()),
+            refusals,
+            broadcast_heard_by: snapshot.broadcast_heard_by.iter().map(|hearer| hearer.name.clone()).collect(),
+            clock_offsets_ms: snapshot
+                .clock_offsets_ms
+                .iter()
+                .map(|(peer, offset)| (shared.name_of(peer), *offset))
+                .collect(),
+            disk_free_bytes: report.disk_free_bytes,
+            disk_low: report.disk_low,
+        }
+    }
+
+    fn listen_stream(&self) -> ByteStream {
+        let mut tap = self.shared.discovery.tap();
+        let (sender, receiver) = tokio::sync::mpsc::channel(LISTEN_WAITING);
+        crate::tasks::spawn("listen", async move {
+            loop {
+                let mut line = match tap.recv().await {
+                    Ok(record) => match serde_json::to_vec(&*record) {
+                        Ok(line) => line,
+                        Err(error) => {
+                            tracing::debug!(%error, "a record cannot be shown");
+                            continue;
+                        }
+                    },
+                    Err(tokio::sync::broadcast::error::RecvError::Lagged(missed)) => {
+                        format!("{{\"missed\":{missed}}}").into_bytes()
+                    }
+                    Err(tokio::sync::broadcast::error::RecvError::Closed) => return,
+                };
+                line.push(b'\n');
+                if sender.send(Ok(Bytes::from(line))).await.is_err() {
+                    return;
+                }
+            }
+        });
+        tokio_stream(receiver)
+    }
+
+    async fn register(&self, request: JoinRequest, from: IpAddr) -> ApiResult<PeersFile> {
+        let shared = &self.shared;
+        let mut addresses: Vec<SocketAddr> = Vec::new();
+        for text in request.addresses.iter().take(crate::engine::state::ADDRESSES_MAX) {
+            addresses.push(text.parse().map_err(|_| {
+                ApiError::new(ErrorCode::Invalid, format!("{text:?} is not IP:PORT"), "for example 192.168.1.23:50555")
+            })?);
+        }
+        if addresses.is_empty() {
+            addresses.push(SocketAddr::new(from, shared.config.port));
+        }
+        shared.update(|soft| {
+            for address in &addresses {
+                soft.registered.retain(|known| known != address);
+                soft.registered.push_back(*address);
+            }
+            while soft.registered.len() > REGISTERED_MAX {
+                soft.registered.pop_front();
+            }
+        });
+        for address in addresses {
+            shared.mesh.dial_address(address).await;
+        }
+        Ok(views::peers(shared))
+    }
+}
+
+fn tokio_stream(receiver: tokio::sync::mpsc::Receiver<std::io::Result<Bytes>>) -> ByteStream {
+    futures::stream::unfold(receiver, |mut receiver| async move { receiver.recv().await.map(|item| (item, receiver)) })
+        .boxed()
+}
+
+fn local_log(reader: crate::exec::logs::LogReader, follow: bool) -> ByteStream {
+    futures::stream::try_unfold(reader, move |mut reader| async move {
+        let bytes = if follow {
+            reader.next().await?
+        } else {
+            let bytes = reader.available().await?;
+            (!bytes.is_empty()).then_some(bytes)
+        };
+        Ok(bytes.map(|bytes| (bytes, reader)))
+    })
+    .boxed()
+}
+
+fn archive_of(work: &Work) -> Option<(Sha256Hash, u64)> {
+    match work {
+        Work::Command { source: Source::Blob { sha256, size }, .. }
+        | Work::Debian { source: DebianSource::Tree { source: Source::Blob { sha256, size } } } => {
+            Some((*sha256, *size))
+        }
+        Work::Command { source: Source::Git { .. }, .. }
+        | Work::Debian { source: DebianSource::Tree { source: Source::Git { .. } } | DebianSource::Archive { .. } } => None,
+    }
+}
+
+fn not_found(message: impl Into<String>) -> ApiError {
+    ApiError::new(ErrorCode::NotFound, message, "")
+}
+
+fn internal(error: impl std::fmt::Display) -> ApiError {
+    ApiError::new(ErrorCode::Internal, error.to_string(), "see the agent's log")
+}
+
+/// A refusal of apply as an error of the API.
+fn accepted(reply: Reply) -> ApiResult<()> {
+    let Reply::Rejected { code, message } = reply else { return Ok(()) };
+    let code = match code {
+        RejectCode::NotFound => ErrorCode::NotFound,
+        RejectCode::Invalid => ErrorCode::Invalid,
+        RejectCode::Stale | RejectCode::Conflict | RejectCode::NoRoom | RejectCode::TooOld => ErrorCode::Conflict,
+    };
+    Err(ApiError::new(code, message, ""))
+}
+
+impl NodeApi for Api {
+    fn log(&self) -> LogStatus {
+        views::log_status(&self.shared)
+    }
+
+    fn ready(&self) -> Result<(), String> {
+        match views::phase(&self.shared) {
+            NodePhase::Member if self.shared.is_member() => Ok(()),
+            phase => Err(format!("not a member yet ({})", serde_json::to_value(phase).unwrap_or_default())),
+        }
+    }
+
+    fn keyring(&self) -> Option<Keyring> {
+        (!self.shared.me.secret_is_tentative || self.shared.is_member()).then(|| self.shared.keyring.clone())
+    }
+
+    fn refused(&self, reason: &'static str, from: IpAddr) {
+        tracing::warn!(reason, %from, "HTTP request refused");
+    }
+
+    fn metrics(&self) -> String {
+        views::metrics(&self.shared)
+    }
+
+    fn health(&self) -> Answer<'_, Health> {
+        async move {
+            let ready = self.ready();
+            Ok(Health {
+                name: self.shared.me.name.clone(),
+                peer_id: self.shared.me.peer_id.clone(),
+                state: views::phase(&self.shared),
+                version: env!("CARGO_PKG_VERSION").to_owned(),
+                uptime_ms: now_ms().saturating_sub(self.shared.me.started_ms),
+                ready: ready.is_ok(),
+                reason: ready.err(),
+                quorum: self.shared.consensus.status().quorum,
+            })
+        }
+        .boxed()
+    }
+
+    fn status(&self) -> Answer<'_, Status> {
+        async move { Ok(views::status(&self.shared)) }.boxed()
+    }
+
+    fn nodes(&self) -> Answer<'_, Vec<NodeView>> {
+        async move { Ok(views::nodes(&self.shared)) }.boxed()
+    }
+
+    fn peers(&self) -> Answer<'_, PeersFile> {
+        async move { Ok(views::peers(&self.shared)) }.boxed()
+    }
+
+    fn identity(&self) -> Answer<'_, Identity> {
+        async move {
+            self.shared.soft(|soft| soft.identity.clone()).ok_or_else(|| {
+                ApiError::new(ErrorCode::NotFound, "the hive has not decided what this node is yet", "see hive status")
+            })
+        }
+        .boxed()
+    }
+
+    fn reset_identity(&self) -> Answer<'_, Identity> {
+        async move {
+            if !self.shared.is_member() {
+                let hint = "it asks by itself once it is a member; see hive status";
+                return Err(ApiError::new(ErrorCode::Conflict, "this node belongs to no hive yet", hint));
+            }
+            let answer = serving::ask_loop(&self.shared, |reply| Event::ResetIdentity { reply });
+            match tokio::time::timeout(RESET_TIMEOUT, answer).await {
+                Ok(Some(answer)) => answer,
+                Ok(None) => Err(internal("the agent is stopping")),
+                Err(_) => Err(ApiError::new(
+                    ErrorCode::NoQuorum,
+                    "the hive has not answered in time; the node goes on asking",
+                    "see hive identity in a while, and hive status",
+                )),
+            }
+        }
+        .boxed()
+    }
+
+    fn submit(&self, request: SubmitRequest, submitter: String) -> Answer<'_, Submitted> {
+        self.submit_all(request, submitter).boxed()
+    }
+
+    fn store_blob(&self, bytes: ByteStream) -> Answer<'_, StoredBlob> {
+        async move {
+            let reader = StreamReader::new(bytes.map_err(std::io::Error::other));
+            let stored = self.shared.blobs.put_stream(std::pin::pin!(reader), SOURCE_MAX_BYTES, None).await;
+            let (sha256, size) =
+                stored.map_err(|error| ApiError::new(ErrorCode::Invalid, error.to_string(), "at most 1 GiB"))?;
+            Ok(StoredBlob { sha256, size })
+        }
+        .boxed()
+    }
+
+    fn jobs(&self, query: JobQuery) -> Answer<'_, Vec<JobLine>> {
+        async move {
+            Ok(self.shared.read(|state| {
+                let wanted = |job: &&Job| {
+                    (query.states.is_empty() || query.states.contains(&job.state))
+                        && query.session.is_none_or(|session| session == job.session)
+                };
+                let newest = state.jobs().rev().filter(wanted).take(query.limit);
+                newest.map(|job| views::job_line(state, job)).collect()
+            }))
+        }
+        .boxed()
+    }
+
+    fn job(&self, id: JobId) -> Answer<'_, JobView> {
+        async move { Ok(self.view_of(&self.job_or_404(&id)?)) }.boxed()
+    }
+
+    fn cancel(&self, id: JobId, reason: String) -> Answer<'_, JobView> {
+        self.cancel_job(id, reason).boxed()
+    }
+
+    fn explain(&self, what: String) -> Answer<'_, Explanation> {
+        async move { self.explanation(&what) }.boxed()
+    }
+
+    fn job_log(&self, query: LogQuery) -> Answer<'_, LogStream> {
+        self.log_of(query).boxed()
+    }
+
+    fn artifacts(&self, id: JobId) -> Answer<'_, Vec<ArtifactView>> {
+        async move {
+            let job = self.job_or_404(&id)?;
+            let view = |artifact: crate::engine::job::Artifact| ArtifactView {
+                job: id,
+                name: artifact.name,
+                sha256: artifact.sha256,
+                size: artifact.size,
+            };
+            Ok(job.artifacts.into_iter().map(view).collect())
+        }
+        .boxed()
+    }
+
+    fn artifact(&self, id: JobId, name: String) -> Answer<'_, Download> {
+        async move {
+            let job = self.job_or_404(&id)?;
+            let artifact = job.artifacts.iter().find(|artifact| artifact.name == name).cloned();
+            let artifact = artifact.ok_or_else(|| not_found(format!("job {id} has no artifact {name:?}")))?;
+            self.download(artifact.sha256, Some(artifact.size), artifact.name, job.artifact_node).await
+        }
+        .boxed()
+    }
+
+    fn blob(&self, sha256: Sha256Hash) -> Answer<'_, Download> {
+        async move { self.download(sha256, None, sha256.to_string(), None).await }.boxed()
+    }
+
+    fn doctor(&self) -> Answer<'_, DoctorFacts> {
+        async move { Ok(self.doctor_facts()) }.boxed()
+    }
+
+    fn listen(&self) -> Answer<'_, ByteStream> {
+        async move { Ok(self.listen_stream()) }.boxed()
+    }
+
+    fn join(&self, request: JoinRequest, from: IpAddr) -> Answer<'_, PeersFile> {
+        self.register(request, from).boxed()
+    }
+
+    fn recover(&self, request: RecoverRequest) -> Answer<'_, RecoverReport> {
+        recovering::recover(&self.shared, request).boxed()
+    }
+}
