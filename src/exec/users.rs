@@ -129,6 +129,8 @@ pub(super) async fn remove_tree(tree: &Path) -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::PermissionsExt as _;
+
     use super::*;
 
     #[test]
@@ -150,6 +152,7 @@ mod tests {
     #[test]
     fn an_impassable_directory_is_named() {
         let directory = tempfile::tempdir().expect("temporary directory");
+        fs::set_permissions(directory.path(), fs::Permissions::from_mode(0o700)).expect("chmod");
         let user = User { name: "x".to_owned(), uid: 4_000_000, gid: 4_000_000 };
         let message = require_passable(&directory.path().join(""), &user).expect_err("0700").to_string();
         assert!(message.contains("chmod o+x"), "{message}");
