@@ -96,6 +96,8 @@ impl Host {
     async fn with(directory: tempfile::TempDir, options: Options, privilege: Privilege) -> Self {
         require_root();
         let executor = Executor::open(options.clone(), privilege).await.expect("executor");
+        let notes = &executor.capabilities().notes;
+        assert_eq!(executor.capabilities().sandbox, options.sandbox, "sandbox as wanted: {notes:?}");
         let blob_options = blobs::Options { free_min_bytes: 0, ..blobs::Options::default() };
         let store = BlobStore::open(&directory.path().join("state/blobs"), blob_options).expect("blobs");
         let log_options = logs::Options { directory: directory.path().join("state/logs"), ..logs::Options::default() };
@@ -267,7 +269,6 @@ async fn failures_carry_their_class_and_exit_code() {
 async fn a_build_sees_a_clean_environment_another_user_and_no_state() {
     require("bwrap", "bubblewrap");
     let mut host = Host::new().await;
-    assert!(host.options.sandbox);
     fs::write(host.directory.path().join("state/secret"), "s3cr3t").expect("writes");
     fs::set_permissions(host.directory.path().join("state/secret"), fs::Permissions::from_mode(0o644)).expect("chmod");
     let state = host.directory.path().join("state").display().to_string();
@@ -282,7 +283,9 @@ async fn a_build_sees_a_clean_environment_another_user_and_no_state() {
     assert!(names.iter().all(|name| allowed.contains(name)), "{names:?}");
     assert!(log.contains("LANG=C.UTF-8"));
     assert!(!log.contains("\n0\n0\n"), "not root, no core: {log}");
-    assert!(log.lines().any(|line| line == "600") && log.lines().any(|line| line == "10"), "{log}");
+    assert!(log.lines().any(|line| line == "600"), "{log}");
+    // Added to the niceness that this test itself runs with.
+    assert!(log.lines().filter_map(|line| line.parse::<u32>().ok()).any(|number| (10..=19).contains(&number)), "{log}");
     assert!(!log.contains("secret"), "the state directory is hidden: {log}");
     assert!(!Path::new("/etc/hive-test").exists() && !host.directory.path().join("state/y").exists());
 }
@@ -362,7 +365,7 @@ async fn a_fork_bomb_is_bounded_and_ends() {
 async fn too_much_memory_is_this_nodes_affair() {
     let mut host = Host::new().await;
     let limits = Limits { memory_max_mb: 64, ..Limits::default() };
-    let (outcome, log) = host.shell("head -c 300000000 /dev/zero | tail -c 290000000 | wc -c", limits).await;
+    let (outcome, log) = host.shell("set -o pipefail; head -c 300000000 /dev/zero | tail -c 290000000 | wc -c", limits).await;
     // With a memory cgroup the kernel ends it; without, its own allocation fails and it says so.
     let failed = matches!(outcome, Outcome::Failed { class: FailureClass::Infra, .. });
     assert!(failed || log.contains("memory exhausted"), "{outcome:?} {log}");

@@ -180,7 +180,9 @@ impl Launcher {
         let directory = self.inner.options.work_dir.join(".probe");
         let made = fs::create_dir_all(directory.join("tmp"));
         let made = made.and_then(|()| match &self.inner.user {
-            Some(user) => std::os::unix::fs::chown(&directory, Some(user.uid), Some(user.gid)),
+            Some(user) => [directory.join("tmp"), directory.clone()]
+                .iter()
+                .try_for_each(|path| std::os::unix::fs::chown(path, Some(user.uid), Some(user.gid))),
             None => Ok(()),
         });
         made.map_err(|error| format!("{}: {error}", directory.display()))?;

@@ -192,12 +192,16 @@ fn sandboxed(sandbox: &Sandbox, directory: &Path, program: &str) -> Command {
         command.arg("--unshare-net");
     }
     command.args(["--ro-bind", "/", "/", "--dev", "/dev", "--proc", "/proc"]);
-    for shared in ["/tmp", "/var/tmp"] {
+    const TEMPORARY: [&str; 2] = ["/tmp", "/var/tmp"];
+    for shared in TEMPORARY {
         command.arg("--bind").arg(&sandbox.temporary_dir).arg(shared);
     }
-    // What this user cannot see anyway needs no cover, and could not be covered.
-    for hidden in sandbox.hidden_dirs.iter().filter(|path| fs::metadata(path).is_ok_and(|metadata| metadata.is_dir())) {
-        command.arg("--tmpfs").arg(hidden);
+    for hidden in &sandbox.hidden_dirs {
+        // What this user cannot see anyway needs no cover, and could not be covered; temporary directories are replaced whole.
+        let visible = fs::metadata(hidden).is_ok_and(|metadata| metadata.is_dir());
+        if visible && !TEMPORARY.iter().any(|directory| hidden.starts_with(directory)) {
+            command.arg("--tmpfs").arg(hidden);
+        }
     }
     command.arg("--bind").arg(&sandbox.attempt_dir).arg(&sandbox.attempt_dir);
     command.arg("--chdir").arg(directory).arg("--").arg(program);
