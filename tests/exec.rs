@@ -30,7 +30,8 @@ impl Depot for Store {
         Box::pin(async move {
             let (store, into) = (self.0.clone(), into.to_owned());
             let work = move || {
-                let (file, _) = store.open_verified(archive).map_err(|error| DepotError::Unavailable(error.to_string()))?;
+                let (file, _) =
+                    store.open_verified(archive).map_err(|error| DepotError::Unavailable(error.to_string()))?;
                 blobs::unpack::unpack(file, &into, blobs::unpack::Caps::default())
                     .map_err(|error| DepotError::Refused(error.to_string()))
             };
@@ -191,7 +192,9 @@ impl Host {
         while !text.contains(needle) {
             let next = tokio::time::timeout(Duration::from_secs(60), reader.next()).await;
             let bytes = next.unwrap_or_else(|_| panic!("{needle:?} did not appear in {text}")).expect("reads");
-            text.push_str(&String::from_utf8_lossy(&bytes.unwrap_or_else(|| panic!("log ended without {needle:?}: {text}"))));
+            text.push_str(&String::from_utf8_lossy(
+                &bytes.unwrap_or_else(|| panic!("log ended without {needle:?}: {text}")),
+            ));
         }
     }
 }
@@ -272,13 +275,19 @@ async fn a_build_sees_a_clean_environment_another_user_and_no_state() {
     fs::write(host.directory.path().join("state/secret"), "s3cr3t").expect("writes");
     fs::set_permissions(host.directory.path().join("state/secret"), fs::Permissions::from_mode(0o644)).expect("chmod");
     let state = host.directory.path().join("state").display().to_string();
-    let script = format!("env; id -u; ulimit -c; ulimit -n; cat /proc/self/oom_score_adj; nice; ls {state}; echo x > {state}/y; echo x > /etc/hive-test; true");
+    let script = format!(
+        "env; id -u; ulimit -c; ulimit -n; cat /proc/self/oom_score_adj; nice; ls {state}; echo x > {state}/y; echo x > /etc/hive-test; true"
+    );
     let (outcome, log) = host.shell(&script, Limits::default()).await;
     artifacts(outcome);
     // `_`, `PWD` and `SHLVL` are bash's own.
     let allowed = ["PATH", "HOME", "LANG", "HIVE_JOB", "HIVE_ATTEMPT", "_", "PWD", "SHLVL", "OLDPWD"];
-    let names: Vec<&str> =
-        log.lines().filter(|line| !line.starts_with('[')).filter_map(|line| line.split_once('=')).map(|(name, _)| name).collect();
+    let names: Vec<&str> = log
+        .lines()
+        .filter(|line| !line.starts_with('['))
+        .filter_map(|line| line.split_once('='))
+        .map(|(name, _)| name)
+        .collect();
     assert!(names.contains(&"HIVE_ATTEMPT"), "{log}");
     assert!(names.iter().all(|name| allowed.contains(name)), "{names:?}");
     assert!(log.contains("LANG=C.UTF-8"));
@@ -365,7 +374,8 @@ async fn a_fork_bomb_is_bounded_and_ends() {
 async fn too_much_memory_is_this_nodes_affair() {
     let mut host = Host::new().await;
     let limits = Limits { memory_max_mb: 64, ..Limits::default() };
-    let (outcome, log) = host.shell("set -o pipefail; head -c 300000000 /dev/zero | tail -c 290000000 | wc -c", limits).await;
+    let (outcome, log) =
+        host.shell("set -o pipefail; head -c 300000000 /dev/zero | tail -c 290000000 | wc -c", limits).await;
     // With a memory cgroup the kernel ends it; without, its own allocation fails and it says so.
     let failed = matches!(outcome, Outcome::Failed { class: FailureClass::Infra, .. });
     assert!(failed || log.contains("memory exhausted"), "{outcome:?} {log}");
@@ -417,7 +427,8 @@ async fn a_moving_branch_is_pinned_and_a_pinned_commit_is_built() {
     let second = git(&repository, &["rev-parse", "HEAD"]);
     let url = repository.display().to_string();
     let work = |branch: Option<&str>, commit: Option<&str>| {
-        let source = Source::Git { url: url.clone(), branch: branch.map(str::to_owned), commit: commit.map(str::to_owned) };
+        let source =
+            Source::Git { url: url.clone(), branch: branch.map(str::to_owned), commit: commit.map(str::to_owned) };
         command(source, &["cat", "version"], &["version"])
     };
     for branch in [None, Some("main")] {
@@ -442,8 +453,14 @@ async fn a_moving_branch_is_pinned_and_a_pinned_commit_is_built() {
 }
 
 const TREE: &[(&str, &str)] = &[
-    ("debian/control", "Source: hive-tiny\nSection: misc\nPriority: optional\nMaintainer: T <t@example.invalid>\nBuild-Depends: debhelper-compat (= 13)\nStandards-Version: 4.6.2\n\nPackage: hive-tiny\nArchitecture: all\nDepends: ${misc:Depends}\nDescription: tiny\n Tiny package.\n"),
-    ("debian/changelog", "hive-tiny (1.0) unstable; urgency=medium\n\n  * First.\n\n -- T <t@example.invalid>  Sat, 01 Jan 2022 00:00:00 +0000\n"),
+    (
+        "debian/control",
+        "Source: hive-tiny\nSection: misc\nPriority: optional\nMaintainer: T <t@example.invalid>\nBuild-Depends: debhelper-compat (= 13)\nStandards-Version: 4.6.2\n\nPackage: hive-tiny\nArchitecture: all\nDepends: ${misc:Depends}\nDescription: tiny\n Tiny package.\n",
+    ),
+    (
+        "debian/changelog",
+        "hive-tiny (1.0) unstable; urgency=medium\n\n  * First.\n\n -- T <t@example.invalid>  Sat, 01 Jan 2022 00:00:00 +0000\n",
+    ),
     ("debian/rules", "#!/usr/bin/make -f\n%:\n\tdh $@\noverride_dh_auto_build:\n\techo epoch=$$SOURCE_DATE_EPOCH\n"),
     ("debian/source/format", "3.0 (native)\n"),
     ("debian/install", "tiny.txt usr/share/hive-tiny\n"),
@@ -451,7 +468,9 @@ const TREE: &[(&str, &str)] = &[
 ];
 
 fn require_debian() {
-    for (program, package) in [("dpkg-buildpackage", "dpkg-dev"), ("dh", "debhelper"), ("fakeroot", "fakeroot"), ("make", "build-essential")] {
+    for (program, package) in
+        [("dpkg-buildpackage", "dpkg-dev"), ("dh", "debhelper"), ("fakeroot", "fakeroot"), ("make", "build-essential")]
+    {
         require(program, package);
     }
 }
@@ -467,7 +486,10 @@ async fn a_debian_source_tree_becomes_packages() {
     assert!(before.contains(&EventKind::Uploading), "{outcome:?} {log}");
     let names: Vec<String> = artifacts(outcome).into_iter().map(|artifact| artifact.name).collect();
     assert!(names[0].ends_with(".changes"), "{names:?}");
-    assert!(names.contains(&"hive-tiny_1.0_all.deb".to_owned()) && names.iter().any(|name| name.ends_with(".buildinfo")), "{names:?}");
+    assert!(
+        names.contains(&"hive-tiny_1.0_all.deb".to_owned()) && names.iter().any(|name| name.ends_with(".buildinfo")),
+        "{names:?}"
+    );
     assert!(log.contains("epoch=1640995200"), "{log}");
 }
 
@@ -505,7 +527,8 @@ async fn a_source_package_is_built_by_its_name() {
     fs::write(archive.join("Sources"), run("dpkg-scansources", &["."])).expect("writes");
     let apt_dir = directory.path().join("apt");
     fs::create_dir(&apt_dir).expect("mkdir");
-    fs::write(apt_dir.join("sources.list"), format!("deb [trusted=yes] file:{} ./\n", archive.display())).expect("writes");
+    fs::write(apt_dir.join("sources.list"), format!("deb [trusted=yes] file:{} ./\n", archive.display()))
+        .expect("writes");
     let options = Options { apt_dir, ..options(directory.path()) };
     let mut host = Host::with(directory, options, Privilege::Direct).await;
     let package = |package: &str, version: Option<&str>| {

@@ -202,7 +202,8 @@ impl Group {
 
     fn limit(&self, limits: Limits) -> io::Result<()> {
         let set = |path: PathBuf, value: String| {
-            fs::write(&path, value).map_err(|error| io::Error::new(error.kind(), format!("{}: {error}", path.display())))
+            fs::write(&path, value)
+                .map_err(|error| io::Error::new(error.kind(), format!("{}: {error}", path.display())))
         };
         let empty = Vec::new();
         let (v2, has) = self.v2.as_ref().map_or((Path::new(""), &empty), |(path, has)| (path.as_path(), has));

@@ -55,12 +55,17 @@ pub(super) fn build_user(wanted: Option<&str>) -> Result<User, ExecError> {
     for name in candidates {
         if let Some(user) = lookup(name).map_err(ExecError::io("read /etc/passwd"))? {
             if user.uid == 0 {
-                return Err(ExecError::Setting(format!("builds never run as root, and {name} is root; name another build_user")));
+                return Err(ExecError::Setting(format!(
+                    "builds never run as root, and {name} is root; name another build_user"
+                )));
             }
             return Ok(user);
         }
     }
-    let problem = format!("there is no user {}; make one with: useradd --system --shell /usr/sbin/nologin hive-build", candidates.join(" or "));
+    let problem = format!(
+        "there is no user {}; make one with: useradd --system --shell /usr/sbin/nologin hive-build",
+        candidates.join(" or ")
+    );
     Err(ExecError::Setting(problem))
 }
 

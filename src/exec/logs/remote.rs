@@ -94,7 +94,9 @@ async fn answer(mut stream: ByteStream, store: &LogStore, slots: &Semaphore) -> 
             }
         };
         match bytes {
-            Some(bytes) => transport::write_frame(&mut stream, &Frame::Chunk(bytes.to_vec()), CONTROL_FRAME_MAX).await?,
+            Some(bytes) => {
+                transport::write_frame(&mut stream, &Frame::Chunk(bytes.to_vec()), CONTROL_FRAME_MAX).await?
+            }
             None => return last(&mut stream, &Frame::End).await,
         }
     }
@@ -144,7 +146,9 @@ impl RemoteLog {
                     return Ok(None);
                 }
                 Frame::NotFound => return Err(io::Error::new(io::ErrorKind::NotFound, "the node has no such log")),
-                Frame::Busy => return Err(io::Error::new(io::ErrorKind::ResourceBusy, "the node serves too many logs")),
+                Frame::Busy => {
+                    return Err(io::Error::new(io::ErrorKind::ResourceBusy, "the node serves too many logs"));
+                }
             }
         }
     }
