@@ -587,3 +587,84 @@ async fn builds_run_through_the_helper() {
     let message = executor.err().expect("no helper any more").to_string();
     assert!(message.contains("hive-helper.service"), "{message}");
 }
+
+async fn ask_helper(socket: &Path, frame: &[u8]) -> Vec<u8> {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    let mut stream = tokio::net::UnixStream::connect(socket).await.expect("connects");
+    let length = u32::try_from(frame.len()).expect("short").to_be_bytes();
+    stream.write_all(&[&length, frame].concat()).await.expect("writes");
+    let mut answer = Vec::new();
+    // A reset connection is a refusal too.
+    stream.read_to_end(&mut answer).await.ok();
+    answer
+}
+
+/// What an agent that was taken over might try. Nothing may be done, and the helper lives on.
+#[tokio::test]
+async fn the_helper_refuses_what_is_not_on_its_list() {
+    require_root();
+    let directory = directory();
+    let socket = directory.path().join("helper.sock");
+    let mut helper = tokio::process::Command::new(env!("CARGO_BIN_EXE_hive"))
+        .args(["helper", "--agent-user", "root", "--socket"])
+        .arg(&socket)
+        .arg("--work-dir")
+        .arg(directory.path().join("work"))
+        .kill_on_drop(true)
+        .spawn()
+        .expect("helper starts");
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while std::os::unix::net::UnixStream::connect(&socket).is_err() {
+        assert!(Instant::now() < deadline, "the helper did not listen within 60 s");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    let canary = directory.path().join("canary");
+    let step = |directory: &str, environment: &[(&str, &str)]| {
+        let environment: std::collections::BTreeMap<_, _> = environment.iter().copied().collect();
+        serde_json::json!({ "Start": {
+            "job": uuid::Uuid::new_v4(),
+            "token": format!("{}-1", "0".repeat(32)),
+            "directory": directory,
+            "argv": ["touch", canary.display().to_string()],
+            "environment": environment,
+            "processes_max": 64, "memory_max_mb": 0, "sandbox": false,
+        }})
+    };
+    fs::create_dir(directory.path().join("work").join(format!("{}-1", "0".repeat(32)))).expect("mkdir");
+    let requests = [
+        step("../../..", &[]),
+        step("/etc", &[]),
+        step("", &[("LD_PRELOAD", "/tmp/evil.so")]),
+        step("", &[("PATH", "/tmp")]),
+        serde_json::json!({ "Install": { "family": "apt", "names": ["--purge", "bash"] } }),
+        serde_json::json!({ "Install": { "family": "apt", "names": ["/tmp/evil.deb"] } }),
+        serde_json::json!({ "ClaimAddress": { "interface": "lo; id", "cidr": "10.0.0.1/24" } }),
+        serde_json::json!({ "Run": { "argv": ["id"] } }),
+    ];
+    for request in requests {
+        let mut frame = Vec::new();
+        ciborium::into_writer(&request, &mut frame).expect("encodes");
+        let answer = ask_helper(&socket, &frame).await;
+        let text = String::from_utf8_lossy(&answer).into_owned();
+        assert!(text.contains("Refused"), "{request}: {text:?}");
+    }
+    for junk in [&b""[..], &[0xff; 100], &[0x9f; 60_000], b"GET / HTTP/1.1\r\n"] {
+        ask_helper(&socket, junk).await;
+    }
+    assert!(!canary.exists(), "nothing was run");
+    // Somebody else than the agent's user is not even listened to, also when the socket's mode lets him in.
+    fs::set_permissions(&socket, fs::Permissions::from_mode(0o666)).expect("chmod");
+    let stranger = Command::new("setpriv")
+        .args(["--reuid", "65534", "--regid", "65534", "--clear-groups", "perl", "-MIO::Socket::UNIX", "-e"])
+        .arg("my $s = IO::Socket::UNIX->new(Peer => $ARGV[0]) or die 'connect'; local $SIG{PIPE} = 'IGNORE'; syswrite $s, qq(\\0\\0\\0\\x0dlCapabilities); my $n = sysread $s, my $b, 10; print 'answer=', ($n // 0);")
+        .arg(&socket)
+        .output()
+        .expect("setpriv runs");
+    let said = String::from_utf8_lossy(&stranger.stdout).into_owned();
+    assert_eq!(said, "answer=0", "{}", String::from_utf8_lossy(&stranger.stderr));
+    let mut honest = Vec::new();
+    ciborium::into_writer(&"Capabilities", &mut honest).expect("encodes");
+    let answer = ask_helper(&socket, &honest).await;
+    assert!(String::from_utf8_lossy(&answer).contains("build_user"), "it still serves its agent");
+    helper.kill().await.expect("ends");
+}

@@ -264,21 +264,21 @@ impl<T: Transport> Fetch<'_, T> {
                     return;
                 };
                 let result = self.range(source, range, work, file).await;
-                let mut work = work.lock().unwrap_or_else(PoisonError::into_inner);
-                self.remember(&work.map);
-                match result {
-                    Ok(()) => failures = 0,
-                    Err(error) => {
-                        failures += 1;
-                        work.waiting.push_front(range);
-                        work.reasons.push(format!("{source}: {error}"));
-                    }
-                }
-                drop(work);
+                failures = if result.is_ok() { 0 } else { failures + 1 };
+                self.settle(work, source, range, result);
                 if failures > 0 {
                     tokio::time::sleep(RETRY_PAUSE).await;
                 }
             }
+        }
+    }
+
+    fn settle(&self, work: &Mutex<Work>, source: &PeerId, range: u64, result: io::Result<()>) {
+        let mut work = work.lock().unwrap_or_else(PoisonError::into_inner);
+        self.remember(&work.map);
+        if let Err(error) = result {
+            work.waiting.push_front(range);
+            work.reasons.push(format!("{source}: {error}"));
         }
     }
 
@@ -305,7 +305,13 @@ impl<T: Transport> Fetch<'_, T> {
         let answer = transport::read_frame::<Response>(&mut stream, CONTROL_FRAME_MAX);
         match tokio::time::timeout(idle, answer).await.map_err(timed_out)?? {
             Response::Bytes { size, length } if size == self.size && length == want - have => {}
-            other => return Err(io::Error::new(io::ErrorKind::InvalidData, format!("answered {other:?}"))),
+            answer @ (Response::Bytes { .. }
+            | Response::Have { .. }
+            | Response::NotFound
+            | Response::Busy
+            | Response::Refused { .. }) => {
+                return Err(io::Error::new(io::ErrorKind::InvalidData, format!("answered {answer:?}")));
+            }
         }
         let mut buffer = vec![0u8; 64 << 10];
         let mut done = have;

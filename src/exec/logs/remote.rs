@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::io::AsyncWriteExt as _;
 use tokio::sync::Semaphore;
 
 use super::LogStore;
@@ -141,8 +141,6 @@ impl RemoteLog {
                 }
                 Frame::Alive => {}
                 Frame::End => {
-                    // Lets the other side see that its last frame was taken.
-                    self.stream.read(&mut [0u8; 1]).await.ok();
                     return Ok(None);
                 }
                 Frame::NotFound => return Err(io::Error::new(io::ErrorKind::NotFound, "the node has no such log")),
