@@ -3,6 +3,7 @@
 //! A missing tool fails a test with the command that mends it; nothing is skipped.
 
 #![cfg(feature = "node")]
+#![expect(clippy::disallowed_methods, reason = "a test measures with the real clock")]
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -150,7 +151,7 @@ impl Host {
         loop {
             match self.event().await {
                 EventKind::Ended(outcome) => return (before, outcome),
-                other => before.push(other),
+                other @ (EventKind::Started { .. } | EventKind::Uploading) => before.push(other),
             }
         }
     }
@@ -391,7 +392,7 @@ async fn builds_of_a_former_life_are_ended_before_new_ones() {
     // Another life of the agent on the same directories, while the first one's processes still run.
     let executor = Executor::open(host.options.clone(), Privilege::Direct).await.expect("executor");
     let reaped = executor.reap_leftovers().await.expect("reaps");
-    assert_eq!(reaped, [token.clone()]);
+    assert_eq!(reaped, std::slice::from_ref(&token));
     assert!(marked(&token).is_empty());
     assert!(!host.options.work_dir.join(&token).exists());
     let (_, outcome) = host.end().await;

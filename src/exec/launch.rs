@@ -119,6 +119,12 @@ struct Inner {
     capabilities: Capabilities,
 }
 
+impl Drop for Inner {
+    fn drop(&mut self) {
+        self.cgroups.retire();
+    }
+}
+
 /// Starts programs on this host, as root under the build user, else as this process's own user.
 #[derive(Clone)]
 pub(super) struct Launcher {
