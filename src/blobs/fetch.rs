@@ -74,7 +74,9 @@ impl Map {
     }
 
     fn missing(&self) -> VecDeque<u64> {
-        (0..self.ranges()).filter(|&index| self.done.get(&index).copied().unwrap_or(0) < self.range_len(index)).collect()
+        (0..self.ranges())
+            .filter(|&index| self.done.get(&index).copied().unwrap_or(0) < self.range_len(index))
+            .collect()
     }
 
     fn is_sane(&self, size: u64) -> bool {
@@ -262,17 +264,8 @@ impl<T: Transport> Fetch<'_, T> {
                     return;
                 };
                 let result = self.range(source, range, work, file).await;
-                let mut work = work.lock().unwrap_or_else(PoisonError::into_inner);
-                self.remember(&work.map);
-                match result {
-                    Ok(()) => failures = 0,
-                    Err(error) => {
-                        failures += 1;
-                        work.waiting.push_front(range);
-                        work.reasons.push(format!("{source}: {error}"));
-                    }
-                }
-                drop(work);
+                failures = if result.is_ok() { 0 } else { failures + 1 };
+                self.settle(work, source, range, result);
                 if failures > 0 {
                     tokio::time::sleep(RETRY_PAUSE).await;
                 }
@@ -280,9 +273,19 @@ impl<T: Transport> Fetch<'_, T> {
         }
     }
 
+    fn settle(&self, work: &Mutex<Work>, source: &PeerId, range: u64, result: io::Result<()>) {
+        let mut work = work.lock().unwrap_or_else(PoisonError::into_inner);
+        self.remember(&work.map);
+        if let Err(error) = result {
+            work.waiting.push_front(range);
+            work.reasons.push(format!("{source}: {error}"));
+        }
+    }
+
     /// Only a hint for the next try, so it is neither synced nor allowed to fail the fetch.
     fn remember(&self, map: &Map) {
-        let written = serde_json::to_vec(map).map_err(io::Error::other).and_then(|bytes| fs::write(&self.map_path, bytes));
+        let written =
+            serde_json::to_vec(map).map_err(io::Error::other).and_then(|bytes| fs::write(&self.map_path, bytes));
         if let Err(error) = written {
             tracing::debug!(file = %self.map_path.display(), %error, "progress of a fetch is not kept");
         }
@@ -302,7 +305,13 @@ impl<T: Transport> Fetch<'_, T> {
         let answer = transport::read_frame::<Response>(&mut stream, CONTROL_FRAME_MAX);
         match tokio::time::timeout(idle, answer).await.map_err(timed_out)?? {
             Response::Bytes { size, length } if size == self.size && length == want - have => {}
-            other => return Err(io::Error::new(io::ErrorKind::InvalidData, format!("answered {other:?}"))),
+            answer @ (Response::Bytes { .. }
+            | Response::Have { .. }
+            | Response::NotFound
+            | Response::Busy
+            | Response::Refused { .. }) => {
+                return Err(io::Error::new(io::ErrorKind::InvalidData, format!("answered {answer:?}")));
+            }
         }
         let mut buffer = vec![0u8; 64 << 10];
         let mut done = have;
@@ -310,7 +319,10 @@ impl<T: Transport> Fetch<'_, T> {
             let room = usize::try_from(want - done).unwrap_or(buffer.len()).min(buffer.len());
             let got = tokio::time::timeout(idle, stream.read(&mut buffer[..room])).await.map_err(timed_out)??;
             if got == 0 {
-                return Err(io::Error::new(io::ErrorKind::UnexpectedEof, format!("ended after {done} of {want} bytes")));
+                return Err(io::Error::new(
+                    io::ErrorKind::UnexpectedEof,
+                    format!("ended after {done} of {want} bytes"),
+                ));
             }
             file.write_all_at(&buffer[..got], start + done)?;
             done += got as u64;
@@ -397,7 +409,8 @@ mod tests {
             kept.push(directory);
         }
         let node = network.node("near");
-        let two = tokio::join!(fetch(&near, &node, hash, None, &peers), fetch(&near, &node, hash, Some(123_457), &peers));
+        let two =
+            tokio::join!(fetch(&near, &node, hash, None, &peers), fetch(&near, &node, hash, Some(123_457), &peers));
         assert_eq!(two.0.expect("fetched"), 123_457);
         assert_eq!(two.1.expect("joined the same fetch"), 123_457);
         near.open_verified(hash).expect("verified");

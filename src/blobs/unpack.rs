@@ -85,7 +85,10 @@ pub fn unpack(archive: impl Read, directory: &Path, caps: Caps) -> Result<(), Un
             let link = entry.link_name_bytes().ok_or_else(|| refused(&path, "a link without a target"))?.into_owned();
             target.link(&names, &path, Path::new(OsStr::from_bytes(&link)))?;
         } else {
-            return Err(refused(&path, format!("an entry of type {kind:?}; only files, directories and links are taken")));
+            return Err(refused(
+                &path,
+                format!("an entry of type {kind:?}; only files, directories and links are taken"),
+            ));
         }
     }
     Ok(())
@@ -312,7 +315,10 @@ mod tests {
             let mut bytes = Vec::new();
             entry(&mut bytes, T::Symlink, b"name", b"other", 0o777, b"");
             entry(&mut bytes, second, b"name", b"other", 0o644, b"");
-            assert!(unpack(bytes.as_slice(), &self::place().inner, Caps::default()).is_err(), "{second:?} replaced a link");
+            assert!(
+                unpack(bytes.as_slice(), &self::place().inner, Caps::default()).is_err(),
+                "{second:?} replaced a link"
+            );
         }
     }
 

@@ -198,7 +198,11 @@ pub fn repository_url(url: &str) -> Result<(), GrammarError> {
         return Ok(());
     }
     let Some((scheme, rest)) = url.split_once("://") else {
-        return refuse(FIELD, url, "expected an https, http, ssh, git or file URL (ssh://user@host/path), or an absolute path");
+        return refuse(
+            FIELD,
+            url,
+            "expected an https, http, ssh, git or file URL (ssh://user@host/path), or an absolute path",
+        );
     };
     if scheme == "file" {
         return if rest.starts_with('/') {
@@ -299,7 +303,11 @@ pub fn argv(argv: &[String]) -> Result<(), GrammarError> {
     }
     let bytes: usize = argv.iter().map(String::len).sum();
     if bytes > ARGUMENTS_BYTES_MAX {
-        return refuse(FIELD, program, format!("{bytes} bytes of arguments; at most {ARGUMENTS_BYTES_MAX} are allowed"));
+        return refuse(
+            FIELD,
+            program,
+            format!("{bytes} bytes of arguments; at most {ARGUMENTS_BYTES_MAX} are allowed"),
+        );
     }
     match argv.iter().find(|argument| argument.contains('\0')) {
         Some(argument) => refuse("argument", argument, "holds a NUL character"),
@@ -401,7 +409,10 @@ mod tests {
         all_accepted(debian_package, &["hello", "libstdc++6", "0ad", "g++-12", "python3.11"]);
         all_refused(
             debian_package,
-            &["", "a", "Hello", "-rf", "--help", "a b", "a/b", "../etc", "a;b", "a$(id)", "a\nb", "ä", "a=1", "@file", "make-"],
+            &[
+                "", "a", "Hello", "-rf", "--help", "a b", "a/b", "../etc", "a;b", "a$(id)", "a\nb", "ä", "a=1",
+                "@file", "make-",
+            ],
         );
         all_accepted(debian_version, &["1.0", "2:1.0-1~bpo12+1", "2024a"]);
         all_refused(debian_version, &["", "-1", "1 0", "1;0", "1/0", "~1"]);
@@ -420,8 +431,28 @@ mod tests {
         all_accepted(git_ref, &["main", "feature/x", "v1.0", "4.19", "a@b"]);
         all_refused(
             git_ref,
-            &["", "-x", "--upload-pack=x", "a b", "a..b", "a~1", "a^", "a:b", "@", "a@{1}", "/a", "a/", "a//b", ".a", "a/.b",
-              "a.lock", "a.", "a\\b", "a\x7f", "a*"],
+            &[
+                "",
+                "-x",
+                "--upload-pack=x",
+                "a b",
+                "a..b",
+                "a~1",
+                "a^",
+                "a:b",
+                "@",
+                "a@{1}",
+                "/a",
+                "a/",
+                "a//b",
+                ".a",
+                "a/.b",
+                "a.lock",
+                "a.",
+                "a\\b",
+                "a\x7f",
+                "a*",
+            ],
         );
         all_accepted(commit, &["0123456789abcdef0123456789abcdef01234567"]);
         all_refused(commit, &["", "HEAD", "0123456", "0123456789ABCDEF0123456789ABCDEF01234567"]);
@@ -431,14 +462,38 @@ mod tests {
     fn urls_are_of_known_schemes_without_passwords() {
         all_accepted(
             repository_url,
-            &["https://github.com/a/b.git", "ssh://git@host:2222/a", "git://[2001:db8::1]:9418/x", "file:///srv/x.git",
-              "/srv/git/x", "http://10.0.0.1/x"],
+            &[
+                "https://github.com/a/b.git",
+                "ssh://git@host:2222/a",
+                "git://[2001:db8::1]:9418/x",
+                "file:///srv/x.git",
+                "/srv/git/x",
+                "http://10.0.0.1/x",
+            ],
         );
         all_refused(
             repository_url,
-            &["", "ext::sh -c id", "ext::sh%20-c%20id", "git@host:path", "relative/path", "-oProxyCommand=x", "https://",
-              "https://host", "https://host/", "ssh://-oProxyCommand=x/y", "ssh://-x@host/y", "https://u:p@h/x", "file://host/x",
-              "ftp://h/x", "https://h/a b", "https://h/a\nb", "https://h:99999/x", "https://[::1/x", "https://h;id/x"],
+            &[
+                "",
+                "ext::sh -c id",
+                "ext::sh%20-c%20id",
+                "git@host:path",
+                "relative/path",
+                "-oProxyCommand=x",
+                "https://",
+                "https://host",
+                "https://host/",
+                "ssh://-oProxyCommand=x/y",
+                "ssh://-x@host/y",
+                "https://u:p@h/x",
+                "file://host/x",
+                "ftp://h/x",
+                "https://h/a b",
+                "https://h/a\nb",
+                "https://h:99999/x",
+                "https://[::1/x",
+                "https://h;id/x",
+            ],
         );
         let message = repository_url("https://me:hunter2@h/x").expect_err("refused").to_string();
         assert!(!message.contains("hunter2"), "the password is not repeated: {message}");

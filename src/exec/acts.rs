@@ -66,7 +66,11 @@ fn install_argv(family: Family) -> &'static [&'static str] {
 
 /// Installs packages; their output goes to `output` as it comes, and is dropped when nobody reads it. An installation that has
 /// begun is brought to its end even when the caller goes away: a package manager that was killed leaves a broken machine.
-pub(super) async fn install(family: Family, names: Vec<String>, output: mpsc::Sender<Bytes>) -> Result<Exit, ExecError> {
+pub(super) async fn install(
+    family: Family,
+    names: Vec<String>,
+    output: mpsc::Sender<Bytes>,
+) -> Result<Exit, ExecError> {
     check_packages(family, &names)?;
     let work = async move {
         let _guard = INSTALLING.lock().await;
@@ -210,7 +214,18 @@ mod tests {
             panic!("this test needs a network interface besides lo; run it where there is one");
         };
         assert!(check_address(&options, &real, "10.99.0.1/24").is_ok());
-        for cidr in ["", "10.0.0.1", "10.0.0.1/0", "10.0.0.1/33", "127.0.0.1/8", "224.0.0.1/24", "0.0.0.0/8", "255.255.255.255/32", "10.0.0.1/+8", "x/24"] {
+        for cidr in [
+            "",
+            "10.0.0.1",
+            "10.0.0.1/0",
+            "10.0.0.1/33",
+            "127.0.0.1/8",
+            "224.0.0.1/24",
+            "0.0.0.0/8",
+            "255.255.255.255/32",
+            "10.0.0.1/+8",
+            "x/24",
+        ] {
             assert!(check_address(&options, &real, cidr).is_err(), "{cidr}");
         }
         let restricted = Options { interfaces: vec!["other0".to_owned()], ..options };

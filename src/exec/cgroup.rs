@@ -121,6 +121,13 @@ impl Cgroups {
         Ok(group)
     }
 
+    /// Removes the empty directories of all attempts. Not empty: a later life will find what is in them.
+    pub(super) fn retire(&self) {
+        for parent in self.v2.iter().map(|(parent, _)| parent).chain(self.v1.values()) {
+            fs::remove_dir(parent).ok();
+        }
+    }
+
     /// Cgroups of attempts that are there, whoever made them.
     pub(super) fn existing(&self) -> Vec<(String, Group)> {
         let parents = self.v2.iter().map(|(parent, _)| parent).chain(self.v1.values());
@@ -202,7 +209,8 @@ impl Group {
 
     fn limit(&self, limits: Limits) -> io::Result<()> {
         let set = |path: PathBuf, value: String| {
-            fs::write(&path, value).map_err(|error| io::Error::new(error.kind(), format!("{}: {error}", path.display())))
+            fs::write(&path, value)
+                .map_err(|error| io::Error::new(error.kind(), format!("{}: {error}", path.display())))
         };
         let empty = Vec::new();
         let (v2, has) = self.v2.as_ref().map_or((Path::new(""), &empty), |(path, has)| (path.as_path(), has));

@@ -62,14 +62,17 @@ pub(super) struct Step {
 }
 
 /// Names that a step may add to its environment. Nothing that changes how a program is loaded.
-const ENVIRONMENT_NAMES: [&str; 4] = ["SOURCE_DATE_EPOCH", "GIT_TERMINAL_PROMPT", "GIT_ALLOW_PROTOCOL", "GIT_SSH_COMMAND"];
+const ENVIRONMENT_NAMES: [&str; 5] =
+    ["SOURCE_DATE_EPOCH", "FAKEROOTDONTTRYCHOWN", "GIT_TERMINAL_PROMPT", "GIT_ALLOW_PROTOCOL", "GIT_SSH_COMMAND"];
 
 impl Step {
     /// What can be wrong with it, whoever sent it.
     pub(super) fn check(&self) -> Result<(), String> {
         crate::engine::grammar::argv(&self.argv).map_err(|error| error.to_string())?;
         let directory = Path::new(&self.directory);
-        if directory.components().any(|part| !matches!(part, std::path::Component::Normal(_))) || self.directory.contains('\0') {
+        if directory.components().any(|part| !matches!(part, std::path::Component::Normal(_)))
+            || self.directory.contains('\0')
+        {
             return Err(format!("directory {:?} is not below the attempt", self.directory));
         }
         for (name, value) in &self.environment {
@@ -116,6 +119,12 @@ struct Inner {
     capabilities: Capabilities,
 }
 
+impl Drop for Inner {
+    fn drop(&mut self) {
+        self.cgroups.retire();
+    }
+}
+
 /// Starts programs on this host, as root under the build user, else as this process's own user.
 #[derive(Clone)]
 pub(super) struct Launcher {
@@ -132,7 +141,8 @@ impl Launcher {
         let user = if root { Some(users::build_user(options.build_user.as_deref())?) } else { None };
         if let Some(user) = &user {
             let mode = fs::metadata(work_dir).map_err(failed("inspect"))?.mode();
-            fs::set_permissions(work_dir, fs::Permissions::from_mode(mode & 0o755 | 0o711)).map_err(failed("open up"))?;
+            fs::set_permissions(work_dir, fs::Permissions::from_mode(mode & 0o755 | 0o711))
+                .map_err(failed("open up"))?;
             users::require_passable(work_dir, user)?;
         }
         let cgroups = Cgroups::detect(&instance(work_dir).map_err(failed("mark"))?);
@@ -180,11 +190,14 @@ impl Launcher {
         let directory = self.inner.options.work_dir.join(".probe");
         let made = fs::create_dir_all(directory.join("tmp"));
         let made = made.and_then(|()| match &self.inner.user {
-            Some(user) => std::os::unix::fs::chown(&directory, Some(user.uid), Some(user.gid)),
+            Some(user) => [directory.join("tmp"), directory.clone()]
+                .iter()
+                .try_for_each(|path| std::os::unix::fs::chown(path, Some(user.uid), Some(user.gid))),
             None => Ok(()),
         });
         made.map_err(|error| format!("{}: {error}", directory.display()))?;
-        let order = self.order("probe", &directory, "", &["true".to_owned()], BTreeMap::new(), bubblewrap, None, (64, 0));
+        let order =
+            self.order("probe", &directory, "", &["true".to_owned()], BTreeMap::new(), bubblewrap, None, (64, 0));
         let outcome = async {
             let (mut child, mut output) = self.spawn(&order).await?;
             let mut text = String::new();
@@ -303,8 +316,16 @@ impl Launcher {
         environment.extend(step.environment);
         let bubblewrap = self.inner.bubblewrap.clone().filter(|_| step.sandbox);
         let numbers = (limits.processes, limits.memory_bytes);
-        let order =
-            self.order(&token, &directory, &step.directory, &step.argv, environment, bubblewrap, group.as_ref(), numbers);
+        let order = self.order(
+            &token,
+            &directory,
+            &step.directory,
+            &step.argv,
+            environment,
+            bubblewrap,
+            group.as_ref(),
+            numbers,
+        );
         let (child, pipe) = self.spawn(&order).await.map_err(ExecError::io("start the build"))?;
         let stop = CancellationToken::new();
         let (chunks, output) = mpsc::channel(CHUNKS_MAX);
@@ -492,12 +513,17 @@ fn notes(inner: &Inner, why_no_sandbox: &str) -> Vec<String> {
         notes.push(format!("builds run without a sandbox and can read this host's files: {why_no_sandbox}"));
     }
     if inner.user.is_none() {
-        notes.push(format!("builds run as the agent's own user {}: start hive-helper.service to separate them", capabilities.build_user));
+        notes.push(format!(
+            "builds run as the agent's own user {}: start hive-helper.service to separate them",
+            capabilities.build_user
+        ));
     } else if capabilities.build_user == "nobody" {
         notes.push("builds run as nobody; make a user of their own with: useradd --system --shell /usr/sbin/nologin hive-build".to_owned());
     }
     if !capabilities.cgroup {
-        notes.push("no cgroup can be written: processes that leave a build are found by their environment only".to_owned());
+        notes.push(
+            "no cgroup can be written: processes that leave a build are found by their environment only".to_owned(),
+        );
     }
     for (limited, what) in [
         (capabilities.memory_limit, "memory of a build is limited per process only"),

@@ -190,7 +190,10 @@ impl LogWriter {
         }
         if room < bytes.len() {
             if self.dropped == 0 {
-                let line = format!("\n[hive] the log is full at {} bytes; what follows is counted and dropped\n", self.max_bytes);
+                let line = format!(
+                    "\n[hive] the log is full at {} bytes; what follows is counted and dropped\n",
+                    self.max_bytes
+                );
                 self.append(line.as_bytes())?;
             }
             self.dropped = self.dropped.saturating_add((bytes.len() - room) as u64);
@@ -413,8 +416,13 @@ mod tests {
             let mut writer = store.create(job(u128::from(number)), 1, 1 << 20).expect("creates");
             writer.write(&[b'x'; 100]).expect("writes");
             writer.finish().expect("finishes");
-            let file = File::options().write(true).open(store.path((job(u128::from(number)), 1), "log")).expect("opens");
-            let age = if number == 4 { std::time::Duration::from_secs(100 * 86_400) } else { std::time::Duration::from_secs(1_000 - number) };
+            let file =
+                File::options().write(true).open(store.path((job(u128::from(number)), 1), "log")).expect("opens");
+            let age = if number == 4 {
+                std::time::Duration::from_secs(100 * 86_400)
+            } else {
+                std::time::Duration::from_secs(1_000 - number)
+            };
             let now = std::time::UNIX_EPOCH + std::time::Duration::from_millis(clock::unix_now().0);
             file.set_modified(now - age).expect("sets");
         }

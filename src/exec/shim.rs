@@ -79,7 +79,8 @@ pub(super) fn find_failure(output: &str, nonce: &str) -> Option<(ShimFailure, St
     let marker = format!("hive-shim {nonce} ");
     let line = output.lines().rev().find_map(|line| line.split_once(marker.as_str()).map(|(_, rest)| rest))?;
     let (word, message) = line.split_once(": ")?;
-    let kind = [ShimFailure::Setup, ShimFailure::Missing, ShimFailure::Denied].into_iter().find(|k| k.word() == word)?;
+    let kind =
+        [ShimFailure::Setup, ShimFailure::Missing, ShimFailure::Denied].into_iter().find(|k| k.word() == word)?;
     Some((kind, message.to_owned()))
 }
 
@@ -135,8 +136,7 @@ fn run(order: &Order) -> Result<std::convert::Infallible, Refusal> {
         become_user(user)?;
     }
     rustix::thread::set_no_new_privs(true).map_err(|error| setup("no new privileges")(error.into()))?;
-    std::env::set_current_dir(&order.directory)
-        .map_err(setup(&format!("enter {}", order.directory.display())))?;
+    std::env::set_current_dir(&order.directory).map_err(setup(&format!("enter {}", order.directory.display())))?;
     let program = order.argv.first().map(String::as_str).unwrap_or_default();
     require_program(program)?;
     let mut command = match &order.sandbox {
@@ -175,7 +175,8 @@ fn require_program(program: &str) -> Result<(), Refusal> {
     } else {
         SAFE_PATH.split(':').map(|directory| Path::new(directory).join(program)).collect()
     };
-    let mut present = candidates.iter().filter_map(|path| fs::metadata(path).ok()).filter(fs::Metadata::is_file).peekable();
+    let mut present =
+        candidates.iter().filter_map(|path| fs::metadata(path).ok()).filter(fs::Metadata::is_file).peekable();
     if present.peek().is_none() {
         return Err((ShimFailure::Missing, program.to_owned()));
     }
@@ -192,12 +193,16 @@ fn sandboxed(sandbox: &Sandbox, directory: &Path, program: &str) -> Command {
         command.arg("--unshare-net");
     }
     command.args(["--ro-bind", "/", "/", "--dev", "/dev", "--proc", "/proc"]);
-    for shared in ["/tmp", "/var/tmp"] {
+    const TEMPORARY: [&str; 2] = ["/tmp", "/var/tmp"];
+    for shared in TEMPORARY {
         command.arg("--bind").arg(&sandbox.temporary_dir).arg(shared);
     }
-    // What this user cannot see anyway needs no cover, and could not be covered.
-    for hidden in sandbox.hidden_dirs.iter().filter(|path| fs::metadata(path).is_ok_and(|metadata| metadata.is_dir())) {
-        command.arg("--tmpfs").arg(hidden);
+    for hidden in &sandbox.hidden_dirs {
+        // What this user cannot see anyway needs no cover, and could not be covered; temporary directories are replaced whole.
+        let visible = fs::metadata(hidden).is_ok_and(|metadata| metadata.is_dir());
+        if visible && !TEMPORARY.iter().any(|directory| hidden.starts_with(directory)) {
+            command.arg("--tmpfs").arg(hidden);
+        }
     }
     command.arg("--bind").arg(&sandbox.attempt_dir).arg(&sandbox.attempt_dir);
     command.arg("--chdir").arg(directory).arg("--").arg(program);

@@ -16,7 +16,8 @@ pub(super) fn marked(token: &str, directory: &Path, only_user: Option<u32>) -> V
     let Ok(entries) = fs::read_dir("/proc") else {
         return Vec::new();
     };
-    let pids = entries.flatten().filter_map(|entry| entry.file_name().to_str().and_then(|name| name.parse::<i32>().ok()));
+    let pids =
+        entries.flatten().filter_map(|entry| entry.file_name().to_str().and_then(|name| name.parse::<i32>().ok()));
     pids.filter(|&pid| {
         if pid == own {
             return false;

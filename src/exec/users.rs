@@ -55,12 +55,17 @@ pub(super) fn build_user(wanted: Option<&str>) -> Result<User, ExecError> {
     for name in candidates {
         if let Some(user) = lookup(name).map_err(ExecError::io("read /etc/passwd"))? {
             if user.uid == 0 {
-                return Err(ExecError::Setting(format!("builds never run as root, and {name} is root; name another build_user")));
+                return Err(ExecError::Setting(format!(
+                    "builds never run as root, and {name} is root; name another build_user"
+                )));
             }
             return Ok(user);
         }
     }
-    let problem = format!("there is no user {}; make one with: useradd --system --shell /usr/sbin/nologin hive-build", candidates.join(" or "));
+    let problem = format!(
+        "there is no user {}; make one with: useradd --system --shell /usr/sbin/nologin hive-build",
+        candidates.join(" or ")
+    );
     Err(ExecError::Setting(problem))
 }
 
@@ -129,6 +134,8 @@ pub(super) async fn remove_tree(tree: &Path) -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::PermissionsExt as _;
+
     use super::*;
 
     #[test]
@@ -150,6 +157,7 @@ mod tests {
     #[test]
     fn an_impassable_directory_is_named() {
         let directory = tempfile::tempdir().expect("temporary directory");
+        fs::set_permissions(directory.path(), fs::Permissions::from_mode(0o700)).expect("chmod");
         let user = User { name: "x".to_owned(), uid: 4_000_000, gid: 4_000_000 };
         let message = require_passable(&directory.path().join(""), &user).expect_err("0700").to_string();
         assert!(message.contains("chmod o+x"), "{message}");

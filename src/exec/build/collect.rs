@@ -162,7 +162,10 @@ mod tests {
         assert_eq!(names(root.path(), &["*.{txt,md}", "out/a.deb"]).expect("finds").len(), 2);
         assert!(names(root.path(), &[]).expect("nothing asked").is_empty());
         let failure = names(root.path(), &["out/*.deb", "*.rpm"]).expect_err("nothing matches");
-        assert_eq!((failure.class, failure.reason.as_str()), (FailureClass::Build, "no file matches artifact pattern *.rpm"));
+        assert_eq!(
+            (failure.class, failure.reason.as_str()),
+            (FailureClass::Build, "no file matches artifact pattern *.rpm")
+        );
     }
 
     #[test]

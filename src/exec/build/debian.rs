@@ -57,7 +57,11 @@ impl Debian {
         let download = run.fetch(&format!("apt-get source {wanted}"), apt("build", &words)).await;
         // Without its lists apt knows no package at all, and says that there is none.
         download.map_err(|failure| {
-            if update.tail.contains("Failed to fetch") { Failure::infra(format!("the package lists are incomplete; {}", failure.reason)) } else { failure }
+            if update.tail.contains("Failed to fetch") {
+                Failure::infra(format!("the package lists are incomplete; {}", failure.reason))
+            } else {
+                failure
+            }
         })?;
         let dsc = one_with_ending(&run.directory.join("build"), ".dsc")?;
         // dpkg-source makes the directory itself.
@@ -66,7 +70,8 @@ impl Debian {
             directory: "build".to_owned(),
             argv: ["dpkg-source", "--no-copy", "--extract", "--", &dsc, "src"].map(str::to_owned).to_vec(),
             environment: BTreeMap::new(),
-            sandbox: true,
+            // Of an archive on this host apt leaves links to files that the sandbox may hide.
+            sandbox: false,
         };
         let end = run.step(unpack).await?;
         run.judge(&end)
@@ -97,7 +102,8 @@ impl Debian {
             return Ok(());
         }
         let still = unmet(&end.tail).unwrap_or(missing);
-        let why = if installed { "the versions that can be installed do not fit" } else { "installing failed, see the log" };
+        let why =
+            if installed { "the versions that can be installed do not fit" } else { "installing failed, see the log" };
         Err(Failure::policy(format!("missing build dependencies: {still}; {why}")))
     }
 }
@@ -114,7 +120,11 @@ impl Backend for Debian {
             let end = run.step(Program::inside(&["dpkg-parsechangelog", "--show-field", "Timestamp"])).await?;
             if !end.exit.succeeded() {
                 run.judge(&end).map_err(|failure| {
-                    if end.exit.code.is_some() { Failure::policy("debian/changelog is missing or cannot be read, see the log") } else { failure }
+                    if end.exit.code.is_some() {
+                        Failure::policy("debian/changelog is missing or cannot be read, see the log")
+                    } else {
+                        failure
+                    }
                 })?;
             }
             self.epoch = end.tail.lines().rev().find_map(|line| line.trim().parse().ok());
@@ -127,6 +137,8 @@ impl Backend for Debian {
         if let Some(epoch) = self.epoch {
             program.environment.insert("SOURCE_DATE_EPOCH".to_owned(), epoch.to_string());
         }
+        // In the sandbox's user namespace a real chown is an invalid argument, which fakeroot would pass on; it shall only pretend.
+        program.environment.insert("FAKEROOTDONTTRYCHOWN".to_owned(), "1".to_owned());
         program
     }
 
@@ -320,9 +332,12 @@ mod tests {
 
     #[test]
     fn binary_archives_become_source_archives() {
-        let lines = one_line("# deb http://x y z\ndeb http://a stable main # c\ndeb-src [trusted=yes] file:/r ./\ndebris\n");
+        let lines =
+            one_line("# deb http://x y z\ndeb http://a stable main # c\ndeb-src [trusted=yes] file:/r ./\ndebris\n");
         assert_eq!(lines, ["deb-src http://a stable main", "deb-src [trusted=yes] file:/r ./"]);
-        let stanzas = deb822("# comment\nTypes: deb deb-src\nURIs: http://a\nSuites: s\n\n\nTypes: deb\nURIs: http://b\nSigned-By:\n -----BEGIN\n .\n");
+        let stanzas = deb822(
+            "# comment\nTypes: deb deb-src\nURIs: http://a\nSuites: s\n\n\nTypes: deb\nURIs: http://b\nSigned-By:\n -----BEGIN\n .\n",
+        );
         assert_eq!(stanzas.len(), 2);
         assert_eq!(stanzas[0], "Types: deb-src\nURIs: http://a\nSuites: s\n");
         assert!(stanzas[1].ends_with("Signed-By:\n -----BEGIN\n .\n"), "{}", stanzas[1]);
@@ -331,7 +346,8 @@ mod tests {
     #[test]
     fn changes_are_read_or_refused() {
         let hash = "2cf24dba5fb0a30e26e83b2ac5b9e29e1b161e5c1fa7425e73043362938b9824";
-        let good = format!("Format: 1.8\nChecksums-Sha1:\n x 1 a\nChecksums-Sha256:\n {hash} 5 a_1_all.deb\nFiles:\n y 5 a\n");
+        let good =
+            format!("Format: 1.8\nChecksums-Sha1:\n x 1 a\nChecksums-Sha256:\n {hash} 5 a_1_all.deb\nFiles:\n y 5 a\n");
         let listed = checksums(&good).expect("reads");
         assert_eq!(listed.len(), 1);
         assert_eq!((listed[0].1, listed[0].2.as_str()), (5, "a_1_all.deb"));

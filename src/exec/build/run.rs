@@ -89,16 +89,7 @@ impl Run {
         let log = inner.logs.create(attempt.job, attempt.attempt, limits.log_max_bytes)?;
         let directory = inner.executor.options().work_dir.join(attempt.token.to_string());
         let deadline_ms = clock::now_ms().saturating_add(limits.timeout_ms);
-        let mut run = Self {
-            attempt,
-            directory,
-            inner,
-            log,
-            deadline_ms,
-            events,
-            stopped,
-            started: false,
-        };
+        let mut run = Self { attempt, directory, inner, log, deadline_ms, events, stopped, started: false };
         if run.disk_is_low() {
             return Err(Failure::infra("too little disk space is free where builds work"));
         }
@@ -151,7 +142,8 @@ impl Run {
 
     fn over_time(&self) -> Option<Failure> {
         let timeout_ms = self.attempt.spec.limits.timeout_ms;
-        (clock::now_ms() >= self.deadline_ms).then(|| Failure::infra(format!("ran longer than its limit of {timeout_ms} ms")))
+        (clock::now_ms() >= self.deadline_ms)
+            .then(|| Failure::infra(format!("ran longer than its limit of {timeout_ms} ms")))
     }
 
     /// Why it should not go on, if so.

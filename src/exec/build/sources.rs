@@ -20,7 +20,10 @@ fn git(directory: &str, arguments: &[&str]) -> Program {
     Program {
         directory: directory.to_owned(),
         argv: argv.map(|&text| text.to_owned()).collect(),
-        environment: environment.map(|(name, value)| (name.to_owned(), value.to_owned())).into_iter().collect::<BTreeMap<_, _>>(),
+        environment: environment
+            .map(|(name, value)| (name.to_owned(), value.to_owned()))
+            .into_iter()
+            .collect::<BTreeMap<_, _>>(),
         sandbox: false,
     }
 }

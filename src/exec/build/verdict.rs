@@ -68,7 +68,8 @@ pub(super) fn judge(program: &str, exit: &Exit, tail: &str, disk_is_low: bool) -
     Some(match (code, exit.signal) {
         (Some(code), _) if code == 128 + 9 => {
             // A shell or sandbox passes on that something inside was killed, which no build does to itself.
-            Failure::infra(format!("{program} or a part of it was killed from outside (exit code {code})")).with_code(Some(code))
+            Failure::infra(format!("{program} or a part of it was killed from outside (exit code {code})"))
+                .with_code(Some(code))
         }
         (Some(code), _) => Failure::build(format!("{program} ended with exit code {code}")).with_code(Some(code)),
         (None, Some(signal)) if OWN_SIGNALS.contains(&signal) => {
@@ -99,7 +100,11 @@ pub(super) fn judge_fetch(what: &str, exit: &Exit, tail: &str, disk_is_low: bool
     if failure.class != FailureClass::Build {
         return Some(failure);
     }
-    let said = tail.lines().rev().map(str::trim).find(|line| line.starts_with("fatal:") || line.starts_with("E:") || line.starts_with("error:"));
+    let said = tail
+        .lines()
+        .rev()
+        .map(str::trim)
+        .find(|line| line.starts_with("fatal:") || line.starts_with("E:") || line.starts_with("error:"));
     let reason = format!("{what}: {}", said.unwrap_or("failed, see the log"));
     if NETWORK.iter().any(|phrase| tail.contains(phrase)) {
         return Some(Failure::infra(reason).with_code(failure.exit_code));

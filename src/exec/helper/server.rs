@@ -115,8 +115,11 @@ impl Server {
         fs::create_dir_all(&work_dir).map_err(ExecError::io(format!("create {}", work_dir.display())))?;
         let launcher = Launcher::open(options.exec.clone()).await?;
         // The agent makes the directories of attempts; the build user only passes through.
-        std::os::unix::fs::chown(&work_dir, Some(agent.uid), Some(agent.gid))
-            .map_err(ExecError::io(format!("give {} to {}", work_dir.display(), agent.name)))?;
+        std::os::unix::fs::chown(&work_dir, Some(agent.uid), Some(agent.gid)).map_err(ExecError::io(format!(
+            "give {} to {}",
+            work_dir.display(),
+            agent.name
+        )))?;
         let listener = listen(&options.socket, agent.uid, agent.gid)
             .map_err(ExecError::io(format!("listen on {}", options.socket.display())))?;
         tracing::info!(socket = %options.socket.display(), agent = agent.name, "helper ready");

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::io::AsyncWriteExt as _;
 use tokio::sync::Semaphore;
 
 use super::LogStore;
@@ -94,7 +94,9 @@ async fn answer(mut stream: ByteStream, store: &LogStore, slots: &Semaphore) -> 
             }
         };
         match bytes {
-            Some(bytes) => transport::write_frame(&mut stream, &Frame::Chunk(bytes.to_vec()), CONTROL_FRAME_MAX).await?,
+            Some(bytes) => {
+                transport::write_frame(&mut stream, &Frame::Chunk(bytes.to_vec()), CONTROL_FRAME_MAX).await?
+            }
             None => return last(&mut stream, &Frame::End).await,
         }
     }
@@ -139,12 +141,12 @@ impl RemoteLog {
                 }
                 Frame::Alive => {}
                 Frame::End => {
-                    // Lets the other side see that its last frame was taken.
-                    self.stream.read(&mut [0u8; 1]).await.ok();
                     return Ok(None);
                 }
                 Frame::NotFound => return Err(io::Error::new(io::ErrorKind::NotFound, "the node has no such log")),
-                Frame::Busy => return Err(io::Error::new(io::ErrorKind::ResourceBusy, "the node serves too many logs")),
+                Frame::Busy => {
+                    return Err(io::Error::new(io::ErrorKind::ResourceBusy, "the node serves too many logs"));
+                }
             }
         }
     }
