@@ -13,7 +13,6 @@
 //! The cost is that a sequence over the network is a small state machine. Never done here: deciding (that is `engine`) and
 //! printing (that is `cli`).
 
-use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -38,7 +37,7 @@ mod shared;
 mod startup;
 mod views;
 
-pub use startup::run;
+pub use startup::{Ended, run};
 
 use self::asking::Asking;
 use self::coordinating::Coordinating;
@@ -378,12 +377,6 @@ impl Agent {
         self.drone.stop();
         self.shared.mesh.shutdown().await;
     }
-}
-
-/// What a process that cannot go on says and returns.
-fn failed(error: &anyhow::Error) -> ExitCode {
-    tracing::error!(error = %format!("{error:#}"), "the agent ends");
-    ExitCode::FAILURE
 }
 
 /// Context for errors of the parts that the agent is made of.

@@ -127,7 +127,7 @@ fn helper(words: impl Iterator<Item = OsString>) -> ExitCode {
 /// The agent. Configuration problems end with code 2 before anything binds.
 fn agent(surroundings: &Surroundings, args: &AgentArgs) -> Outcome {
     let loaded = configuration(surroundings, args)?;
-    Ok(crate::agent::run(loaded))
+    Ok(crate::agent::run(loaded).code())
 }
 
 fn configuration(surroundings: &Surroundings, args: &AgentArgs) -> Result<Loaded, Failure> {

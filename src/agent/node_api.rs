@@ -251,7 +251,7 @@ impl Api {
             reason: row.reason.to_string(),
             from: row.address.to_string(),
             count: row.count,
-            last_ms: now_ms().saturating_sub(row.last_at_ms),
+            last_ms: now_ms().saturating_sub(row.last_ms),
         }));
         let report = views::own_report(shared);
         DoctorFacts {

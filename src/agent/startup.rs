@@ -4,9 +4,8 @@
 //! anything that is decided while running.
 
 use std::fs::{self, File};
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
-use std::process::ExitCode;
 use std::sync::{Arc, Mutex, RwLock};
 use std::time::Duration;
 
@@ -20,7 +19,7 @@ use super::definitions::Definitions;
 use super::files::Files;
 use super::node_api::Api;
 use super::shared::{Me, Shared, Soft};
-use super::{Agent, EVENTS_MAX, Event, Inputs, blobs, control, failed, peers, serving};
+use super::{Agent, EVENTS_MAX, Event, Inputs, blobs, control, peers, serving};
 use crate::blobs::{BlobStore, exchange, unpack};
 use crate::clock::now_ms;
 use crate::config::{Config, JoinTarget, LegacyMode as ConfiguredLegacy, Loaded};
@@ -41,8 +40,6 @@ use crate::tasks;
 use crate::transport::Transport as _;
 use crate::web;
 
-/// Exit code of a configuration that cannot be used; the service manager does not restart it.
-const EXIT_CONFIG: u8 = 2;
 /// News of builds that may wait for the loop. Builds wait when it is full.
 const BUILDS_MAX: usize = 256;
 /// Interval of telling the service manager that the loop lives, milliseconds; a third of the unit's 30 s.
@@ -52,8 +49,30 @@ const HOUSEKEEPING: Duration = Duration::from_secs(60);
 /// Interval of dropping old logs, in rounds of housekeeping.
 const LOGS_EVERY: u32 = 60;
 
+/// How the agent ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ended {
+    /// It was told to.
+    Stopped,
+    /// Something that it stands on failed; a restart may help.
+    Failed,
+    /// Its configuration cannot be used; only an edit helps.
+    Misconfigured,
+}
+
+impl Ended {
+    /// The process's exit code. The unit does not restart an agent that ended with 2.
+    pub fn code(self) -> u8 {
+        match self {
+            Self::Stopped => 0,
+            Self::Failed => 1,
+            Self::Misconfigured => 2,
+        }
+    }
+}
+
 /// Runs the agent until it is told to stop.
-pub fn run(loaded: Loaded) -> ExitCode {
+pub fn run(loaded: Loaded) -> Ended {
     init_logging(&loaded.config);
     tasks::abort_on_panic();
     for warning in &loaded.warnings {
@@ -64,7 +83,7 @@ pub fn run(loaded: Loaded) -> ExitCode {
         Ok(prepared) => prepared,
         Err(error) => {
             tracing::error!(error = %format!("{error:#}"), "the configuration cannot be used");
-            return ExitCode::from(EXIT_CONFIG);
+            return Ended::Misconfigured;
         }
     };
     let runtime = match tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build() {
@@ -74,9 +93,14 @@ pub fn run(loaded: Loaded) -> ExitCode {
     let result = runtime.block_on(start(config, prepared));
     runtime.shutdown_timeout(Duration::from_millis(200));
     match result {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(()) => Ended::Stopped,
         Err(error) => failed(&error),
     }
+}
+
+fn failed(error: &anyhow::Error) -> Ended {
+    tracing::error!(error = %format!("{error:#}"), "the agent ends");
+    Ended::Failed
 }
 
 fn init_logging(config: &Config) {
@@ -478,6 +502,3 @@ impl Depot for AgentDepot {
         .boxed()
     }
 }
-
-/// Loopback, for messages to this machine's own people.
-pub(super) const HERE: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);

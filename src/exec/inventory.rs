@@ -157,14 +157,17 @@ pub fn detect(options: &Options) -> Inventory {
 /// Asks every tool of the inventory for its version. One that does not answer in 2 s keeps what is there.
 pub async fn with_versions(mut inventory: Inventory, options: &Options) -> Inventory {
     let asked = TOOLS.iter().filter(|tool| !tool.1.is_empty() && inventory.tools.contains_key(tool.0));
-    let questions = asked.filter_map(|Tool(name, arguments, _)| Some((*name, options.find(name)?, *arguments)));
-    let answers: BTreeMap<String, String> = futures::stream::iter(questions.collect::<Vec<_>>())
-        .map(|(name, program, arguments)| async move {
-            let arguments: Vec<String> = arguments.iter().map(|word| (*word).to_owned()).collect();
+    let owned = |words: &[&str]| words.iter().map(|word| (*word).to_owned()).collect::<Vec<String>>();
+    let questions = asked.filter_map(|Tool(name, arguments, _)| {
+        Some(((*name).to_owned(), options.find(name)?, owned(arguments)))
+    });
+    let questions: Vec<(String, PathBuf, Vec<String>)> = questions.collect();
+    let answers: BTreeMap<String, String> = futures::stream::iter(questions)
+        .map(|(name, program, arguments): (String, PathBuf, Vec<String>)| async move {
             let limits = probe::Limits { timeout: VERSION_TIMEOUT, output_max_bytes: VERSION_OUTPUT_MAX_BYTES };
             match probe::ask(&program, &arguments, limits).await {
                 Ok(answer) => {
-                    version_in(&answer.stdout).or_else(|| version_in(&answer.stderr)).map(|v| (name.to_owned(), v))
+                    version_in(&answer.stdout).or_else(|| version_in(&answer.stderr)).map(|v| (name, v))
                 }
                 Err(error) => {
                     tracing::debug!(tool = name, %error, "version not told");
