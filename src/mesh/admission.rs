@@ -327,3 +327,97 @@ async fn read_frame<S: AsyncRead + Unpin>(io: &mut S) -> io::Result<Vec<u8>> {
     io.read_exact(&mut frame).await?;
     Ok(frame)
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::{any, prop};
+    use proptest::proptest;
+    use tokio_util::compat::TokioAsyncReadCompatExt as _;
+
+    use super::gate::test_gate;
+    use super::*;
+    use crate::keyring::{Keyring, Secret};
+    use crate::mesh::facts::tests::facts;
+
+    fn gate(ring: &Keyring, name: &str) -> Arc<Gate> {
+        test_gate(ring.clone(), facts(name, 1), false)
+    }
+
+    /// What the dialed side does with bytes of a dialer; also what it sent back.
+    async fn respond_to(bytes: &[u8]) -> (RefuseReason, Vec<u8>) {
+        let gate = gate(&Keyring::new(&Secret::generate()), "beta");
+        let (near, far) = tokio::io::duplex(4_096);
+        let (mut near, mut far) = (near.compat(), far.compat());
+        far.write_all(bytes).await.expect("buffered");
+        far.close().await.expect("closes");
+        let error = respond(&gate, NetId::random(), &mut near).await.expect_err("never admitted");
+        drop(near);
+        let mut sent = Vec::new();
+        far.read_to_end(&mut sent).await.expect("reads");
+        (error.reason, sent)
+    }
+
+    #[tokio::test]
+    async fn frames_that_are_too_long_cut_or_junk_end_the_connection_and_get_the_bare_challenge() {
+        let too_long = [&513u16.to_be_bytes()[..], &[0; 600]].concat();
+        let junk = [&9u16.to_be_bytes()[..], b"not CBOR!"].concat();
+        let cut = [&100u16.to_be_bytes()[..], &[0; 50]].concat();
+        for (bytes, expected) in [
+            (too_long, RefuseReason::Malformed),
+            (junk, RefuseReason::Malformed),
+            (cut, RefuseReason::Handshake),
+            (Vec::new(), RefuseReason::Handshake),
+        ] {
+            let (reason, sent) = respond_to(&bytes).await;
+            assert_eq!(reason, expected);
+            assert_eq!((sent.len(), &sent[..2]), (34, &[0, 32][..]), "a length and 32 random bytes");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_stranger_gets_only_a_challenge_and_a_different_one_each_time() {
+        let ours = Keyring::new(&Secret::generate());
+        let mut challenges = Vec::new();
+        for _ in 0..3 {
+            let (near, far) = tokio::io::duplex(4_096);
+            let (mut near, mut far) = (near.compat(), far.compat());
+            let (responder, stranger) = (gate(&ours, "beta"), gate(&Keyring::new(&Secret::generate()), "mallory"));
+            let dialed = async {
+                let result = respond(&responder, stranger.local_peer(), &mut near).await;
+                drop(near);
+                result.expect_err("refused").reason
+            };
+            let dialing = async { initiate(&stranger, responder.local_peer(), &mut far).await.expect_err("refused") };
+            let (reason, error) = futures::join!(dialed, dialing);
+            assert_eq!(reason, RefuseReason::WrongSecret);
+            assert_eq!((error.by_us, error.reason), (false, RefuseReason::ProbablySecret));
+            challenges.push(respond_to(&[]).await.1);
+        }
+        challenges.dedup();
+        assert_eq!(challenges.len(), 3);
+    }
+
+    #[tokio::test]
+    async fn who_says_nothing_is_dropped_after_the_time_allowed() {
+        let silent = std::future::pending::<Result<(), AdmissionError>>();
+        let error = within(Duration::from_millis(50), silent).await.expect_err("ends");
+        assert_eq!((error.by_us, error.reason), (true, RefuseReason::Silent));
+    }
+
+    #[test]
+    fn every_reason_survives_its_code_and_unknown_codes_are_a_later_policy() {
+        for reason in RefuseReason::ALL {
+            assert_eq!(RefuseReason::from_code(reason.code()), reason);
+        }
+        assert_eq!(RefuseReason::from_code(200), RefuseReason::NotApproved);
+    }
+
+    proptest! {
+        #[test]
+        fn junk_from_a_dialer_never_panics_and_never_admits(bytes in prop::collection::vec(any::<u8>(), 0..1_500)) {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("runtime");
+            let (_, sent) = runtime.block_on(respond_to(&bytes));
+            assert_eq!(sent.len(), 34);
+        }
+    }
+}

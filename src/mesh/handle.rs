@@ -27,6 +27,9 @@ pub(crate) const COMMANDS_LEN: usize = 256;
 /// Opening a stream, connecting included, takes at most this long.
 const OPEN_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// The loop answers within microseconds; one that does not is about to be ended by the watchdog.
+const ASK_TIMEOUT: Duration = Duration::from_secs(5);
+
 /// What handles ask of the loop.
 pub(crate) enum Command {
     Open { peer: NetId, protocol: StreamProtocol, reply: OpenReply },
@@ -140,9 +143,12 @@ impl MeshHandle {
     }
 
     async fn ask<T>(&self, make: impl FnOnce(oneshot::Sender<T>) -> Command) -> Option<T> {
-        let (reply, answer) = oneshot::channel();
-        self.send(make(reply)).await;
-        answer.await.ok()
+        let asking = async {
+            let (reply, answer) = oneshot::channel();
+            self.send(make(reply)).await;
+            answer.await.ok()
+        };
+        tokio::time::timeout(ASK_TIMEOUT, asking).await.ok().flatten()
     }
 
     /// Remembers addresses of a peer. They are hints; what worked before is tried first.
@@ -165,7 +171,7 @@ impl MeshHandle {
         self.send(Command::DialAddress(address)).await;
     }
 
-    /// Closes all connections with a peer.
+    /// Ends all connections with a peer at once, also when its machine no longer answers.
     pub async fn disconnect(&self, peer: &PeerId) {
         if let Some(peer) = from_text(peer) {
             self.send(Command::Disconnect(peer)).await;

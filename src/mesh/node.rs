@@ -97,6 +97,8 @@ struct Connection {
     outbound: bool,
     since_ms: u64,
     control: Option<Arc<SocketControl>>,
+    received: u64,
+    received_ms: u64,
 }
 
 #[derive(Default)]
@@ -235,6 +237,12 @@ impl Node {
             }
         };
         self.close_all().await;
+        // Closed and emptied before anything is answered: a command that a handle sends at this very moment would otherwise stay
+        // in the channel for as long as the handle lives, and its sender would wait for ever.
+        channels.commands.close();
+        channels.contentions.close();
+        while channels.commands.recv().await.is_some() {}
+        while channels.contentions.recv().await.is_some() {}
         if let Some(done) = done {
             let _ = done.send(());
         }
@@ -264,13 +272,15 @@ impl Node {
             Command::DialAddress(address) => {
                 let _ = self.dial(Target::Address(address));
             }
-            Command::Disconnect(peer) => {
-                let _ = self.swarm.disconnect_peer_id(peer);
-            }
+            Command::Disconnect(peer) => self.end(peer, None),
             Command::Peers(reply) => {
                 let _ = reply.send(self.view());
             }
-            Command::Publish(bytes) => self.publish(bytes),
+            Command::Publish(bytes) => {
+                // The hive may have been set a moment ago, by the same caller.
+                self.follow_topic();
+                self.publish(bytes);
+            }
             Command::SetMembers(members) => self.sieve.members = members,
             Command::Lost(reply) => {
                 let _ = reply.send(self.events.lost());
@@ -389,7 +399,8 @@ impl Node {
         let control = self.sockets.take(endpoint);
         let connected = self.peers.entry(peer).or_default();
         let first = connected.connections.is_empty();
-        let connection = Connection { address, outbound, since_ms: clock::now_ms(), control };
+        let since_ms = clock::now_ms();
+        let connection = Connection { address, outbound, since_ms, control, received: 0, received_ms: since_ms };
         connected.connections.insert(id, connection);
         let count = u32::try_from(connected.connections.len()).unwrap_or(u32::MAX);
         self.shared.gate.set_connections(peer, count);
@@ -473,10 +484,32 @@ impl Node {
         }
     }
 
+    /// Ends connections on which nothing arrives although both sides ping. libp2p's own verdict comes after two failed pings
+    /// and a negotiation, up to 50 s later.
+    fn end_lifeless(&mut self, now_ms: u64) {
+        let silence_max_ms = self.options.ping_interval_ms + self.options.ping_timeout_ms;
+        let mut lifeless = Vec::new();
+        for (peer, connected) in &mut self.peers {
+            for (id, connection) in &mut connected.connections {
+                let received = connection.control.as_ref().map_or(0, |control| control.bytes().0);
+                if received != connection.received {
+                    (connection.received, connection.received_ms) = (received, now_ms);
+                } else if now_ms.saturating_sub(connection.received_ms) >= silence_max_ms {
+                    lifeless.push((*peer, *id));
+                }
+            }
+        }
+        for (peer, id) in lifeless {
+            tracing::info!(%peer, silence_max_ms, "connection without life, ending it");
+            self.end(peer, Some(id));
+        }
+    }
+
     fn on_tick(&mut self) {
         let now_ms = clock::now_ms();
         self.purge_waiting();
         self.drain_dial_queue();
+        self.end_lifeless(now_ms);
         let peers: Vec<NetId> = self.peers.keys().copied().collect();
         for peer in peers {
             self.push_facts(peer);

@@ -1,5 +1,7 @@
 //! The mesh on real sockets: several nodes in one process on the loopback interface.
 
+#![expect(clippy::wildcard_enum_match_arm, reason = "a test waits for one kind of event among all")]
+
 use std::io::{Read as _, Write as _};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream};
 use std::time::Duration;
@@ -246,14 +248,24 @@ async fn a_restart_with_a_higher_incarnation_is_taken_and_an_old_state_directory
 struct Wire {
     address: SocketAddr,
     freeze: tokio::sync::watch::Sender<bool>,
+    accepted: Arc<std::sync::atomic::AtomicUsize>,
+}
+
+impl Wire {
+    fn accepted(&self) -> usize {
+        self.accepted.load(std::sync::atomic::Ordering::Relaxed)
+    }
 }
 
 async fn wire_to(target: SocketAddr) -> Wire {
     let listener = tokio::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.expect("binds");
     let address = listener.local_addr().expect("address");
     let (freeze, frozen) = tokio::sync::watch::channel(false);
+    let accepted = Arc::<std::sync::atomic::AtomicUsize>::default();
+    let counted = Arc::clone(&accepted);
     crate::tasks::spawn("test-wire", async move {
         while let Ok((mut near, _)) = listener.accept().await {
+            counted.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
             let mut frozen = frozen.clone();
             crate::tasks::spawn("test-wire-one", async move {
                 let mut far = tokio::net::TcpStream::connect(target).await.expect("connects");
@@ -264,7 +276,7 @@ async fn wire_to(target: SocketAddr) -> Wire {
             });
         }
     });
-    Wire { address, freeze }
+    Wire { address, freeze, accepted }
 }
 
 #[tokio::test]
@@ -511,16 +523,61 @@ async fn a_taken_port_names_its_holder() {
 #[tokio::test]
 async fn dialing_oneself_is_noticed_and_not_repeated() {
     let secret = Secret::generate();
-    let wildcard = Options { listen_ips: vec![Ipv4Addr::LOCALHOST.into()], ..options() };
-    let mut alone = launch(wildcard, introduction("alone", &secret)).await;
+    let mut alone = node("alone", &secret).await;
     let wire = wire_to(alone.address).await;
-    alone.mesh.dial_address(wire.address).await;
-    let mut other = node("other", &secret).await;
-    connect(&mut other, &mut alone).await;
+    // Well past the first back-off of 250 ms, after which an address that merely failed would be tried again.
+    for _ in 0..60 {
+        alone.mesh.dial_address(wire.address).await;
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    assert_eq!(wire.accepted(), 1);
     while let Ok(event) = alone.events.try_recv() {
         assert!(!matches!(event, Event::Refused { .. }), "{event:?}");
     }
     assert!(alone.mesh.refusals().is_empty(), "{:?}", alone.mesh.refusals());
+}
+
+#[tokio::test]
+async fn a_connection_without_life_is_closed_by_ping() {
+    let secret = Secret::generate();
+    let lively = Options { ping_interval_ms: 200, ping_timeout_ms: 400, ..options() };
+    let mut alpha = launch(lively, introduction("alpha", &secret)).await;
+    let mut beta = node("beta", &secret).await;
+    let wire = wire_to(beta.address).await;
+    alpha.mesh.dial_address(wire.address).await;
+    alpha.up(&beta.peer).await;
+    beta.up(&alpha.peer).await;
+    let started_ms = clock::now_ms();
+    wire.freeze.send(true).expect("wire there");
+    alpha.down(&beta.peer).await;
+    assert!(clock::now_ms() - started_ms < 3_000);
+    beta.mesh.dial_address(alpha.address).await;
+    alpha.up(&beta.peer).await;
+}
+
+#[tokio::test]
+async fn a_peer_that_was_lost_is_dialed_again_on_demand() {
+    let secret = Secret::generate();
+    let mut alpha = node("alpha", &secret).await;
+    let key = NodeKey::generate();
+    let process = |incarnation| Introduction { key: key.clone(), incarnation, ..introduction("beta", &secret) };
+    let mut beta = launch(options(), process(1)).await;
+    connect(&mut alpha, &mut beta).await;
+    let port = beta.address.port();
+    beta.mesh.shutdown().await;
+    alpha.down(&beta.peer).await;
+    let kind = alpha.mesh.open(&beta.peer, ECHO).await.err().map(|error| error.kind());
+    assert_eq!(kind, Some(io::ErrorKind::NotConnected));
+    let mut options = Options { port, ..options() };
+    options.listen_ips = vec![Ipv4Addr::LOCALHOST.into()];
+    let again = launch(options, process(2)).await;
+    again.serve_echo();
+    eventually("reached again", async || {
+        let timeout = Duration::from_secs(1);
+        transport::call::<_, String>(&alpha.mesh, &beta.peer, ECHO, &"again", timeout).await.is_ok()
+    })
+    .await;
+    assert_eq!(alpha.mesh.facts_of(&beta.peer).map(|facts| facts.incarnation), Some(2));
 }
 
 #[tokio::test]

@@ -27,8 +27,8 @@ const PROBE_TIMEOUT: Duration = Duration::from_millis(1_500);
 const PUSH_RETRY_MS: u64 = 1_000;
 
 impl Node {
-    /// Our own facts changed: the topic may be another, and everybody connected is told.
-    pub(super) fn on_local_changed(&mut self) {
+    /// Subscribes to the topic of the hive that this node belongs to now, and to no other.
+    pub(super) fn follow_topic(&mut self) {
         let hive = self.shared.gate.own_facts().allegiance.map(|allegiance| allegiance.hive_id);
         let wanted = hive.map(gossip::topic);
         if wanted.as_ref().map(|topic| topic.hash()) != self.topic {
@@ -44,6 +44,11 @@ impl Node {
             }
             self.topic = wanted.map(|topic| topic.hash());
         }
+    }
+
+    /// Our own facts changed: the topic may be another, and everybody connected is told.
+    pub(super) fn on_local_changed(&mut self) {
+        self.follow_topic();
         let peers: Vec<NetId> = self.peers.keys().copied().collect();
         for peer in peers {
             if let Some(connected) = self.peers.get_mut(&peer) {
