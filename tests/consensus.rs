@@ -44,7 +44,11 @@ impl Net {
         self.cut.send_modify(|links| {
             for other in others.iter().filter(|other| *other != peer) {
                 for link in [(peer.clone(), other.clone()), (other.clone(), peer.clone())] {
-                    if cut { links.insert(link) } else { links.remove(&link) };
+                    if cut {
+                        links.insert(link)
+                    } else {
+                        links.remove(&link)
+                    };
                 }
             }
         });
@@ -52,7 +56,11 @@ impl Net {
 
     fn set_dead(&self, peer: &PeerId, dead: bool) {
         self.dead.send_modify(|all| {
-            if dead { all.insert(peer.clone()) } else { all.remove(peer) };
+            if dead {
+                all.insert(peer.clone())
+            } else {
+                all.remove(peer)
+            };
         });
         if dead {
             self.accepting.lock().expect("lock").retain(|(of, _), _| of != peer);
@@ -327,9 +335,8 @@ async fn proposals_take_effect_once_across_the_death_of_leaders() {
         replies
     });
     let mut watched = observer.consensus.replica().watch();
-    let beyond = |index: u64| move |status: &hive::consensus::ReplicaStatus| {
-        status.applied.is_some_and(|at| at.index > index)
-    };
+    let beyond =
+        |index: u64| move |status: &hive::consensus::ReplicaStatus| status.applied.is_some_and(|at| at.index > index);
     let now = observer.consensus.status().applied.expect("applied").index;
     tokio::time::timeout(PATIENCE, watched.wait_for(beyond(now + 60))).await.expect("goes on").expect("lives");
     let leading = leader_of(&nodes).await;
@@ -512,7 +519,8 @@ async fn the_last_replica_begins_a_new_epoch_and_others_reinstall() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn low_space_refuses_and_resumes() {
-    static ROOM: std::sync::LazyLock<watch::Sender<Room>> = std::sync::LazyLock::new(|| watch::Sender::new(Room::Enough));
+    static ROOM: std::sync::LazyLock<watch::Sender<Room>> =
+        std::sync::LazyLock::new(|| watch::Sender::new(Room::Enough));
     let mut hive = Hive::new(|options| options.space = Some(SpaceGuard::steered(ROOM.subscribe())));
     let founder = hive.founder("a").await;
     ROOM.send_replace(Room::Low);
