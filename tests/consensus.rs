@@ -44,7 +44,11 @@ impl Net {
         self.cut.send_modify(|links| {
             for other in others.iter().filter(|other| *other != peer) {
                 for link in [(peer.clone(), other.clone()), (other.clone(), peer.clone())] {
-                    if cut { links.insert(link) } else { links.remove(&link) };
+                    if cut {
+                        links.insert(link)
+                    } else {
+                        links.remove(&link)
+                    };
                 }
             }
         });
@@ -52,7 +56,11 @@ impl Net {
 
     fn set_dead(&self, peer: &PeerId, dead: bool) {
         self.dead.send_modify(|all| {
-            if dead { all.insert(peer.clone()) } else { all.remove(peer) };
+            if dead {
+                all.insert(peer.clone())
+            } else {
+                all.remove(peer)
+            };
         });
         if dead {
             self.accepting.lock().expect("lock").retain(|(of, _), _| of != peer);
@@ -327,9 +335,8 @@ async fn proposals_take_effect_once_across_the_death_of_leaders() {
         replies
     });
     let mut watched = observer.consensus.replica().watch();
-    let beyond = |index: u64| move |status: &hive::consensus::ReplicaStatus| {
-        status.applied.is_some_and(|at| at.index > index)
-    };
+    let beyond =
+        |index: u64| move |status: &hive::consensus::ReplicaStatus| status.applied.is_some_and(|at| at.index > index);
     let now = observer.consensus.status().applied.expect("applied").index;
     tokio::time::timeout(PATIENCE, watched.wait_for(beyond(now + 60))).await.expect("goes on").expect("lives");
     let leading = leader_of(&nodes).await;
@@ -368,6 +375,62 @@ async fn an_isolated_leader_refuses_in_time_and_rejoins() {
     hive.net.isolate(&everyone[old], &everyone, false);
     until("rejoins", &nodes[old], |status| status.role == Role::Follower && status.quorum).await;
     agree(&nodes).await;
+}
+
+/// The frames of a Raft call as they are on the wire, for a node that does not play by the rules.
+#[derive(serde::Serialize, serde::Deserialize)]
+struct Frame {
+    id: u64,
+    #[serde(with = "serde_bytes")]
+    body: Vec<u8>,
+}
+
+#[derive(serde::Serialize)]
+struct RaftCall {
+    from: u64,
+    to: u64,
+    body: CallBody,
+}
+
+#[derive(Clone, serde::Serialize)]
+enum CallBody {
+    Vote { vote: WireVote, last: Option<u64>, transfer: bool },
+}
+
+#[derive(Clone, Copy, Debug, serde::Serialize, serde::Deserialize)]
+struct WireVote {
+    term: u64,
+    node: u64,
+    committed: bool,
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nobody_speaks_under_the_raft_id_of_another_nor_into_another_epoch() {
+    let mut hive = Hive::new(|_| {});
+    let nodes = hive.three().await;
+    let leading = leader_of(&nodes).await;
+    let status = nodes[leading].consensus.status();
+    let victim = status.voters.iter().find(|voter| voter.peer_id != nodes[leading].peer).expect("three voters");
+    let stranger = Pipes { net: Arc::clone(&hive.net), own: peer("stranger") };
+    let name = format!("/hive/raft/1/{HIVE}/{EPOCH}");
+    let mut stream = stranger.open(&nodes[leading].peer, &name).await.expect("opens");
+    let vote = WireVote { term: status.term + 100, node: victim.raft_id, committed: false };
+    let body = CallBody::Vote { vote, last: None, transfer: true };
+    let call = RaftCall { from: victim.raft_id, to: status.raft_id.expect("leads"), body };
+    let frame = Frame { id: 1, body: hive::transport::encode(&call).expect("encodes") };
+    hive::transport::write_frame(&mut stream, &frame, 1 << 20).await.expect("writes");
+    let answer: Frame = hive::transport::read_frame(&mut stream, 1 << 20).await.expect("answers");
+    let text = String::from_utf8_lossy(&answer.body).into_owned();
+    assert!(text.contains("Refused") && text.contains("belongs to"), "{text}");
+    let after = nodes[leading].consensus.status();
+    assert_eq!((after.role, after.term), (Role::Leader, status.term), "nothing moved");
+
+    let other = Epoch { counter: 2, id: EpochId([9; 16]) };
+    for protocol in ["raft", "snapshot", "log", "propose"] {
+        let name = format!("/hive/{protocol}/1/{HIVE}/{other}");
+        let Err(error) = stranger.open(&nodes[leading].peer, &name).await else { panic!("{name} was opened") };
+        assert_eq!(error.kind(), io::ErrorKind::Unsupported);
+    }
 }
 
 trait IsOther {
@@ -512,7 +575,8 @@ async fn the_last_replica_begins_a_new_epoch_and_others_reinstall() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn low_space_refuses_and_resumes() {
-    static ROOM: std::sync::LazyLock<watch::Sender<Room>> = std::sync::LazyLock::new(|| watch::Sender::new(Room::Enough));
+    static ROOM: std::sync::LazyLock<watch::Sender<Room>> =
+        std::sync::LazyLock::new(|| watch::Sender::new(Room::Enough));
     let mut hive = Hive::new(|options| options.space = Some(SpaceGuard::steered(ROOM.subscribe())));
     let founder = hive.founder("a").await;
     ROOM.send_replace(Room::Low);

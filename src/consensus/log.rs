@@ -201,10 +201,7 @@ impl RaftLogStorage<TypeConfig> for LogStore {
 
     async fn get_log_state(&mut self) -> Result<LogState<TypeConfig>, io::Error> {
         let cache = self.cache();
-        Ok(LogState {
-            last_purged_log_id: cache.purged.map(codec::log_id),
-            last_log_id: cache.last.map(codec::log_id),
-        })
+        Ok(LogState { last_purged_log_id: cache.purged.map(codec::log_id), last_log_id: cache.last.map(codec::log_id) })
     }
 
     async fn get_log_reader(&mut self) -> Self::LogReader {

@@ -99,7 +99,12 @@ fn unexpected(answer: &RaftAnswer) -> RPCError<TypeConfig> {
 }
 
 impl Client {
-    async fn call(&self, body: CallBody, action: RPCTypes, timeout: Duration) -> Result<RaftAnswer, RPCError<TypeConfig>> {
+    async fn call(
+        &self,
+        body: CallBody,
+        action: RPCTypes,
+        timeout: Duration,
+    ) -> Result<RaftAnswer, RPCError<TypeConfig>> {
         let call = RaftCall { from: self.network.own, to: self.target, body };
         let answered = match encode(&call) {
             Ok(bytes) => self.network.callers.to(&self.peer).call(&self.peer, bytes, timeout).await,
@@ -125,11 +130,8 @@ impl Client {
         let vote = WireVote::from(&rpc.vote);
         let last = rpc.last_log_id.as_ref().map(codec::point_of);
         let transfer = rpc.leadership_transfer;
-        let body = if pre_vote {
-            CallBody::PreVote { vote, last, transfer }
-        } else {
-            CallBody::Vote { vote, last, transfer }
-        };
+        let body =
+            if pre_vote { CallBody::PreVote { vote, last, transfer } } else { CallBody::Vote { vote, last, transfer } };
         match self.call(body, RPCTypes::Vote, timeout).await? {
             RaftAnswer::Vote { vote, granted, last } => {
                 Ok(VoteResponse::new(Vote::from(vote), last.map(codec::log_id), granted))
@@ -246,10 +248,9 @@ impl RaftNetworkV2<TypeConfig> for Client {
         };
         match self.call(body, RPCTypes::TransferLeader, option.hard_ttl().max(HEARTBEAT_TIMEOUT)).await? {
             RaftAnswer::Transferred => Ok(Ok(())),
-            RaftAnswer::TransferVoteChanged { expected, actual } => Ok(Err(TransferLeaderError::VoteChanged {
-                expected: Vote::from(expected),
-                actual: Vote::from(actual),
-            })),
+            RaftAnswer::TransferVoteChanged { expected, actual } => {
+                Ok(Err(TransferLeaderError::VoteChanged { expected: Vote::from(expected), actual: Vote::from(actual) }))
+            }
             RaftAnswer::TransferNotFlushed { expected, actual } => Ok(Err(TransferLeaderError::LogNotFlushed {
                 expected: expected.map(codec::log_id),
                 actual: actual.map(codec::log_id),

@@ -114,12 +114,10 @@ impl RaftServer {
                     Err(error) => refused(error),
                 }
             }
-            CallBody::Vote { vote, last, transfer } => {
-                match self.raft.vote(vote_request(vote, last, transfer)).await {
-                    Ok(response) => vote_answer(&response),
-                    Err(error) => refused(error),
-                }
-            }
+            CallBody::Vote { vote, last, transfer } => match self.raft.vote(vote_request(vote, last, transfer)).await {
+                Ok(response) => vote_answer(&response),
+                Err(error) => refused(error),
+            },
             CallBody::PreVote { vote, last, transfer } => {
                 match self.raft.pre_vote(vote_request(vote, last, transfer)).await {
                     Ok(response) => vote_answer(&response),
@@ -176,8 +174,9 @@ impl RaftServer {
             write_frame(&mut stream, &SnapshotAnswer::Send, CONTROL_FRAME_MAX).await?;
             let path = transfer::receive(&mut stream, &self.replica.snapshot_directory(), &call.offer).await?;
             let read = path.clone();
-            let (meta, _) =
-                tokio::task::spawn_blocking(move || hive_db::read_snapshot(&read)).await.map_err(io::Error::other)??;
+            let (meta, _) = tokio::task::spawn_blocking(move || hive_db::read_snapshot(&read))
+                .await
+                .map_err(io::Error::other)??;
             let snapshot = Snapshot { meta: snapshot_meta(&meta)?, snapshot: SnapshotSource::Received(path) };
             let installed = self.raft.install_full_snapshot(Vote::from(call.vote), snapshot).await;
             let answer = match installed {
