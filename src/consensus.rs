@@ -25,6 +25,7 @@ use crate::store::{FatalHook, StoreError};
 use crate::tasks;
 use crate::transport::Transport;
 
+mod audit;
 mod codec;
 mod core;
 mod feed;
@@ -225,6 +226,7 @@ impl Consensus {
         let mut background = Tasks::default();
         background.add(core.spawn("consensus-status", self::core::keep_status(Arc::clone(&core))));
         background.add(core.spawn("batcher", propose::run_batcher(Arc::clone(&core), batcher)));
+        background.add(core.spawn("audit", audit::run(Arc::clone(&core))));
         background.add(core.spawn("finish-joint", voters::finish_joint(Arc::clone(&core))));
         let inner = Inner {
             core,

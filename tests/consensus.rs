@@ -228,6 +228,12 @@ impl Hive {
     }
 }
 
+/// First entry that is still in the log of a directory.
+fn first_logged(directory: &std::path::Path) -> i64 {
+    let connection = rusqlite::Connection::open(directory.join("raft.db")).expect("opens");
+    connection.query_row("SELECT min(idx) FROM log", [], |row| row.get(0)).expect("reads")
+}
+
 async fn until(what: &str, node: &Node, check: impl Fn(&ConsensusStatus) -> bool) -> ConsensusStatus {
     let mut watched = node.consensus.watch_status();
     let waited = tokio::time::timeout(PATIENCE, watched.wait_for(check)).await;
@@ -446,6 +452,7 @@ impl IsOther for Option<PeerId> {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn observers_catch_up_by_log_and_by_snapshot() {
     let mut hive = Hive::new(|options| options.log_kept = 100);
+    let logged = |node: &Node| first_logged(&node.directory);
     let founder = hive.founder("a").await;
     let early = hive.observer("b", &founder).await;
     until_applied(&early, 1).await;
@@ -453,8 +460,9 @@ async fn observers_catch_up_by_log_and_by_snapshot() {
     for round in 0..700 {
         assert_eq!(propose(&founder, admit(&peer(&format!("guest-{}", round % 50)))).await, Reply::Done);
     }
+    assert!(logged(&founder) > 100, "the log begins at {}", logged(&founder));
     let late = hive.observer("c", &founder).await;
-    until_applied(&late, 500).await;
+    until_applied(&late, 700).await;
     assert!(away.exists());
     let back = hive.start("b").await;
     back.consensus.resume(vec![founder.peer.clone()]).await.expect("resumes");
@@ -462,6 +470,33 @@ async fn observers_catch_up_by_log_and_by_snapshot() {
     agree(&nodes).await;
     assert_eq!(propose(&nodes[1], admit(&peer("after"))).await, Reply::Done);
     agree(&nodes).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_observer_of_another_history_sets_its_state_aside() {
+    let mut other = Hive::new(|_| {});
+    let stranger = other.founder("b").await;
+    for round in 0..5 {
+        assert_eq!(propose(&stranger, admit(&peer(&format!("stranger-{round}")))).await, Reply::Done);
+    }
+    let strange = other.kill(stranger).await;
+
+    let mut hive = Hive::new(|_| {});
+    let founder = hive.founder("a").await;
+    for round in 0..20 {
+        assert_eq!(propose(&founder, admit(&peer(&format!("guest-{round}")))).await, Reply::Done);
+    }
+    // The same hive and epoch by name, at an index that the founder has, but with other content.
+    let directory = hive.root.path().join("b");
+    std::fs::create_dir_all(&directory).expect("creates");
+    std::fs::copy(strange.join("hive.db"), directory.join("hive.db")).expect("copies");
+    let misled = hive.start("b").await;
+    let wrong = misled.consensus.local_claim().expect("has state");
+    assert_eq!(misled.consensus.resume(vec![founder.peer.clone()]).await.expect("resumes"), (HIVE, EPOCH));
+    let nodes = [founder, misled];
+    agree(&nodes).await;
+    assert!(nodes[1].directory.join("hive.db.aside-1").exists());
+    assert_ne!(nodes[1].consensus.local_claim().expect("has state").chain, wrong.chain);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
