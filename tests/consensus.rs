@@ -138,7 +138,8 @@ impl Transport for Pipes {
 
     fn accept(&self, protocol: &str) -> io::Result<mpsc::Receiver<Incoming>> {
         let (tx, rx) = mpsc::channel(64);
-        self.net.accepting.lock().expect("lock").insert((self.own.clone(), protocol.to_owned()), tx);
+        let mut accepting = self.net.accepting.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        accepting.insert((self.own.clone(), protocol.to_owned()), tx);
         Ok(rx)
     }
 }
@@ -526,6 +527,29 @@ async fn a_standby_far_behind_gets_a_snapshot_and_can_take_over() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_standby_that_nobody_speaks_to_goes_on_observing() {
+    let mut hive = Hive::new(|_| {});
+    let founder = hive.founder("a").await;
+    let candidate = hive.observer("b", &founder).await;
+    until_applied(&candidate, 1).await;
+    let id = candidate.consensus.prepare_replica().await.expect("prepares");
+    assert_eq!(propose(&candidate, admit(&peer("one"))).await, Reply::Done);
+    let mut nodes = vec![founder, candidate];
+    agree(&nodes).await;
+    let candidate = nodes.pop().expect("there");
+    hive.kill(candidate).await;
+    let candidate = hive.start("b").await;
+    candidate.consensus.resume(Vec::new()).await.expect("resumes");
+    assert_eq!(propose(&candidate, admit(&peer("two"))).await, Reply::Done);
+    nodes.push(candidate);
+    agree(&nodes).await;
+    nodes[0].consensus.add_standby(id, nodes[1].peer.clone()).await.expect("adds");
+    until("is spoken to", &nodes[1], |status| status.role == Role::Learner && status.standbys.len() == 1).await;
+    assert_eq!(propose(&nodes[0], admit(&peer("three"))).await, Reply::Done);
+    agree(&nodes).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn everything_comes_back_after_a_restart_of_all() {
     let mut hive = Hive::new(|_| {});
     let mut nodes = hive.three().await;
@@ -673,6 +697,21 @@ async fn measure() {
     futures::future::join_all(many).await;
     let took_ms = clock::now_ms() - began_ms;
     println!("batched: {} transitions/s", 64 * 10 * 32 * 1_000 / took_ms.max(1));
+    let observer = hive.start("e").await;
+    observer.consensus.join_as_observer(HIVE, EPOCH, vec![nodes[follower].peer.clone()]).await.expect("joins");
+    until("observes", &observer, |status| status.quorum).await;
+    let mut lags = Vec::new();
+    let mut watched = observer.consensus.replica().watch();
+    for number in 0..200 {
+        propose(&nodes[leading], command(number)).await;
+        let index = nodes[leading].consensus.replica().status().applied.expect("applied").index;
+        let began_ms = clock::now_ms();
+        let there = watched.wait_for(|status| status.applied.is_some_and(|at| at.index >= index));
+        tokio::time::timeout(PATIENCE, there).await.expect("in time").expect("lives");
+        lags.push(clock::now_ms() - began_ms);
+    }
+    lags.sort_unstable();
+    println!("observer behind the leader's reply: p50 {} ms, p99 {} ms", lags[100], lags[197]);
     for round in 0..5 {
         let leading = leader_of(&nodes).await;
         let old = nodes.remove(leading);
