@@ -418,17 +418,25 @@ async fn nobody_speaks_under_the_raft_id_of_another_nor_into_another_epoch() {
     let leading = leader_of(&nodes).await;
     let status = nodes[leading].consensus.status();
     let victim = status.voters.iter().find(|voter| voter.peer_id != nodes[leading].peer).expect("three voters");
+    let own = status.raft_id.expect("leads");
     let stranger = Pipes { net: Arc::clone(&hive.net), own: peer("stranger") };
     let name = format!("/hive/raft/1/{HIVE}/{EPOCH}");
-    let mut stream = stranger.open(&nodes[leading].peer, &name).await.expect("opens");
-    let vote = WireVote { term: status.term + 100, node: victim.raft_id, committed: false };
-    let body = CallBody::Vote { vote, last: None, transfer: true };
-    let call = RaftCall { from: victim.raft_id, to: status.raft_id.expect("leads"), body };
-    let frame = Frame { id: 1, body: hive::transport::encode(&call).expect("encodes") };
-    hive::transport::write_frame(&mut stream, &frame, 1 << 20).await.expect("writes");
-    let answer: Frame = hive::transport::read_frame(&mut stream, 1 << 20).await.expect("answers");
-    let text = String::from_utf8_lossy(&answer.body).into_owned();
-    assert!(text.contains("Refused") && text.contains("belongs to"), "{text}");
+    let cases = [
+        (victim.raft_id, own, 1, false, "belongs to"),
+        (12_345, own, 1, true, "not known here"),
+        (12_345, own, 5_000, false, "far beyond"),
+        (12_345, 1, 1, false, "is not here"),
+    ];
+    for (from, to, ahead, transfer, expected) in cases {
+        let mut stream = stranger.open(&nodes[leading].peer, &name).await.expect("opens");
+        let vote = WireVote { term: status.term + ahead, node: from, committed: false };
+        let call = RaftCall { from, to, body: CallBody::Vote { vote, last: None, transfer } };
+        let frame = Frame { id: 1, body: hive::transport::encode(&call).expect("encodes") };
+        hive::transport::write_frame(&mut stream, &frame, 1 << 20).await.expect("writes");
+        let answer: Frame = hive::transport::read_frame(&mut stream, 1 << 20).await.expect("answers");
+        let text = String::from_utf8_lossy(&answer.body).into_owned();
+        assert!(text.contains("Refused") && text.contains(expected), "{text}");
+    }
     let after = nodes[leading].consensus.status();
     assert_eq!((after.role, after.term), (Role::Leader, status.term), "nothing moved");
 

@@ -130,13 +130,19 @@ struct BatchVersion {
 }
 
 fn decode_batch(index: u64, bytes: &[u8]) -> Result<Batch, Halt> {
-    let halt = |why: String| Halt { index, why };
-    let BatchVersion { version } =
-        decode(bytes).map_err(|error| halt(format!("its envelope cannot be read ({error}); a newer hive might")))?;
-    if version != ENVELOPE_VERSION {
-        return Err(halt(format!("its envelope has version {version}, this hive knows {ENVELOPE_VERSION}")));
-    }
-    decode(bytes).map_err(|error| halt(format!("it cannot be decoded ({error}); a newer hive might")))
+    let why = match decode::<Batch>(bytes) {
+        Ok(batch) if batch.version == ENVELOPE_VERSION => return Ok(batch),
+        Ok(Batch { version, .. }) => unknown_version(version),
+        Err(error) => match decode::<BatchVersion>(bytes) {
+            Ok(BatchVersion { version }) if version != ENVELOPE_VERSION => unknown_version(version),
+            Ok(_) | Err(_) => format!("its envelope cannot be read ({error}); a newer hive might"),
+        },
+    };
+    Err(Halt { index, why })
+}
+
+fn unknown_version(version: u16) -> String {
+    format!("its envelope has version {version}, this hive knows {ENVELOPE_VERSION}; update hive on this node")
 }
 
 impl Replica {
