@@ -1,6 +1,6 @@
 //! The node's copy of the replicated state: in memory for reading, written through to `hive.db`.
 //!
-//! Voters and standbys apply through openraft, observers from the stream they follow; both call [`Replica::apply`], so there is
+//! Voters and standbys apply through openraft, observers from the stream they follow; both call `Replica::apply`, so there is
 //! one way in which an entry becomes state. An entry that is not understood halts the replica for good: it is never skipped.
 
 use std::fs;
