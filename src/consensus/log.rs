@@ -114,6 +114,12 @@ impl LogStore {
         self.cache().purged
     }
 
+    /// No leader ever wrote to it.
+    pub(crate) fn is_untouched(&self) -> bool {
+        let cache = self.cache();
+        cache.last == cache.purged && cache.vote.is_none()
+    }
+
     /// Finishes what is queued and closes the file.
     pub(crate) async fn close(&self) {
         self.db.database().close().await;

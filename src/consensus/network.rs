@@ -98,6 +98,7 @@ fn unexpected(answer: &RaftAnswer) -> RPCError<TypeConfig> {
     RPCError::Unreachable(Unreachable::from_string(format!("unexpected answer {answer:?}")))
 }
 
+#[expect(clippy::wildcard_enum_match_arm, reason = "every other answer is one to another question")]
 impl Client {
     async fn call(
         &self,
@@ -136,7 +137,6 @@ impl Client {
             RaftAnswer::Vote { vote, granted, last } => {
                 Ok(VoteResponse::new(Vote::from(vote), last.map(codec::log_id), granted))
             }
-            #[expect(clippy::wildcard_enum_match_arm, reason = "every other answer is one to another question")]
             other => Err(unexpected(&other)),
         }
     }
@@ -174,6 +174,7 @@ impl Client {
     }
 }
 
+#[expect(clippy::wildcard_enum_match_arm, reason = "every other answer is one to another question")]
 impl RaftNetworkV2<TypeConfig> for Client {
     type SnapshotData = SnapshotSource;
 
@@ -195,7 +196,6 @@ impl RaftNetworkV2<TypeConfig> for Client {
             RaftAnswer::AppendedUpTo(upto) => Ok(AppendEntriesResponse::PartialSuccess(upto.map(codec::log_id))),
             RaftAnswer::Conflict => Ok(AppendEntriesResponse::Conflict),
             RaftAnswer::HigherVote(vote) => Ok(AppendEntriesResponse::HigherVote(Vote::from(vote))),
-            #[expect(clippy::wildcard_enum_match_arm, reason = "every other answer is one to another question")]
             other => Err(unexpected(&other)),
         }
     }
@@ -255,7 +255,6 @@ impl RaftNetworkV2<TypeConfig> for Client {
                 expected: expected.map(codec::log_id),
                 actual: actual.map(codec::log_id),
             })),
-            #[expect(clippy::wildcard_enum_match_arm, reason = "every other answer is one to another question")]
             other => Err(RPCError::Network(NetworkError::from_string(format!("unexpected answer {other:?}")))),
         }
     }
