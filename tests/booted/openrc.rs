@@ -1,0 +1,59 @@
+//! OpenRC: hive gets onto it from a node, and stays.
+
+use crate::harness::{Kind, booted};
+use crate::lab::{SECRET, eventually, s};
+use crate::systemd::{hive_of_two, member_again};
+
+/// What the nodes of this hive may become here: as shipped, with one small package in the place of many.
+const ROLES: [(&str, &str); 3] = [
+    ("controller", "name = \"controller\"\npurpose = \"Keeps order.\"\nrank = 10\nmax = 1\n"),
+    (
+        "builder",
+        "name = \"builder\"\npurpose = \"Builds.\"\nrank = 20\nhealth_check = [\"jq\", \"--version\"]\n\n[packages]\ndebian = [\"jq\"]\n",
+    ),
+    ("runner", "name = \"runner\"\npurpose = \"Runs tests.\"\nrank = 30\n"),
+];
+
+/// Stands in: Debian with OpenRC for Gentoo and Alpine, and jq, from a local directory, for the packages of a builder.
+#[test]
+fn an_openrc_host_installed_by_a_node_becomes_a_member_and_survives() {
+    booted("openrc::an_openrc_host_installed_by_a_node_becomes_a_member_and_survives", |lab, roots| {
+        let (hosts, _agents, hive_id) = hive_of_two(lab);
+        let seed = &hosts[0];
+        let mut machine = roots.machine(Kind::Openrc, lab.bare_host());
+        machine.write("etc/build/shared_secret", &format!("{SECRET}\n"), 0o600);
+        for (role, text) in ROLES {
+            machine.write(&format!("etc/build/roles/{role}.toml"), text, 0o644);
+        }
+        machine.power_on();
+        machine.wait_until_up(s(60));
+
+        let script = format!(
+            "curl -fsS -o /root/bootstrap.sh http://{0}:8100/bootstrap.sh && sh /root/bootstrap.sh {0}",
+            seed.address
+        );
+        let answer = machine.run(&["sh", "-c", &script]);
+        assert_eq!(answer.code, 0, "{}{}\n{}", answer.stdout, answer.stderr, machine.log());
+        assert!(answer.stdout.contains("Install complete"), "{}", answer.stdout);
+        member_again(&machine, seed, &hive_id, "builder", 20);
+        eventually("its helper installs the role's package", s(60), || {
+            machine.identity().filter(|identity| identity["packages_state"] == "installed")
+        });
+        assert!(machine.sh("jq --version").is_some());
+
+        for service in ["hive", "hive-helper"] {
+            assert_eq!(machine.run(&["rc-service", service, "status"]).code, 0, "{}", machine.log());
+        }
+        let killed = machine.agent();
+        machine.kill_agent();
+        let what = "supervise-daemon starts the killed agent again";
+        eventually(what, s(20), || machine.agent().filter(|agent| Some(*agent) != killed));
+        member_again(&machine, seed, &hive_id, "builder", 20);
+
+        assert_eq!(machine.run(&["rc-service", "hive", "restart"]).code, 0, "{}", machine.log());
+        member_again(&machine, seed, &hive_id, "builder", 20);
+
+        machine.reboot();
+        member_again(&machine, seed, &hive_id, "builder", 60);
+    });
+}
