@@ -258,7 +258,7 @@ impl Machine {
         let line = match self.kind {
             // Degraded is up as well: a container lacks devices that some unit may want.
             Kind::Systemd => "systemctl is-system-running | grep -E '^(running|degraded)$'",
-            Kind::Openrc => "test \"$(rc-status --runlevel)\" = default && test -e /run/openrc/softlevel",
+            Kind::Openrc => "test \"$(cat /run/openrc/softlevel)\" = default && ! pgrep --exact openrc",
         };
         eventually(&format!("{} is up", self.name()), deadline, || self.sh(line));
     }

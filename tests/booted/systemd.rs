@@ -148,7 +148,7 @@ fn a_job_is_built_there_without_root(machine: &Machine, seed: &Host) {
 }
 
 /// The release directory that `install.sh` is run from, on a machine.
-fn unpack_release(machine: &Machine) {
+pub fn unpack_release(machine: &Machine) {
     let sources = Path::new(env!("CARGO_MANIFEST_DIR"));
     for file in [
         "install.sh",
