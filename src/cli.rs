@@ -120,7 +120,9 @@ fn dispatch(cli: Cli) -> u8 {
 fn helper(words: impl Iterator<Item = OsString>) -> ExitCode {
     match crate::exec::helper::server::parse(words) {
         Ok(options) => crate::exec::helper::server::main(options),
-        Err(problem) => ExitCode::from(Ui::of_process(false).failure(&Failure::usage(problem, "see hive-helper.service"))),
+        Err(problem) => {
+            ExitCode::from(Ui::of_process(false).failure(&Failure::usage(problem, "see hive-helper.service")))
+        }
     }
 }
 

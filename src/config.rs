@@ -11,7 +11,6 @@ use std::path::PathBuf;
 
 mod assemble;
 mod definitions;
-mod embedded;
 mod file;
 pub mod grammar;
 mod reference;
@@ -20,7 +19,6 @@ pub mod value;
 
 pub use assemble::{Flags, Loaded, Surroundings, load};
 pub use definitions::{Definition, DefinitionKind, Place, load_definitions};
-pub use embedded::{embedded_policies, embedded_roles};
 pub use grammar::{DEFAULT_PORT, JoinTarget};
 pub use reference::{example_file, reference};
 

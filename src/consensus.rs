@@ -25,6 +25,7 @@ use crate::store::{FatalHook, StoreError};
 use crate::tasks;
 use crate::transport::Transport;
 
+mod audit;
 mod codec;
 mod core;
 mod feed;
@@ -225,6 +226,7 @@ impl Consensus {
         let mut background = Tasks::default();
         background.add(core.spawn("consensus-status", self::core::keep_status(Arc::clone(&core))));
         background.add(core.spawn("batcher", propose::run_batcher(Arc::clone(&core), batcher)));
+        background.add(core.spawn("audit", audit::run(Arc::clone(&core))));
         background.add(core.spawn("finish-joint", voters::finish_joint(Arc::clone(&core))));
         let inner = Inner {
             core,
@@ -283,9 +285,12 @@ impl Consensus {
         if let Err(error) = handed_over {
             tracing::debug!(%error, "leadership was not handed over before the end");
         }
-        let mut running = self.inner.running.lock().await;
+        // Whoever holds the lock may wait for an election; the end does not.
+        let running = tokio::time::timeout(Duration::from_millis(200), self.inner.running.lock()).await;
         let raft = self.inner.core.set_node(None);
-        *running = Running::default();
+        if let Ok(mut running) = running {
+            *running = Running::default();
+        }
         *self.inner.background.lock().unwrap_or_else(PoisonError::into_inner) = Tasks::default();
         if let Some(node) = raft {
             if tokio::time::timeout(Duration::from_millis(300), node.raft.shutdown()).await.is_err() {

@@ -44,7 +44,11 @@ impl Net {
         self.cut.send_modify(|links| {
             for other in others.iter().filter(|other| *other != peer) {
                 for link in [(peer.clone(), other.clone()), (other.clone(), peer.clone())] {
-                    if cut { links.insert(link) } else { links.remove(&link) };
+                    if cut {
+                        links.insert(link)
+                    } else {
+                        links.remove(&link)
+                    };
                 }
             }
         });
@@ -52,7 +56,11 @@ impl Net {
 
     fn set_dead(&self, peer: &PeerId, dead: bool) {
         self.dead.send_modify(|all| {
-            if dead { all.insert(peer.clone()) } else { all.remove(peer) };
+            if dead {
+                all.insert(peer.clone())
+            } else {
+                all.remove(peer)
+            };
         });
         if dead {
             self.accepting.lock().expect("lock").retain(|(of, _), _| of != peer);
@@ -130,7 +138,8 @@ impl Transport for Pipes {
 
     fn accept(&self, protocol: &str) -> io::Result<mpsc::Receiver<Incoming>> {
         let (tx, rx) = mpsc::channel(64);
-        self.net.accepting.lock().expect("lock").insert((self.own.clone(), protocol.to_owned()), tx);
+        let mut accepting = self.net.accepting.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        accepting.insert((self.own.clone(), protocol.to_owned()), tx);
         Ok(rx)
     }
 }
@@ -218,6 +227,12 @@ impl Hive {
         node.consensus.shutdown().await;
         directory
     }
+}
+
+/// First entry that is still in the log of a directory.
+fn first_logged(directory: &std::path::Path) -> i64 {
+    let connection = rusqlite::Connection::open(directory.join("raft.db")).expect("opens");
+    connection.query_row("SELECT min(idx) FROM log", [], |row| row.get(0)).expect("reads")
 }
 
 async fn until(what: &str, node: &Node, check: impl Fn(&ConsensusStatus) -> bool) -> ConsensusStatus {
@@ -327,9 +342,8 @@ async fn proposals_take_effect_once_across_the_death_of_leaders() {
         replies
     });
     let mut watched = observer.consensus.replica().watch();
-    let beyond = |index: u64| move |status: &hive::consensus::ReplicaStatus| {
-        status.applied.is_some_and(|at| at.index > index)
-    };
+    let beyond =
+        |index: u64| move |status: &hive::consensus::ReplicaStatus| status.applied.is_some_and(|at| at.index > index);
     let now = observer.consensus.status().applied.expect("applied").index;
     tokio::time::timeout(PATIENCE, watched.wait_for(beyond(now + 60))).await.expect("goes on").expect("lives");
     let leading = leader_of(&nodes).await;
@@ -370,6 +384,70 @@ async fn an_isolated_leader_refuses_in_time_and_rejoins() {
     agree(&nodes).await;
 }
 
+/// The frames of a Raft call as they are on the wire, for a node that does not play by the rules.
+#[derive(serde::Serialize, serde::Deserialize)]
+struct Frame {
+    id: u64,
+    #[serde(with = "serde_bytes")]
+    body: Vec<u8>,
+}
+
+#[derive(serde::Serialize)]
+struct RaftCall {
+    from: u64,
+    to: u64,
+    body: CallBody,
+}
+
+#[derive(Clone, serde::Serialize)]
+enum CallBody {
+    Vote { vote: WireVote, last: Option<u64>, transfer: bool },
+}
+
+#[derive(Clone, Copy, Debug, serde::Serialize, serde::Deserialize)]
+struct WireVote {
+    term: u64,
+    node: u64,
+    committed: bool,
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nobody_speaks_under_the_raft_id_of_another_nor_into_another_epoch() {
+    let mut hive = Hive::new(|_| {});
+    let nodes = hive.three().await;
+    let leading = leader_of(&nodes).await;
+    let status = nodes[leading].consensus.status();
+    let victim = status.voters.iter().find(|voter| voter.peer_id != nodes[leading].peer).expect("three voters");
+    let own = status.raft_id.expect("leads");
+    let stranger = Pipes { net: Arc::clone(&hive.net), own: peer("stranger") };
+    let name = format!("/hive/raft/1/{HIVE}/{EPOCH}");
+    let cases = [
+        (victim.raft_id, own, 1, false, "belongs to"),
+        (12_345, own, 1, true, "not known here"),
+        (12_345, own, 5_000, false, "far beyond"),
+        (12_345, 1, 1, false, "is not here"),
+    ];
+    for (from, to, ahead, transfer, expected) in cases {
+        let mut stream = stranger.open(&nodes[leading].peer, &name).await.expect("opens");
+        let vote = WireVote { term: status.term + ahead, node: from, committed: false };
+        let call = RaftCall { from, to, body: CallBody::Vote { vote, last: None, transfer } };
+        let frame = Frame { id: 1, body: hive::transport::encode(&call).expect("encodes") };
+        hive::transport::write_frame(&mut stream, &frame, 1 << 20).await.expect("writes");
+        let answer: Frame = hive::transport::read_frame(&mut stream, 1 << 20).await.expect("answers");
+        let text = String::from_utf8_lossy(&answer.body).into_owned();
+        assert!(text.contains("Refused") && text.contains(expected), "{text}");
+    }
+    let after = nodes[leading].consensus.status();
+    assert_eq!((after.role, after.term), (Role::Leader, status.term), "nothing moved");
+
+    let other = Epoch { counter: 2, id: EpochId([9; 16]) };
+    for protocol in ["raft", "snapshot", "log", "propose"] {
+        let name = format!("/hive/{protocol}/1/{HIVE}/{other}");
+        let Err(error) = stranger.open(&nodes[leading].peer, &name).await else { panic!("{name} was opened") };
+        assert_eq!(error.kind(), io::ErrorKind::Unsupported);
+    }
+}
+
 trait IsOther {
     fn is_some_and_other(&self, peer: &PeerId) -> bool;
 }
@@ -383,6 +461,7 @@ impl IsOther for Option<PeerId> {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn observers_catch_up_by_log_and_by_snapshot() {
     let mut hive = Hive::new(|options| options.log_kept = 100);
+    let logged = |node: &Node| first_logged(&node.directory);
     let founder = hive.founder("a").await;
     let early = hive.observer("b", &founder).await;
     until_applied(&early, 1).await;
@@ -390,8 +469,9 @@ async fn observers_catch_up_by_log_and_by_snapshot() {
     for round in 0..700 {
         assert_eq!(propose(&founder, admit(&peer(&format!("guest-{}", round % 50)))).await, Reply::Done);
     }
+    assert!(logged(&founder) > 100, "the log begins at {}", logged(&founder));
     let late = hive.observer("c", &founder).await;
-    until_applied(&late, 500).await;
+    until_applied(&late, 700).await;
     assert!(away.exists());
     let back = hive.start("b").await;
     back.consensus.resume(vec![founder.peer.clone()]).await.expect("resumes");
@@ -399,6 +479,33 @@ async fn observers_catch_up_by_log_and_by_snapshot() {
     agree(&nodes).await;
     assert_eq!(propose(&nodes[1], admit(&peer("after"))).await, Reply::Done);
     agree(&nodes).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_observer_of_another_history_sets_its_state_aside() {
+    let mut other = Hive::new(|_| {});
+    let stranger = other.founder("b").await;
+    for round in 0..5 {
+        assert_eq!(propose(&stranger, admit(&peer(&format!("stranger-{round}")))).await, Reply::Done);
+    }
+    let strange = other.kill(stranger).await;
+
+    let mut hive = Hive::new(|_| {});
+    let founder = hive.founder("a").await;
+    for round in 0..20 {
+        assert_eq!(propose(&founder, admit(&peer(&format!("guest-{round}")))).await, Reply::Done);
+    }
+    // The same hive and epoch by name, at an index that the founder has, but with other content.
+    let directory = hive.root.path().join("b");
+    std::fs::create_dir_all(&directory).expect("creates");
+    std::fs::copy(strange.join("hive.db"), directory.join("hive.db")).expect("copies");
+    let misled = hive.start("b").await;
+    let wrong = misled.consensus.local_claim().expect("has state");
+    assert_eq!(misled.consensus.resume(vec![founder.peer.clone()]).await.expect("resumes"), (HIVE, EPOCH));
+    let nodes = [founder, misled];
+    agree(&nodes).await;
+    assert!(nodes[1].directory.join("hive.db.aside-1").exists());
+    assert_ne!(nodes[1].consensus.local_claim().expect("has state").chain, wrong.chain);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -425,6 +532,68 @@ async fn a_standby_far_behind_gets_a_snapshot_and_can_take_over() {
     assert_eq!(propose(&nodes[1], admit(&peer("after"))).await, Reply::Done);
     agree(&nodes).await;
     assert_eq!(nodes[1].consensus.status().role, Role::Observer);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_power_cut_takes_from_the_state_is_repeated_from_the_log() {
+    let mut hive = Hive::new(|options| options.log_kept = 100);
+    let founder = hive.founder("a").await;
+    for round in 0..20 {
+        assert_eq!(propose(&founder, admit(&peer(&format!("early-{round}")))).await, Reply::Done);
+    }
+    let directory = hive.kill(founder).await;
+    // Commits of hive.db are not synced one by one: after a power cut it may be as it was a while ago. The log may not.
+    std::fs::copy(directory.join("hive.db"), directory.join("kept")).expect("copies");
+    let founder = hive.start("a").await;
+    founder.consensus.resume(Vec::new()).await.expect("resumes");
+    for round in 0..20 {
+        assert_eq!(propose(&founder, admit(&peer(&format!("late-{round}")))).await, Reply::Done);
+    }
+    let before = founder.consensus.local_claim().expect("has state");
+    hive.kill(founder).await;
+    std::fs::rename(directory.join("kept"), directory.join("hive.db")).expect("renames");
+    let founder = hive.start("a").await;
+    assert!(founder.consensus.local_claim().expect("has state") < before);
+    founder.consensus.resume(Vec::new()).await.expect("resumes");
+    leader_of(std::slice::from_ref(&founder)).await;
+    until_applied(&founder, before.index).await;
+    let late = |round: usize| peer(&format!("late-{round}"));
+    founder.consensus.replica().read(|state| {
+        assert!((0..20).all(|round| state.member(&late(round)).is_some()), "what was acknowledged is there");
+    });
+    // What the log forgets is on the disk before: the file without its WAL is the worst that a power cut leaves.
+    for round in 0..600 {
+        assert_eq!(propose(&founder, admit(&peer(&format!("guest-{}", round % 10)))).await, Reply::Done);
+    }
+    std::fs::copy(directory.join("hive.db"), directory.join("worst")).expect("copies");
+    let first = first_logged(&directory);
+    let (worst, _) = hive::store::hive_db::read_snapshot(&directory.join("worst")).expect("reads");
+    let applied = worst.applied.expect("applied").index;
+    assert!(first > 100, "the log begins at {first}");
+    assert!(applied + 1 >= u64::try_from(first).expect("positive"), "state to {applied}, log from {first}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_standby_that_nobody_speaks_to_goes_on_observing() {
+    let mut hive = Hive::new(|_| {});
+    let founder = hive.founder("a").await;
+    let candidate = hive.observer("b", &founder).await;
+    until_applied(&candidate, 1).await;
+    let id = candidate.consensus.prepare_replica().await.expect("prepares");
+    assert_eq!(propose(&candidate, admit(&peer("one"))).await, Reply::Done);
+    let mut nodes = vec![founder, candidate];
+    agree(&nodes).await;
+    let candidate = nodes.pop().expect("there");
+    hive.kill(candidate).await;
+    let candidate = hive.start("b").await;
+    candidate.consensus.resume(Vec::new()).await.expect("resumes");
+    assert_eq!(propose(&candidate, admit(&peer("two"))).await, Reply::Done);
+    nodes.push(candidate);
+    agree(&nodes).await;
+    nodes[0].consensus.add_standby(id, nodes[1].peer.clone()).await.expect("adds");
+    until("is spoken to", &nodes[1], |status| status.role == Role::Learner && status.standbys.len() == 1).await;
+    assert_eq!(propose(&nodes[0], admit(&peer("three"))).await, Reply::Done);
+    agree(&nodes).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -512,7 +681,8 @@ async fn the_last_replica_begins_a_new_epoch_and_others_reinstall() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn low_space_refuses_and_resumes() {
-    static ROOM: std::sync::LazyLock<watch::Sender<Room>> = std::sync::LazyLock::new(|| watch::Sender::new(Room::Enough));
+    static ROOM: std::sync::LazyLock<watch::Sender<Room>> =
+        std::sync::LazyLock::new(|| watch::Sender::new(Room::Enough));
     let mut hive = Hive::new(|options| options.space = Some(SpaceGuard::steered(ROOM.subscribe())));
     let founder = hive.founder("a").await;
     ROOM.send_replace(Room::Low);
@@ -574,6 +744,21 @@ async fn measure() {
     futures::future::join_all(many).await;
     let took_ms = clock::now_ms() - began_ms;
     println!("batched: {} transitions/s", 64 * 10 * 32 * 1_000 / took_ms.max(1));
+    let observer = hive.start("e").await;
+    observer.consensus.join_as_observer(HIVE, EPOCH, vec![nodes[follower].peer.clone()]).await.expect("joins");
+    until("observes", &observer, |status| status.quorum).await;
+    let mut lags = Vec::new();
+    let mut watched = observer.consensus.replica().watch();
+    for number in 0..200 {
+        propose(&nodes[leading], command(number)).await;
+        let index = nodes[leading].consensus.replica().status().applied.expect("applied").index;
+        let began_ms = clock::now_ms();
+        let there = watched.wait_for(|status| status.applied.is_some_and(|at| at.index >= index));
+        tokio::time::timeout(PATIENCE, there).await.expect("in time").expect("lives");
+        lags.push(clock::now_ms() - began_ms);
+    }
+    lags.sort_unstable();
+    println!("observer behind the leader's reply: p50 {} ms, p99 {} ms", lags[100], lags[197]);
     for round in 0..5 {
         let leading = leader_of(&nodes).await;
         let old = nodes.remove(leading);

@@ -13,7 +13,7 @@ use crate::engine::policy::{Advice, QueueCounts, Snapshot, evaluate};
 use crate::engine::role::census;
 
 /// Answers IDENTIFY. Refuses, with a sentence, when this node is not a member itself.
-pub fn advise(shared: &Shared, asking: &PeerId, question: &IdentifyMsg) -> Result<AdviceMsg, String> {
+pub(super) fn advise(shared: &Shared, asking: &PeerId, question: &IdentifyMsg) -> Result<AdviceMsg, String> {
     if shared.hive().is_none() {
         return Err("this node belongs to no hive yet".to_owned());
     }
@@ -31,7 +31,7 @@ pub fn advise(shared: &Shared, asking: &PeerId, question: &IdentifyMsg) -> Resul
 }
 
 /// Advice for a node that cannot say what it is: one of wire v1, or a member that the coordinator reviews.
-pub fn advise_about(shared: &Shared, about: Option<&PeerId>, node: Inventory) -> Advice {
+pub(super) fn advise_about(shared: &Shared, about: Option<&PeerId>, node: Inventory) -> Advice {
     let (roles, policy) = shared.definitions(|definitions| (definitions.roles(), definitions.policy()));
     evaluate(&policy, &roles, &snapshot_for(shared, about, node))
 }
@@ -59,7 +59,7 @@ fn snapshot_for(shared: &Shared, asking: Option<&PeerId>, node: Inventory) -> Sn
 }
 
 /// Answers a node of wire v1, which knows roles by name and packages only.
-pub async fn advise_legacy(shared: &Shared, node_id: &str) {
+pub(super) async fn advise_legacy(shared: &Shared, node_id: &str) {
     let advice = advise_about(shared, None, Inventory::default());
     let Some(first) = advice.ranking.into_iter().next() else { return };
     let roles = shared.definitions(|definitions| definitions.roles());

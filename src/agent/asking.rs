@@ -34,7 +34,7 @@ const CLAIM_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// Where the question stands.
 #[derive(Default)]
-pub struct Asking {
+pub(super) struct Asking {
     ballot: Option<Ballot>,
     ballots_opened: u64,
     /// A claim is on its way; its ballot.
@@ -49,7 +49,7 @@ pub struct Asking {
 
 impl Asking {
     /// Takes up what the identity file and the committed state say after a start or a join.
-    pub fn resume(&mut self, shared: &Shared) -> anyhow::Result<()> {
+    pub(super) fn resume(&mut self, shared: &Shared) -> anyhow::Result<()> {
         let identity = shared.files.read_identity()?;
         self.wanted = identity.is_none();
         shared.update(|soft| soft.identity = identity);
@@ -57,7 +57,7 @@ impl Asking {
     }
 
     /// The node wants a new answer: `hive identity reset`, or its role is no longer needed.
-    pub fn ask_again(
+    pub(super) fn ask_again(
         &mut self,
         shared: &Shared,
         waiting: Option<tokio::sync::oneshot::Sender<ApiResult<Identity>>>,
@@ -72,20 +72,20 @@ impl Asking {
     }
 
     /// The node belongs to another hive now: what it was told before no longer holds.
-    pub fn forget(&mut self, shared: &Shared) -> anyhow::Result<()> {
+    pub(super) fn forget(&mut self, shared: &Shared) -> anyhow::Result<()> {
         shared.update(|soft| soft.identity = None);
         self.ask_again(shared, None)
     }
 
     /// The hive was founded by this node: it is the founder until the hive gives it another role.
-    pub fn founded(&mut self, shared: &Arc<Shared>) -> anyhow::Result<()> {
+    pub(super) fn founded(&mut self, shared: &Arc<Shared>) -> anyhow::Result<()> {
         self.wanted = false;
         let identity = self.compose(shared, FOUNDER, None, "founded this hive", false);
         self.settle(shared, identity)
     }
 
     /// Does what is due. Called often, cheap when nothing is.
-    pub fn tick(&mut self, shared: &Arc<Shared>, now_ms: u64) -> anyhow::Result<()> {
+    pub(super) fn tick(&mut self, shared: &Arc<Shared>, now_ms: u64) -> anyhow::Result<()> {
         if self.ballot.is_some() {
             return self.poll(shared, now_ms);
         }
@@ -118,8 +118,7 @@ impl Asking {
             let (shared, advisor, question) = (Arc::clone(shared), advisor.clone(), question.clone());
             tasks::spawn("identify", async move {
                 let request = Request::Identify(question);
-                let answer =
-                    transport::call(&shared.mesh, &advisor, control::PROTOCOL, &request, ADVICE_TIMEOUT).await;
+                let answer = transport::call(&shared.mesh, &advisor, control::PROTOCOL, &request, ADVICE_TIMEOUT).await;
                 let advice = match answer {
                     Ok(Response::Advice(advice)) => Some(advice),
                     Ok(Response::Refused { why }) => {
@@ -136,7 +135,12 @@ impl Asking {
     }
 
     /// An advisor answered, or will not.
-    pub fn on_advice(&mut self, shared: &Arc<Shared>, from: &PeerId, advice: Option<Box<AdviceMsg>>) -> anyhow::Result<()> {
+    pub(super) fn on_advice(
+        &mut self,
+        shared: &Arc<Shared>,
+        from: &PeerId,
+        advice: Option<Box<AdviceMsg>>,
+    ) -> anyhow::Result<()> {
         let Some(ballot) = self.ballot.as_mut() else { return Ok(()) };
         match advice {
             Some(advice) => {
@@ -205,7 +209,12 @@ impl Asking {
     }
 
     /// The claim was committed, refused, or could not be committed now.
-    pub fn on_claimed(&mut self, shared: &Arc<Shared>, ballot: &str, reply: ApiResult<Reply>) -> anyhow::Result<()> {
+    pub(super) fn on_claimed(
+        &mut self,
+        shared: &Arc<Shared>,
+        ballot: &str,
+        reply: ApiResult<Reply>,
+    ) -> anyhow::Result<()> {
         let Some(ranked) = self.claiming.take_if(|ranked| ranked.ballot == ballot) else { return Ok(()) };
         match reply {
             Ok(Reply::Role { claim }) => {
@@ -303,7 +312,7 @@ impl Asking {
     }
 
     /// The package run ended.
-    pub fn on_packages(&mut self, shared: &Shared, role: &str, state: String) -> anyhow::Result<()> {
+    pub(super) fn on_packages(&mut self, shared: &Shared, role: &str, state: String) -> anyhow::Result<()> {
         let identity = shared.update(|soft| {
             let identity = soft.identity.as_mut().filter(|identity| identity.role == role)?;
             identity.packages_state.clone_from(&state);

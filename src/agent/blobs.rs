@@ -16,7 +16,7 @@ use crate::transport;
 const KEEP_TIMEOUT: Duration = Duration::from_secs(600);
 
 /// Fetches a blob from a peer that asked this node to keep it.
-pub async fn keep(shared: &Shared, from: &PeerId, sha256: Sha256Hash, size: u64) -> Result<(), String> {
+pub(super) async fn keep(shared: &Shared, from: &PeerId, sha256: Sha256Hash, size: u64) -> Result<(), String> {
     if shared.blobs.size(sha256) == Some(size) {
         return Ok(());
     }
@@ -25,7 +25,12 @@ pub async fn keep(shared: &Shared, from: &PeerId, sha256: Sha256Hash, size: u64)
 }
 
 /// Makes sure that a blob is on this node; asks `first`, then every member that is alive.
-pub async fn obtain(shared: &Shared, sha256: Sha256Hash, size: Option<u64>, first: Option<&PeerId>) -> Result<(), String> {
+pub(super) async fn obtain(
+    shared: &Shared,
+    sha256: Sha256Hash,
+    size: Option<u64>,
+    first: Option<&PeerId>,
+) -> Result<(), String> {
     if shared.blobs.size(sha256).is_some() {
         return Ok(());
     }
@@ -40,7 +45,7 @@ pub async fn obtain(shared: &Shared, sha256: Sha256Hash, size: Option<u64>, firs
 
 /// Asks up to `copies` other nodes to keep a blob, voters first. Returns how many do; fewer than asked for only when there
 /// are not that many nodes that are alive and have room.
-pub async fn spread(shared: &Shared, sha256: Sha256Hash, size: u64, copies: usize) -> usize {
+pub(super) async fn spread(shared: &Shared, sha256: Sha256Hash, size: u64, copies: usize) -> usize {
     let voters = views::voters(&shared.consensus.status());
     let mut peers = shared.alive_peers();
     peers.sort_by_key(|peer| !voters.contains(peer));

@@ -9,14 +9,14 @@ use crate::engine::ballot::{AdviceMsg, IdentifyMsg};
 use crate::engine::id::{JobId, Sha256Hash, Token};
 
 /// Protocol name. Not bound to a hive: nodes without one speak it too.
-pub const PROTOCOL: &str = "/hive/control/1";
+pub(super) const PROTOCOL: &str = "/hive/control/1";
 
 /// Most attempts in one lease request.
-pub const LEASES_MAX: usize = 256;
+pub(super) const LEASES_MAX: usize = 256;
 
 /// A request.
 #[derive(Debug, Serialize, Deserialize)]
-pub enum Request {
+pub(super) enum Request {
     /// Between two seekers that reach each other over the mesh only: what a HELLO would say.
     Seek {
         /// Of the seekers in view.
@@ -55,7 +55,7 @@ pub enum Request {
 
 /// A response.
 #[derive(Debug, Serialize, Deserialize)]
-pub enum Response {
+pub(super) enum Response {
     /// Understood, nothing to say.
     Ok,
     /// To `Identify`.

@@ -43,7 +43,7 @@ const ROLES_INTERVAL_MS: u64 = 60_000;
 const CAUGHT_UP_ENTRIES: u64 = 256;
 
 /// The coordinator's memory of one term.
-pub struct Coordinating {
+pub(super) struct Coordinating {
     term: Option<Term>,
     settings: scheduler::Settings,
 }
@@ -78,12 +78,12 @@ impl Term {
 
 impl Coordinating {
     /// A node that does not lead.
-    pub fn new() -> Self {
+    pub(super) fn new() -> Self {
         Self { term: None, settings: scheduler::Settings::default() }
     }
 
     /// Plans and proposes, while this node leads.
-    pub fn tick(&mut self, shared: &Arc<Shared>, now_ms: u64) {
+    pub(super) fn tick(&mut self, shared: &Arc<Shared>, now_ms: u64) {
         let status = shared.consensus.status();
         if status.role != Role::Leader || !status.quorum {
             if self.term.take().is_some() {
@@ -136,7 +136,7 @@ impl Coordinating {
     }
 
     /// The proposals of a plan were answered.
-    pub fn on_planned(&mut self, number: u64) {
+    pub(super) fn on_planned(&mut self, number: u64) {
         if let Some(term) = self.term.as_mut().filter(|term| term.number == number) {
             term.planning = false;
             term.in_flight.clear();
@@ -168,7 +168,7 @@ impl Coordinating {
     }
 
     /// The steps of a voter plan were done or failed.
-    pub fn on_voters_changed(&mut self, number: u64) {
+    pub(super) fn on_voters_changed(&mut self, number: u64) {
         if let Some(term) = self.term.as_mut().filter(|term| term.number == number) {
             term.voters_busy = false;
         }
@@ -212,18 +212,16 @@ fn raise_feature_level(state: &State) -> Option<Command> {
 }
 
 /// What this node knows of all drones beside the state. Any node can build it, so any node can explain.
-pub fn view(shared: &Shared) -> View {
+pub(super) fn view(shared: &Shared) -> View {
     let roles = shared.definitions(|definitions| definitions.roles());
     let members: Vec<(PeerId, Option<String>, u32)> = shared.read(|state| {
         let present = state.members().filter(|member| !member.left);
-        present
-            .map(|member| (member.info.peer_id.clone(), role_of(member), member.info.inventory.cpu_cores))
-            .collect()
+        present.map(|member| (member.info.peer_id.clone(), role_of(member), member.info.inventory.cpu_cores)).collect()
     });
     let drones = members.into_iter().map(|(peer, role, cores)| {
         let liveness = shared.liveness(&peer);
-        let (since_ms, report) =
-            shared.soft(|soft| (soft.liveness.get(&peer).map(|known| known.since_ms), soft.reports.get(&peer).cloned()));
+        let (since_ms, report) = shared
+            .soft(|soft| (soft.liveness.get(&peer).map(|known| known.since_ms), soft.reports.get(&peer).cloned()));
         let own = peer == shared.me.peer_id;
         let report = if own { Some(super::views::own_report(shared)) } else { report };
         let drone = DroneView {
@@ -239,8 +237,7 @@ pub fn view(shared: &Shared) -> View {
 }
 
 fn candidates(shared: &Shared, status: &ConsensusStatus, elected_at_ms: u64) -> Vec<Candidate> {
-    let members: Vec<Member> =
-        shared.read(|state| state.members().filter(|member| !member.left).cloned().collect());
+    let members: Vec<Member> = shared.read(|state| state.members().filter(|member| !member.left).cloned().collect());
     let committed = status.committed.unwrap_or(0);
     let candidate = |member: &Member| {
         let peer = &member.info.peer_id;
@@ -330,7 +327,7 @@ fn ask_again(shared: &Arc<Shared>, migration: Migration) {
 }
 
 /// A member without a Raft id that still has a Raft directory was released while it was away.
-pub fn tell_released(shared: &Arc<Shared>, peer: &PeerId) {
+pub(super) fn tell_released(shared: &Arc<Shared>, peer: &PeerId) {
     let status = shared.consensus.status();
     let released = shared.read(|state| state.member(peer).is_some_and(|member| member.raft_id.is_none()))
         && raft_id_in(&status, peer).is_none();
@@ -346,7 +343,7 @@ pub fn tell_released(shared: &Arc<Shared>, peer: &PeerId) {
 }
 
 /// Renews leases: what a drone asks of the coordinator. None when this node is not the coordinator right now.
-pub async fn lease(
+pub(super) async fn lease(
     shared: &Shared,
     peer: &PeerId,
     attempts: &[(JobId, crate::engine::id::Token)],

@@ -14,7 +14,7 @@ use crate::engine::role::RoleSet;
 
 /// Roles and policy that this node goes by.
 #[derive(Clone)]
-pub struct Definitions {
+pub(crate) struct Definitions {
     roles_dir: Option<PathBuf>,
     policies_dir: Option<PathBuf>,
     policy_name: String,
@@ -26,7 +26,7 @@ pub struct Definitions {
 
 impl Definitions {
     /// Reads and checks everything; what is wrong is an error with file and line.
-    pub fn load(config: &Config) -> anyhow::Result<Self> {
+    pub(crate) fn load(config: &Config) -> anyhow::Result<Self> {
         let texts = read(config.roles_dir.as_ref(), config.policies_dir.as_ref())?;
         let (roles, policy) = parse(&texts, &config.policy)?;
         Ok(Self {
@@ -41,7 +41,7 @@ impl Definitions {
     }
 
     /// Reads the files again; takes them over when they changed and are good.
-    pub fn refresh(&mut self) {
+    pub(crate) fn refresh(&mut self) {
         let texts = match read(self.roles_dir.as_ref(), self.policies_dir.as_ref()) {
             Ok(texts) if texts == self.texts => {
                 self.problem = None;
@@ -70,17 +70,17 @@ impl Definitions {
     }
 
     /// All roles.
-    pub fn roles(&self) -> Arc<RoleSet> {
+    pub(crate) fn roles(&self) -> Arc<RoleSet> {
         Arc::clone(&self.roles)
     }
 
     /// The policy by which this node advises.
-    pub fn policy(&self) -> Arc<Policy> {
+    pub(crate) fn policy(&self) -> Arc<Policy> {
         Arc::clone(&self.policy)
     }
 
     /// Why the files on disk are not followed, if they are not.
-    pub fn problem(&self) -> Option<&str> {
+    pub(crate) fn problem(&self) -> Option<&str> {
         self.problem.as_deref()
     }
 }

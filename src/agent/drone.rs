@@ -49,7 +49,7 @@ struct Ended {
 }
 
 /// What this node is doing for the hive.
-pub struct Drone {
+pub(super) struct Drone {
     running: BTreeMap<Token, Running>,
     /// Assigned to this node in the state, not confirmed yet.
     unconfirmed: BTreeMap<Token, JobId>,
@@ -72,7 +72,7 @@ struct Running {
 
 impl Drone {
     /// Nothing to do yet.
-    pub fn new() -> Self {
+    pub(super) fn new() -> Self {
         Self {
             running: BTreeMap::new(),
             unconfirmed: BTreeMap::new(),
@@ -86,7 +86,7 @@ impl Drone {
     }
 
     /// Does what is due.
-    pub async fn tick(&mut self, shared: &Arc<Shared>, now_ms: u64) -> anyhow::Result<()> {
+    pub(super) async fn tick(&mut self, shared: &Arc<Shared>, now_ms: u64) -> anyhow::Result<()> {
         if !shared.is_member() {
             return Ok(());
         }
@@ -177,7 +177,8 @@ impl Drone {
                 coordinating::lease(&shared, &coordinator, &attempts).await
             } else {
                 let request = Request::Lease { attempts };
-                match crate::transport::call(&shared.mesh, &coordinator, control::PROTOCOL, &request, LEASE_TIMEOUT).await
+                match crate::transport::call(&shared.mesh, &coordinator, control::PROTOCOL, &request, LEASE_TIMEOUT)
+                    .await
                 {
                     Ok(Response::Leases { valid }) if valid.len() == asked.len() => Some(valid),
                     Ok(other) => {
@@ -196,7 +197,7 @@ impl Drone {
     }
 
     /// The coordinator answered. Leases count from when they were asked for.
-    pub fn on_leased(&mut self, shared: &Arc<Shared>, answer: Option<Vec<(Token, bool)>>, sent_ms: u64) {
+    pub(super) fn on_leased(&mut self, shared: &Arc<Shared>, answer: Option<Vec<(Token, bool)>>, sent_ms: u64) {
         self.asking = false;
         for (token, valid) in answer.into_iter().flatten() {
             if let Some(running) = self.running.get_mut(&token) {
@@ -229,7 +230,7 @@ impl Drone {
     }
 
     /// A build has news.
-    pub async fn on_build(&mut self, shared: &Arc<Shared>, event: BuildEvent) -> anyhow::Result<()> {
+    pub(super) async fn on_build(&mut self, shared: &Arc<Shared>, event: BuildEvent) -> anyhow::Result<()> {
         let BuildEvent { job, token, kind } = event;
         match kind {
             BuildEventKind::Started { pinned_commit } => {
@@ -294,7 +295,7 @@ impl Drone {
     }
 
     /// The hive answered about a result, or could not be asked.
-    pub async fn on_reported(&mut self, shared: &Shared, token: Token, settled: bool) -> anyhow::Result<()> {
+    pub(super) async fn on_reported(&mut self, shared: &Shared, token: Token, settled: bool) -> anyhow::Result<()> {
         self.sending.remove(&token);
         if settled {
             shared.consensus.outbox_done(token.to_string()).await?;
@@ -316,7 +317,7 @@ impl Drone {
     }
 
     /// Ends all builds; what they were is told to the hive by the next life of the agent.
-    pub fn stop(&self) {
+    pub(super) fn stop(&self) {
         for running in self.running.values() {
             running.build.stop(StopReason::Shutdown);
         }

@@ -14,24 +14,24 @@ use crate::api::{Identity, PeersFile};
 
 /// The two files in the state directory.
 #[derive(Clone, Debug)]
-pub struct Files {
+pub(crate) struct Files {
     directory: PathBuf,
 }
 
 impl Files {
     /// In this state directory.
-    pub fn new(directory: &Path) -> Self {
+    pub(crate) fn new(directory: &Path) -> Self {
         Self { directory: directory.to_owned() }
     }
 
     /// Path of the identity file.
-    pub fn identity_path(&self) -> PathBuf {
+    pub(crate) fn identity_path(&self) -> PathBuf {
         self.directory.join("identity.json")
     }
 
     /// The identity, none when the file is absent. A file that cannot be understood counts as absent after it was set
     /// aside: an operator's edit must not keep the node from asking the hive again.
-    pub fn read_identity(&self) -> anyhow::Result<Option<Identity>> {
+    pub(crate) fn read_identity(&self) -> anyhow::Result<Option<Identity>> {
         let path = self.identity_path();
         let text = match fs::read_to_string(&path) {
             Ok(text) => text,
@@ -50,12 +50,12 @@ impl Files {
     }
 
     /// Writes the identity.
-    pub fn write_identity(&self, identity: &Identity) -> anyhow::Result<()> {
+    pub(crate) fn write_identity(&self, identity: &Identity) -> anyhow::Result<()> {
         write_atomically(&self.identity_path(), identity)
     }
 
     /// Removes the identity: the node asks again.
-    pub fn remove_identity(&self) -> anyhow::Result<()> {
+    pub(crate) fn remove_identity(&self) -> anyhow::Result<()> {
         match fs::remove_file(self.identity_path()) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
                 Err(error).with_context(|| format!("Failed to remove {}", self.identity_path().display()))
@@ -65,12 +65,12 @@ impl Files {
     }
 
     /// Writes the list of peers.
-    pub fn write_peers(&self, peers: &PeersFile) -> anyhow::Result<()> {
+    pub(crate) fn write_peers(&self, peers: &PeersFile) -> anyhow::Result<()> {
         write_atomically(&self.directory.join("peers.json"), peers)
     }
 
     /// The list of peers as it was last written: where to look for the hive after a restart.
-    pub fn read_peers(&self) -> Option<PeersFile> {
+    pub(crate) fn read_peers(&self) -> Option<PeersFile> {
         serde_json::from_str(&fs::read_to_string(self.directory.join("peers.json")).ok()?).ok()
     }
 }

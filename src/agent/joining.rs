@@ -15,9 +15,9 @@ use super::control::{self, Request};
 use super::shared::{OtherHive, Shared};
 use super::{Event, propose};
 use crate::api::NodePhase;
-use crate::clock::{now_ms, unix_now};
-use crate::consensus::Role;
+use crate::clock::now_ms;
 use crate::config::FoundMode as ConfiguredFoundMode;
+use crate::consensus::Role;
 use crate::discovery::{BeaconContent, HiveEpoch};
 use crate::engine::beacon::BeaconState;
 use crate::engine::command::Command;
@@ -41,14 +41,14 @@ const ADMIT_TIMEOUT: Duration = Duration::from_secs(5);
 /// Interval of dialing configured addresses while alone, milliseconds. The mesh backs off by itself.
 const JOIN_DIAL_MS: u64 = 1_000;
 /// Another hive is shown for so long after it was last met, milliseconds.
-pub const OTHER_HIVE_SHOWN_MS: u64 = 120_000;
+pub(super) const OTHER_HIVE_SHOWN_MS: u64 = 120_000;
 /// A refusal is shown for so long after the last one, milliseconds.
 const REFUSED_SHOWN_MS: u64 = 45_000;
 /// Key of [`LocalFacts::extension`]: the hive has one member and nothing acknowledged beyond its founding.
 const CHILDLESS: &str = "childless";
 
 /// Where this node stands on its way into a hive.
-pub struct Joining {
+pub(super) struct Joining {
     founding: Option<Founding>,
     join: Option<Join>,
     connected: BTreeMap<PeerId, Facts>,
@@ -66,7 +66,7 @@ struct Join {
 
 impl Joining {
     /// A node that just started: with a hive in its state it rejoins, else it seeks.
-    pub fn new(shared: &Shared) -> Self {
+    pub(super) fn new(shared: &Shared) -> Self {
         let founding = shared.hive().is_none().then(|| seek(shared));
         let phase = if founding.is_some() { NodePhase::Seeking } else { NodePhase::Joining };
         shared.update(|soft| soft.phase = Some(phase));
@@ -83,7 +83,7 @@ impl Joining {
     }
 
     /// Does what is due. Returns true in the one call in which this node founded its hive.
-    pub async fn tick(&mut self, shared: &Arc<Shared>, now_ms: u64) -> anyhow::Result<bool> {
+    pub(super) async fn tick(&mut self, shared: &Arc<Shared>, now_ms: u64) -> anyhow::Result<bool> {
         let mut founded = false;
         if self.founding.is_some() {
             self.dial_configured(shared, now_ms).await;
@@ -117,7 +117,11 @@ impl Joining {
         let phase = if refused && phase == NodePhase::Seeking { NodePhase::Refused } else { phase };
         set_phase(shared, phase);
         shared.update(|soft| soft.hold = hold);
-        self.beacon_as(shared, if phase == NodePhase::Founding { BeaconState::Founding } else { BeaconState::Seeking }, digest);
+        self.beacon_as(
+            shared,
+            if phase == NodePhase::Founding { BeaconState::Founding } else { BeaconState::Seeking },
+            digest,
+        );
         self.hello_over_mesh(shared, digest, phase == NodePhase::Founding, now_ms);
         Ok(false)
     }
@@ -175,14 +179,14 @@ impl Joining {
     }
 
     /// A verified HELLO of a node without a hive.
-    pub fn on_seeker(&mut self, peer: &PeerId, digest: SeekersDigest, announces: bool, now_ms: u64) {
+    pub(super) fn on_seeker(&mut self, peer: &PeerId, digest: SeekersDigest, announces: bool, now_ms: u64) {
         if let Some(founding) = self.founding.as_mut() {
             founding.on_seeker(peer, digest, announces, now_ms);
         }
     }
 
     /// A verified datagram says that a hive exists at this address.
-    pub async fn on_hive_hint(
+    pub(super) async fn on_hive_hint(
         &mut self,
         shared: &Shared,
         peer: &PeerId,
@@ -204,7 +208,7 @@ impl Joining {
     }
 
     /// A hive datagram that cannot be verified with the keys of this node.
-    pub fn on_unverified(&mut self, shared: &Shared, from: SocketAddr, reason: &str, now_ms: u64) {
+    pub(super) fn on_unverified(&mut self, shared: &Shared, from: SocketAddr, reason: &str, now_ms: u64) {
         if let Some(founding) = self.founding.as_mut() {
             founding.on_unverified(now_ms);
             refused(shared, format!("datagrams of {} cannot be verified: {reason}", from.ip()), now_ms);
@@ -212,7 +216,7 @@ impl Joining {
     }
 
     /// mDNS found a node: dialed unless it is connected already. Who it is shows at admission.
-    pub async fn on_discovered(&mut self, shared: &Shared, peer: &PeerId, addresses: Vec<SocketAddr>) {
+    pub(super) async fn on_discovered(&mut self, shared: &Shared, peer: &PeerId, addresses: Vec<SocketAddr>) {
         if !self.connected.contains_key(peer) {
             shared.mesh.add_addresses(peer, addresses).await;
             shared.mesh.dial(peer).await;
@@ -220,7 +224,14 @@ impl Joining {
     }
 
     /// A connection was not admitted.
-    pub fn on_refused(&mut self, shared: &Shared, by_us: bool, address: SocketAddr, reason: RefuseReason, now_ms: u64) {
+    pub(super) fn on_refused(
+        &mut self,
+        shared: &Shared,
+        by_us: bool,
+        address: SocketAddr,
+        reason: RefuseReason,
+        now_ms: u64,
+    ) {
         if by_us {
             return;
         }
@@ -232,7 +243,13 @@ impl Joining {
     }
 
     /// An admitted connection, or news about one.
-    pub async fn on_peer(&mut self, shared: &Arc<Shared>, peer: &PeerId, facts: Facts, now_ms: u64) -> anyhow::Result<()> {
+    pub(super) async fn on_peer(
+        &mut self,
+        shared: &Arc<Shared>,
+        peer: &PeerId,
+        facts: Facts,
+        now_ms: u64,
+    ) -> anyhow::Result<()> {
         let theirs = facts.allegiance;
         self.connected.insert(peer.clone(), facts.clone());
         let Some(theirs) = theirs else { return Ok(()) };
@@ -253,7 +270,7 @@ impl Joining {
     }
 
     /// The last connection with a peer is gone.
-    pub fn on_peer_gone(&mut self, peer: &PeerId) {
+    pub(super) fn on_peer_gone(&mut self, peer: &PeerId) {
         self.connected.remove(peer);
     }
 
@@ -281,7 +298,11 @@ impl Joining {
     }
 
     async fn begin_join(&mut self, shared: &Arc<Shared>, hive: Allegiance, now_ms: u64) -> anyhow::Result<()> {
-        if self.join.as_ref().is_some_and(|join| join.hive == hive && now_ms.saturating_sub(join.since_ms) < JOIN_PATIENCE_MS) {
+        if self
+            .join
+            .as_ref()
+            .is_some_and(|join| join.hive == hive && now_ms.saturating_sub(join.since_ms) < JOIN_PATIENCE_MS)
+        {
             return Ok(());
         }
         let changes_hive = shared.hive().is_some_and(|(ours, _)| ours != hive.hive_id);
@@ -331,7 +352,8 @@ impl Joining {
         let beacon_state = if shared.is_member() { BeaconState::Member } else { BeaconState::Seeking };
         self.beacon_as(shared, beacon_state, [0; 16]);
         let wanted = shared.member_info();
-        let known = shared.read(|state| state.member(&shared.me.peer_id).map(|member| (member.info.clone(), member.left)));
+        let known =
+            shared.read(|state| state.member(&shared.me.peer_id).map(|member| (member.info.clone(), member.left)));
         let current = known.is_some_and(|(info, left)| !left && says_the_same(&info, &wanted));
         if !current && now_ms.saturating_sub(self.admit_sent_ms) >= ADMIT_INTERVAL_MS {
             self.admit_sent_ms = now_ms;

@@ -42,13 +42,13 @@ const REGISTERED_MAX: usize = 256;
 const LISTEN_WAITING: usize = 256;
 
 /// Implements [`NodeApi`] over the agent's shared state.
-pub struct Api {
+pub(super) struct Api {
     shared: Arc<Shared>,
 }
 
 impl Api {
     /// Over this agent.
-    pub fn new(shared: Arc<Shared>) -> Self {
+    pub(super) fn new(shared: Arc<Shared>) -> Self {
         Self { shared }
     }
 
@@ -69,9 +69,8 @@ impl Api {
 
     async fn submit_all(&self, request: SubmitRequest, submitter: String) -> ApiResult<Submitted> {
         for spec in &request.jobs {
-            grammar::check_job(spec).map_err(|error| {
-                ApiError::new(ErrorCode::Invalid, error.to_string(), "see: hive queue add --help")
-            })?;
+            grammar::check_job(spec)
+                .map_err(|error| ApiError::new(ErrorCode::Invalid, error.to_string(), "see: hive queue add --help"))?;
         }
         for spec in &request.jobs {
             self.secure_source(spec).await?;
@@ -140,9 +139,8 @@ impl Api {
         let now_ms = now_ms();
         let now = Now { now_ms, hive_ms: shared.hive_ms(now_ms) };
         let view = coordinating::view(shared);
-        let told = shared.read(|state| {
-            scheduler::explain(state, &view, now, &scheduler::Settings::default(), &subject)
-        });
+        let told =
+            shared.read(|state| scheduler::explain(state, &view, now, &scheduler::Settings::default(), &subject));
         let told = told.ok_or_else(|| not_found(format!("no job {what}")))?;
         let line = |line: scheduler::ExplanationLine| ExplanationLine {
             name: line.name,
@@ -187,8 +185,7 @@ impl Api {
     }
 
     async fn remote_log(&self, query: &LogQuery, attempt: u32, node: &PeerId) -> ApiResult<LogStream> {
-        let request =
-            remote::Request { job: query.job, attempt, offset: query.offset, follow: query.follow };
+        let request = remote::Request { job: query.job, attempt, offset: query.offset, follow: query.follow };
         let name = self.shared.name_of(node);
         let mut log = remote::RemoteLog::open(&self.shared.mesh, node, &request).await.map_err(|error| {
             ApiError::new(
@@ -210,14 +207,19 @@ impl Api {
             let bytes = futures::stream::once(async move { Ok(Bytes::from(all)) }).boxed();
             return Ok(LogStream { attempt, offset, bytes });
         }
-        let rest = futures::stream::try_unfold(log, |mut log| async move {
-            Ok(log.next().await?.map(|bytes| (bytes, log)))
-        });
+        let rest =
+            futures::stream::try_unfold(log, |mut log| async move { Ok(log.next().await?.map(|bytes| (bytes, log))) });
         let bytes = futures::stream::iter(first.map(Ok)).chain(rest).boxed();
         Ok(LogStream { attempt, offset: query.offset, bytes })
     }
 
-    async fn download(&self, sha256: Sha256Hash, size: Option<u64>, name: String, first: Option<PeerId>) -> ApiResult<Download> {
+    async fn download(
+        &self,
+        sha256: Sha256Hash,
+        size: Option<u64>,
+        name: String,
+        first: Option<PeerId>,
+    ) -> ApiResult<Download> {
         blobs::obtain(&self.shared, sha256, size, first.as_ref()).await.map_err(|error| {
             ApiError::new(
                 ErrorCode::NotFound,
@@ -350,7 +352,9 @@ fn archive_of(work: &Work) -> Option<(Sha256Hash, u64)> {
             Some((*sha256, *size))
         }
         Work::Command { source: Source::Git { .. }, .. }
-        | Work::Debian { source: DebianSource::Tree { source: Source::Git { .. } } | DebianSource::Archive { .. } } => None,
+        | Work::Debian { source: DebianSource::Tree { source: Source::Git { .. } } | DebianSource::Archive { .. } } => {
+            None
+        }
     }
 }
 

@@ -12,7 +12,7 @@ use crate::exec::packages::{LocalRunner, Mode, PackagesState, apply};
 const OUTPUT_WAITING: usize = 64;
 
 /// The mode as the installer knows it.
-pub fn mode(configured: PackagesMode) -> Mode {
+pub(super) fn mode(configured: PackagesMode) -> Mode {
     match configured {
         PackagesMode::Off => Mode::Off,
         PackagesMode::DryRun => Mode::DryRun,
@@ -21,7 +21,7 @@ pub fn mode(configured: PackagesMode) -> Mode {
 }
 
 /// Installs (or rehearses, or leaves alone), and returns the text of `packages_state`.
-pub async fn install(shared: &Shared, distro: &str, packages: &[String]) -> String {
+pub(super) async fn install(shared: &Shared, distro: &str, packages: &[String]) -> String {
     let family = Family::of_distro(distro);
     let mode = mode(shared.config.packages);
     let mut log = |line: &str| tracing::debug!(line, "package manager");
@@ -30,7 +30,10 @@ pub async fn install(shared: &Shared, distro: &str, packages: &[String]) -> Stri
         (mode, family, _) => apply(mode, family, packages, &LocalRunner, &mut log).await,
     };
     if let PackagesState::DryRun(would) = &state {
-        tracing::info!(packages = would.len(), "rehearsal only: these would be installed; set packages = \"on\" to install them");
+        tracing::info!(
+            packages = would.len(),
+            "rehearsal only: these would be installed; set packages = \"on\" to install them"
+        );
     }
     state.to_string()
 }

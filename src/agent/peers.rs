@@ -25,7 +25,7 @@ const DIALED_MAX: usize = 64;
 
 /// Timers and last values.
 #[derive(Default)]
-pub struct Peers {
+pub(super) struct Peers {
     published_ms: u64,
     connected_ms: u64,
     written_ms: u64,
@@ -35,7 +35,7 @@ pub struct Peers {
 
 impl Peers {
     /// Does what is due.
-    pub async fn tick(&mut self, shared: &Arc<Shared>, now_ms: u64) -> anyhow::Result<()> {
+    pub(super) async fn tick(&mut self, shared: &Arc<Shared>, now_ms: u64) -> anyhow::Result<()> {
         if now_ms.saturating_sub(self.connected_ms) >= CONNECT_MS {
             self.connected_ms = now_ms;
             self.keep_contacts(shared).await;
@@ -54,9 +54,8 @@ impl Peers {
 
     /// Tells liveness who the members are, and connects to those that are not.
     async fn keep_contacts(&mut self, shared: &Arc<Shared>) {
-        let members: Vec<MemberInfo> = shared.read(|state| {
-            state.members().filter(|member| !member.left).map(|member| member.info.clone()).collect()
-        });
+        let members: Vec<MemberInfo> = shared
+            .read(|state| state.members().filter(|member| !member.left).map(|member| member.info.clone()).collect());
         let contact = |info: &MemberInfo| MemberContact {
             peer: info.peer_id.clone(),
             addresses: info.addresses.iter().filter_map(|address| address.parse().ok()).collect(),
@@ -115,7 +114,7 @@ async fn publish(shared: &Arc<Shared>) {
 }
 
 /// A member published its status.
-pub fn on_status(shared: &Shared, from: &PeerId, bytes: &[u8], now_ms: u64) {
+pub(super) fn on_status(shared: &Shared, from: &PeerId, bytes: &[u8], now_ms: u64) {
     match decode::<StatusReport>(bytes) {
         Ok(report) => shared.update(|soft| {
             soft.reports.insert(from.clone(), report);
@@ -126,7 +125,7 @@ pub fn on_status(shared: &Shared, from: &PeerId, bytes: &[u8], now_ms: u64) {
 }
 
 /// SWIM's verdict about a member.
-pub fn on_liveness(shared: &Arc<Shared>, peer: &PeerId, state: MemberState, now_ms: u64) {
+pub(super) fn on_liveness(shared: &Arc<Shared>, peer: &PeerId, state: MemberState, now_ms: u64) {
     let before = shared.update(|soft| {
         let since_ms = match soft.liveness.get(peer) {
             Some(known) if known.state == state => known.since_ms,
@@ -145,7 +144,7 @@ pub fn on_liveness(shared: &Arc<Shared>, peer: &PeerId, state: MemberState, now_
 }
 
 /// Addresses at which hive was met before: where to look after a restart.
-pub fn cached(shared: &Shared) -> Vec<SocketAddr> {
+pub(super) fn cached(shared: &Shared) -> Vec<SocketAddr> {
     let from_state: Vec<String> = shared.read(|state| {
         let present = state.members().filter(|member| !member.left && member.info.peer_id != shared.me.peer_id);
         present.flat_map(|member| member.info.addresses.clone()).collect()

@@ -17,7 +17,7 @@ use crate::transport;
 const ASK_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// Says what would happen, and does it when confirmed.
-pub async fn recover(shared: &Arc<Shared>, request: RecoverRequest) -> ApiResult<RecoverReport> {
+pub(super) async fn recover(shared: &Arc<Shared>, request: RecoverRequest) -> ApiResult<RecoverReport> {
     let Some((_, epoch)) = shared.hive() else {
         return Err(ApiError::new(ErrorCode::Conflict, "this node belongs to no hive", "there is nothing to recover"));
     };
@@ -77,8 +77,7 @@ async fn ask_all(shared: &Arc<Shared>) -> Vec<RecoverReplica> {
         let end = if peer == shared.me.peer_id {
             shared.consensus.local_claim().map(|claim| (claim.term, claim.index))
         } else {
-            let answer =
-                transport::call(&shared.mesh, &peer, control::PROTOCOL, &Request::LogEnd, ASK_TIMEOUT).await;
+            let answer = transport::call(&shared.mesh, &peer, control::PROTOCOL, &Request::LogEnd, ASK_TIMEOUT).await;
             match answer {
                 Ok(Response::LogEnd { term, index, .. }) => Some((term, index)),
                 Ok(_) | Err(_) => None,

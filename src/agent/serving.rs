@@ -21,7 +21,7 @@ const SERVED_MAX: usize = 128;
 const READ_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Serves until the mesh ends.
-pub async fn serve(shared: Arc<Shared>, mut incoming: mpsc::Receiver<Incoming>) {
+pub(super) async fn serve(shared: Arc<Shared>, mut incoming: mpsc::Receiver<Incoming>) {
     let room = Arc::new(Semaphore::new(SERVED_MAX));
     while let Some(Incoming { peer, mut stream }) = incoming.recv().await {
         let Ok(permit) = Arc::clone(&room).acquire_owned().await else { return };
@@ -94,7 +94,7 @@ async fn retire(shared: &Arc<Shared>) -> Response {
 }
 
 /// Asks the event loop for something and awaits its answer.
-pub async fn ask_loop<T>(shared: &Shared, make: impl FnOnce(oneshot::Sender<T>) -> Event) -> Option<T> {
+pub(super) async fn ask_loop<T>(shared: &Shared, make: impl FnOnce(oneshot::Sender<T>) -> Event) -> Option<T> {
     let (sender, receiver) = oneshot::channel();
     shared.events.send(make(sender)).await.ok()?;
     receiver.await.ok()

@@ -24,15 +24,15 @@ use crate::engine::member::{Inventory, MemberInfo};
 use crate::engine::policy::Fact;
 use crate::engine::scheduler::Leases;
 use crate::engine::state::{ADDRESSES_MAX, State};
-use crate::exec::facts::FactsHandle;
 use crate::exec::build::{Builder, Event as BuildEvent};
+use crate::exec::facts::FactsHandle;
 use crate::exec::logs::LogStore;
 use crate::exec::privilege::Executor;
 use crate::keyring::Keyring;
 use crate::mesh::MeshHandle;
 
 /// Handles and facts, shared by reference.
-pub struct Shared {
+pub(crate) struct Shared {
     /// Who this node is.
     pub me: Me,
     /// Settings.
@@ -68,7 +68,7 @@ pub struct Shared {
 
 /// This node.
 #[derive(Clone, Debug)]
-pub struct Me {
+pub(crate) struct Me {
     /// Public identity.
     pub peer_id: PeerId,
     /// Host name or `--name`.
@@ -85,7 +85,7 @@ pub struct Me {
 
 /// A peer's liveness as SWIM sees it.
 #[derive(Clone, Copy, Debug)]
-pub struct Liveness {
+pub(crate) struct Liveness {
     /// Alive, suspect or down.
     pub state: MemberState,
     /// Since when.
@@ -94,7 +94,7 @@ pub struct Liveness {
 
 /// What every member publishes about itself every few seconds. Shown, and used for placing work; never truth.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct StatusReport {
+pub(crate) struct StatusReport {
     /// Load average over one minute, in hundredths.
     pub load_centi: u32,
     /// Attempts that run here.
@@ -111,7 +111,7 @@ pub struct StatusReport {
 
 /// Another hive on the same network, with the same secret.
 #[derive(Clone, Debug)]
-pub struct OtherHive {
+pub(crate) struct OtherHive {
     /// Name of the node through which it was met.
     pub name: String,
     /// Its members, as it says.
@@ -122,7 +122,7 @@ pub struct OtherHive {
 
 /// What is known only here and now.
 #[derive(Default)]
-pub struct Soft {
+pub(crate) struct Soft {
     /// What the node is doing.
     pub phase: Option<NodePhase>,
     /// Why it does not found although it could.
@@ -153,22 +153,22 @@ pub struct Soft {
 
 impl Shared {
     /// Reads the replicated state. Keep it short.
-    pub fn read<R>(&self, look: impl FnOnce(&State) -> R) -> R {
+    pub(crate) fn read<R>(&self, look: impl FnOnce(&State) -> R) -> R {
         self.consensus.replica().read(look)
     }
 
     /// The hive and epoch this node belongs to.
-    pub fn hive(&self) -> Option<(HiveId, Epoch)> {
+    pub(crate) fn hive(&self) -> Option<(HiveId, Epoch)> {
         self.consensus.replica().status().hive
     }
 
     /// Whether the committed state knows this node as a member.
-    pub fn is_member(&self) -> bool {
+    pub(crate) fn is_member(&self) -> bool {
         self.read(|state| state.member(&self.me.peer_id).is_some_and(|member| !member.left))
     }
 
     /// Looks at soft state.
-    pub fn soft<R>(&self, look: impl FnOnce(&Soft) -> R) -> R {
+    pub(crate) fn soft<R>(&self, look: impl FnOnce(&Soft) -> R) -> R {
         look(&self.soft.read().unwrap_or_else(PoisonError::into_inner))
     }
 
@@ -190,22 +190,22 @@ impl Shared {
     }
 
     /// Roles and policy.
-    pub fn definitions<R>(&self, look: impl FnOnce(&mut Definitions) -> R) -> R {
+    pub(crate) fn definitions<R>(&self, look: impl FnOnce(&mut Definitions) -> R) -> R {
         look(&mut self.definitions.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// Cached facts with their ages.
-    pub fn facts(&self) -> BTreeMap<String, Fact> {
+    pub(crate) fn facts(&self) -> BTreeMap<String, Fact> {
         self.fact_sources.snapshot()
     }
 
     /// What this machine is.
-    pub fn inventory(&self) -> Inventory {
+    pub(crate) fn inventory(&self) -> Inventory {
         self.inventory.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// What this node tells the hive about itself.
-    pub fn member_info(&self) -> MemberInfo {
+    pub(crate) fn member_info(&self) -> MemberInfo {
         MemberInfo {
             peer_id: self.me.peer_id.clone(),
             name: self.me.name.clone(),
@@ -218,7 +218,7 @@ impl Shared {
     }
 
     /// `IP:PORT` of this node on the interfaces in use, best first.
-    pub fn own_addresses(&self) -> Vec<SocketAddr> {
+    pub(crate) fn own_addresses(&self) -> Vec<SocketAddr> {
         let port = self.mesh.listen_port();
         if let Some(address) = self.config.listen_address.filter(|address| !address.is_unspecified()) {
             return vec![SocketAddr::new(address, port)];
@@ -242,19 +242,19 @@ impl Shared {
     }
 
     /// Hive time now: what is committed, and the time since the state last moved.
-    pub fn hive_ms(&self, now_ms: u64) -> u64 {
+    pub(crate) fn hive_ms(&self, now_ms: u64) -> u64 {
         let since_ms = self.soft(|soft| now_ms.saturating_sub(soft.applied.0));
         self.read(State::hive_time_ms).saturating_add(since_ms)
     }
 
     /// The name to show for a node.
-    pub fn name_of(&self, peer: &PeerId) -> String {
+    pub(crate) fn name_of(&self, peer: &PeerId) -> String {
         self.read(|state| state.name_of(peer).to_owned())
     }
 
     /// Liveness of a member as this node sees it. This node itself is alive; one that was never heard counts as down only
     /// when the agent has been up long enough to have heard it.
-    pub fn liveness(&self, peer: &PeerId) -> MemberState {
+    pub(crate) fn liveness(&self, peer: &PeerId) -> MemberState {
         if *peer == self.me.peer_id {
             return MemberState::Alive;
         }
@@ -267,7 +267,7 @@ impl Shared {
     }
 
     /// Members that SWIM holds alive, without this node.
-    pub fn alive_peers(&self) -> Vec<PeerId> {
+    pub(crate) fn alive_peers(&self) -> Vec<PeerId> {
         let members: Vec<PeerId> = self.read(|state| {
             state.members().filter(|member| !member.left).map(|member| member.info.peer_id.clone()).collect()
         });

@@ -105,8 +105,8 @@ fn failed(error: &anyhow::Error) -> Ended {
 
 fn init_logging(config: &Config) {
     let filter = std::env::var("RUST_LOG").unwrap_or_else(|_| config.log.level.clone());
-    let filter = tracing_subscriber::EnvFilter::try_new(&filter)
-        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
+    let filter =
+        tracing_subscriber::EnvFilter::try_new(&filter).unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false);
     let result = if config.log.json { builder.json().try_init() } else { builder.with_ansi(false).try_init() };
     // A second subscriber is only there in tests that run an agent in their own process.
@@ -144,7 +144,8 @@ fn fact_sources(config: &Config) -> anyhow::Result<Vec<FactSource>> {
 
 /// One agent per state directory; the lock goes with the process.
 fn lock_state_dir(directory: &Path) -> anyhow::Result<File> {
-    fs::create_dir_all(directory).with_context(|| format!("Failed to make the state directory {}", directory.display()))?;
+    fs::create_dir_all(directory)
+        .with_context(|| format!("Failed to make the state directory {}", directory.display()))?;
     let path = directory.join("agent.lock");
     let file = File::options()
         .create(true)
@@ -230,12 +231,11 @@ async fn start(config: Config, prepared: Prepared) -> anyhow::Result<()> {
     });
     // The depot fetches through the agent, which exists only now; no build can have begun before.
     let _ = late.set(Arc::downgrade(&shared));
-    serve_and_run(shared, bound, Inputs {
-        events: events_out,
-        discovery: discovery_events,
-        mesh: mesh_events,
-        builds: builds_out,
-    })
+    serve_and_run(
+        shared,
+        bound,
+        Inputs { events: events_out, discovery: discovery_events, mesh: mesh_events, builds: builds_out },
+    )
     .await
 }
 
@@ -450,7 +450,8 @@ fn log_options(config: &Config) -> logs::Options {
 
 async fn open_executor(config: &Config) -> anyhow::Result<Executor> {
     let mut hidden = vec![config.state_dir.clone()];
-    hidden.extend([&config.secret_file, &config.socket].into_iter().filter_map(|file| file.parent()).map(PathBuf::from));
+    hidden
+        .extend([&config.secret_file, &config.socket].into_iter().filter_map(|file| file.parent()).map(PathBuf::from));
     let cores = inventory::detect(&inventory_options(config)).cpu_cores.max(1);
     let options = ExecOptions {
         work_dir: config.build.work_dir.clone(),
@@ -470,12 +471,7 @@ struct AgentDepot {
 }
 
 impl Depot for AgentDepot {
-    fn unpack<'a>(
-        &'a self,
-        archive: Sha256Hash,
-        size: u64,
-        into: &'a Path,
-    ) -> BoxFuture<'a, Result<(), DepotError>> {
+    fn unpack<'a>(&'a self, archive: Sha256Hash, size: u64, into: &'a Path) -> BoxFuture<'a, Result<(), DepotError>> {
         async move {
             let shared = self.shared.get().and_then(std::sync::Weak::upgrade);
             let shared = shared.ok_or_else(|| DepotError::Unavailable("the agent is stopping".to_owned()))?;

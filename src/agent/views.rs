@@ -22,7 +22,7 @@ use crate::engine::state::State;
 use crate::store::space::measure;
 
 /// `hive status`.
-pub fn status(shared: &Shared) -> Status {
+pub(super) fn status(shared: &Shared) -> Status {
     let consensus = shared.consensus.status();
     let hive = shared.hive();
     let mut members = member_list(shared, &consensus);
@@ -54,12 +54,12 @@ pub fn status(shared: &Shared) -> Status {
 }
 
 /// What the node is doing.
-pub fn phase(shared: &Shared) -> NodePhase {
+pub(super) fn phase(shared: &Shared) -> NodePhase {
     shared.soft(|soft| soft.phase).unwrap_or(NodePhase::Seeking)
 }
 
 /// Where this node stands in the log.
-pub fn log_status(shared: &Shared) -> LogStatus {
+pub(super) fn log_status(shared: &Shared) -> LogStatus {
     let consensus = shared.consensus.status();
     let hive = shared.hive();
     LogStatus {
@@ -87,7 +87,7 @@ fn queue_status(state: &State) -> QueueStatus {
 }
 
 /// The role shown for a member: what it claimed, else that it founded the hive.
-pub fn role_of(member: &Member) -> Option<String> {
+pub(super) fn role_of(member: &Member) -> Option<String> {
     match &member.role {
         Some(claim) => Some(claim.role.clone()),
         None => member.founder.then(|| FOUNDER.to_owned()),
@@ -153,7 +153,7 @@ fn legacy_list(shared: &Shared) -> Vec<MemberStatus> {
 }
 
 /// What this node publishes about itself.
-pub fn own_report(shared: &Shared) -> StatusReport {
+pub(super) fn own_report(shared: &Shared) -> StatusReport {
     let building = shared.read(|state| state.live_attempts_len(&shared.me.peer_id));
     let consensus = shared.consensus.status();
     StatusReport {
@@ -245,18 +245,19 @@ fn small_hive_sentence(consensus: &ConsensusStatus, members: &[MemberStatus]) ->
 }
 
 /// All nodes with what they are.
-pub fn nodes(shared: &Shared) -> Vec<NodeView> {
+pub(super) fn nodes(shared: &Shared) -> Vec<NodeView> {
     let view = |member: MemberStatus| {
-        let inventory = member.peer_id.as_ref().and_then(|peer| {
-            shared.read(|state| state.member(peer).map(|member| member.info.inventory.clone()))
-        });
+        let inventory = member
+            .peer_id
+            .as_ref()
+            .and_then(|peer| shared.read(|state| state.member(peer).map(|member| member.info.inventory.clone())));
         NodeView { member, inventory }
     };
     status(shared).members.into_iter().map(view).collect()
 }
 
 /// `peers.json`.
-pub fn peers(shared: &Shared) -> PeersFile {
+pub(super) fn peers(shared: &Shared) -> PeersFile {
     let split = |address: Option<&String>| {
         let parsed: Option<SocketAddr> = address.and_then(|address| address.parse().ok());
         parsed.map_or((String::new(), shared.config.port), |address| (address.ip().to_string(), address.port()))
@@ -299,7 +300,7 @@ fn attempt_view(state: &State, attempt: &Attempt) -> AttemptView {
 }
 
 /// `hive job show`. `waiting_for` is what the planner said, where it is known here.
-pub fn job_view(state: &State, job: &Job, waiting_for: Option<String>) -> JobView {
+pub(super) fn job_view(state: &State, job: &Job, waiting_for: Option<String>) -> JobView {
     JobView {
         id: job.spec.id,
         session: job.session,
@@ -319,7 +320,7 @@ pub fn job_view(state: &State, job: &Job, waiting_for: Option<String>) -> JobVie
 }
 
 /// A line of `hive queue list`.
-pub fn job_line(state: &State, job: &Job) -> JobLine {
+pub(super) fn job_line(state: &State, job: &Job) -> JobLine {
     JobLine {
         id: job.spec.id,
         state: job.state,
@@ -338,21 +339,19 @@ fn waiting_sentence(job: &Job) -> Option<String> {
     match job.state {
         JobState::Needed => Some("a drone with room for it".to_owned()),
         JobState::Blocked => Some(job.reason.clone().unwrap_or_else(|| "being unblocked".to_owned())),
-        JobState::Delegated
-        | JobState::Received
-        | JobState::Failed
-        | JobState::Cancelled
-        | JobState::Quarantined => None,
+        JobState::Delegated | JobState::Received | JobState::Failed | JobState::Cancelled | JobState::Quarantined => {
+            None
+        }
     }
 }
 
 /// Members that are voters, for placing copies: they are the ones that are looked after best.
-pub fn voters(consensus: &ConsensusStatus) -> BTreeSet<PeerId> {
+pub(super) fn voters(consensus: &ConsensusStatus) -> BTreeSet<PeerId> {
     consensus.voters.iter().map(|voter| voter.peer_id.clone()).collect()
 }
 
 /// Measurements in Prometheus' text format.
-pub fn metrics(shared: &Shared) -> String {
+pub(super) fn metrics(shared: &Shared) -> String {
     let status = status(shared);
     let consensus = shared.consensus.status();
     let snapshot = shared.discovery.snapshot();
@@ -362,12 +361,22 @@ pub fn metrics(shared: &Shared) -> String {
         ("hive_members", "gauge", "members that have not left", status.members.len() as u64),
         ("hive_members_alive", "gauge", "members that answer", alive as u64),
         ("hive_quorum", "gauge", "1 when a majority of voters answers", u64::from(status.quorum)),
-        ("hive_leader", "gauge", "1 on the coordinator", u64::from(consensus.leader.as_ref() == Some(&shared.me.peer_id))),
+        (
+            "hive_leader",
+            "gauge",
+            "1 on the coordinator",
+            u64::from(consensus.leader.as_ref() == Some(&shared.me.peer_id)),
+        ),
         ("hive_term", "counter", "Raft term", consensus.term),
         ("hive_log_applied", "counter", "last applied log index", status.log.applied),
         ("hive_log_committed", "counter", "last index known to be committed", status.log.committed),
         ("hive_log_age_ms", "gauge", "age of this node's state", status.log.age_ms),
-        ("hive_log_commit_p99_ms", "gauge", "99th percentile of the log's commits", consensus.fsync_p99_ms.unwrap_or(0)),
+        (
+            "hive_log_commit_p99_ms",
+            "gauge",
+            "99th percentile of the log's commits",
+            consensus.fsync_p99_ms.unwrap_or(0),
+        ),
         ("hive_jobs_needed", "gauge", "jobs that wait", status.queue.needed),
         ("hive_jobs_delegated", "gauge", "jobs given to a drone", status.queue.delegated),
         ("hive_attempts_building", "gauge", "attempts that run", status.queue.building),

@@ -5,8 +5,8 @@ use std::fs;
 use std::io::Read as _;
 use std::path::{Path, PathBuf};
 
-use super::embedded::{embedded_policies, embedded_roles};
 use super::{ConfigError, Problem, grammar};
+use crate::engine::role::shipped;
 
 /// Longest definition that is read, bytes. The shipped ones have under 4 KiB.
 const DEFINITION_MAX_LEN: u64 = 256 << 10;
@@ -32,8 +32,8 @@ impl DefinitionKind {
 
     fn embedded(self) -> &'static [(&'static str, &'static str)] {
         match self {
-            Self::Role => embedded_roles(),
-            Self::Policy => embedded_policies(),
+            Self::Role => shipped::ROLES,
+            Self::Policy => shipped::POLICIES,
         }
     }
 }
@@ -84,8 +84,12 @@ pub fn load_definitions(kind: DefinitionKind, configured: Option<&Path>) -> Resu
     }
     let built_in = kind.embedded().iter();
     Ok(built_in
-        .map(|(name, text)| Definition { name: (*name).to_owned(), place: Place::BuiltIn, text: (*text).to_owned() })
+        .map(|(path, text)| Definition { name: stem(path), place: Place::BuiltIn, text: (*text).to_owned() })
         .collect())
+}
+
+fn stem(path: &str) -> String {
+    Path::new(path).file_stem().map(|stem| stem.to_string_lossy().into_owned()).unwrap_or_default()
 }
 
 fn problem(path: &Path, message: impl Into<String>) -> ConfigError {

@@ -133,11 +133,10 @@ async fn follow(
                 return say(stream, &Said::Unknown { applied: own }).await;
             }
             Said::Unknown { .. } => send_snapshot(core, stream).await?,
-            said @ (Said::Differs
-            | Said::Redirect { .. }
-            | Said::Snapshot(_)
-            | Said::Entries(_)
-            | Said::Tip { .. }) => return say(stream, &said).await,
+            said
+            @ (Said::Differs | Said::Redirect { .. } | Said::Snapshot(_) | Said::Entries(_) | Said::Tip { .. }) => {
+                return say(stream, &said).await;
+            }
         },
         None => 0,
     };

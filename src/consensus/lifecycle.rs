@@ -123,6 +123,23 @@ impl Consensus {
         core.refresh_status();
     }
 
+    /// Stops observing once a leader has spoken to this standby.
+    fn observe_until_heard(&self, running: &mut Running) {
+        let core = &self.inner.core;
+        let consensus = Arc::downgrade(&self.inner);
+        let (Some(node), Some(tasks)) = (core.node(), running.raft.as_mut()) else { return };
+        let mut heard = node.heard.clone();
+        tasks.add(core.spawn("standby-heard", async move {
+            if heard.wait_for(|heard| heard.at_ms != 0).await.is_ok()
+                && let Some(inner) = consensus.upgrade()
+            {
+                let consensus = Self { inner };
+                let mut running = consensus.inner.running.lock().await;
+                consensus.stop_observer(&mut running);
+            }
+        }));
+    }
+
     fn stop_observer(&self, running: &mut Running) {
         running.observer = None;
         self.inner.core.observing.store(false, Ordering::Relaxed);
@@ -227,6 +244,10 @@ impl Consensus {
         self.start_services(&mut running, hive_id, epoch)?;
         if !self.start_voter(&mut running).await? {
             self.start_observer(&mut running, hive_id, epoch, sources);
+        } else if self.inner.core.node().is_some_and(|node| node.log.is_untouched()) {
+            // It was to become a standby, and no leader has spoken to it yet; perhaps none ever will.
+            self.start_observer(&mut running, hive_id, epoch, sources);
+            self.observe_until_heard(&mut running);
         }
         Ok((hive_id, epoch))
     }
@@ -249,19 +270,7 @@ impl Consensus {
         let meta = RaftMeta { raft_id, hive_id, epoch, binding: Binding::of(directory)? };
         RaftDb::create(directory, &Genesis { meta, entries: Vec::new(), purged, vote: None })?;
         self.start_voter(&mut running).await?;
-        let consensus = Arc::downgrade(&self.inner);
-        if let (Some(node), Some(tasks)) = (core.node(), running.raft.as_mut()) {
-            let mut heard = node.heard.clone();
-            tasks.add(core.spawn("standby-heard", async move {
-                if heard.wait_for(|heard| heard.at_ms != 0).await.is_ok()
-                    && let Some(inner) = consensus.upgrade()
-                {
-                    let consensus = Self { inner };
-                    let mut running = consensus.inner.running.lock().await;
-                    consensus.stop_observer(&mut running);
-                }
-            }));
-        }
+        self.observe_until_heard(&mut running);
         Ok(raft_id)
     }
 

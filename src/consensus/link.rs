@@ -145,13 +145,7 @@ impl Caller {
     }
 }
 
-async fn call_loop(
-    link: Link,
-    peer: PeerId,
-    protocol: String,
-    mut rx: mpsc::Receiver<Call>,
-    reset: Arc<Notify>,
-) {
+async fn call_loop(link: Link, peer: PeerId, protocol: String, mut rx: mpsc::Receiver<Call>, reset: Arc<Notify>) {
     while let Some(first) = rx.recv().await {
         let opened = tokio::time::timeout(OPEN_TIMEOUT, link.open(&peer, &protocol)).await;
         match opened {

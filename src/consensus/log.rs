@@ -114,6 +114,12 @@ impl LogStore {
         self.cache().purged
     }
 
+    /// No leader ever wrote to it.
+    pub(crate) fn is_untouched(&self) -> bool {
+        let cache = self.cache();
+        cache.last == cache.purged && cache.vote.is_none()
+    }
+
     /// Finishes what is queued and closes the file.
     pub(crate) async fn close(&self) {
         self.db.database().close().await;
@@ -201,10 +207,7 @@ impl RaftLogStorage<TypeConfig> for LogStore {
 
     async fn get_log_state(&mut self) -> Result<LogState<TypeConfig>, io::Error> {
         let cache = self.cache();
-        Ok(LogState {
-            last_purged_log_id: cache.purged.map(codec::log_id),
-            last_log_id: cache.last.map(codec::log_id),
-        })
+        Ok(LogState { last_purged_log_id: cache.purged.map(codec::log_id), last_log_id: cache.last.map(codec::log_id) })
     }
 
     async fn get_log_reader(&mut self) -> Self::LogReader {

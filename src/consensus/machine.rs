@@ -8,8 +8,8 @@ use std::path::PathBuf;
 
 use futures::{Stream, StreamExt as _};
 use openraft::RaftSnapshotBuilder;
-use openraft::type_config::alias::SnapshotOf;
 use openraft::storage::{EntryResponder, RaftStateMachine};
+use openraft::type_config::alias::SnapshotOf;
 
 use super::codec;
 use super::replica::Replica;

@@ -98,8 +98,14 @@ fn unexpected(answer: &RaftAnswer) -> RPCError<TypeConfig> {
     RPCError::Unreachable(Unreachable::from_string(format!("unexpected answer {answer:?}")))
 }
 
+#[expect(clippy::wildcard_enum_match_arm, reason = "every other answer is one to another question")]
 impl Client {
-    async fn call(&self, body: CallBody, action: RPCTypes, timeout: Duration) -> Result<RaftAnswer, RPCError<TypeConfig>> {
+    async fn call(
+        &self,
+        body: CallBody,
+        action: RPCTypes,
+        timeout: Duration,
+    ) -> Result<RaftAnswer, RPCError<TypeConfig>> {
         let call = RaftCall { from: self.network.own, to: self.target, body };
         let answered = match encode(&call) {
             Ok(bytes) => self.network.callers.to(&self.peer).call(&self.peer, bytes, timeout).await,
@@ -125,16 +131,12 @@ impl Client {
         let vote = WireVote::from(&rpc.vote);
         let last = rpc.last_log_id.as_ref().map(codec::point_of);
         let transfer = rpc.leadership_transfer;
-        let body = if pre_vote {
-            CallBody::PreVote { vote, last, transfer }
-        } else {
-            CallBody::Vote { vote, last, transfer }
-        };
+        let body =
+            if pre_vote { CallBody::PreVote { vote, last, transfer } } else { CallBody::Vote { vote, last, transfer } };
         match self.call(body, RPCTypes::Vote, timeout).await? {
             RaftAnswer::Vote { vote, granted, last } => {
                 Ok(VoteResponse::new(Vote::from(vote), last.map(codec::log_id), granted))
             }
-            #[expect(clippy::wildcard_enum_match_arm, reason = "every other answer is one to another question")]
             other => Err(unexpected(&other)),
         }
     }
@@ -172,6 +174,7 @@ impl Client {
     }
 }
 
+#[expect(clippy::wildcard_enum_match_arm, reason = "every other answer is one to another question")]
 impl RaftNetworkV2<TypeConfig> for Client {
     type SnapshotData = SnapshotSource;
 
@@ -193,7 +196,6 @@ impl RaftNetworkV2<TypeConfig> for Client {
             RaftAnswer::AppendedUpTo(upto) => Ok(AppendEntriesResponse::PartialSuccess(upto.map(codec::log_id))),
             RaftAnswer::Conflict => Ok(AppendEntriesResponse::Conflict),
             RaftAnswer::HigherVote(vote) => Ok(AppendEntriesResponse::HigherVote(Vote::from(vote))),
-            #[expect(clippy::wildcard_enum_match_arm, reason = "every other answer is one to another question")]
             other => Err(unexpected(&other)),
         }
     }
@@ -246,15 +248,13 @@ impl RaftNetworkV2<TypeConfig> for Client {
         };
         match self.call(body, RPCTypes::TransferLeader, option.hard_ttl().max(HEARTBEAT_TIMEOUT)).await? {
             RaftAnswer::Transferred => Ok(Ok(())),
-            RaftAnswer::TransferVoteChanged { expected, actual } => Ok(Err(TransferLeaderError::VoteChanged {
-                expected: Vote::from(expected),
-                actual: Vote::from(actual),
-            })),
+            RaftAnswer::TransferVoteChanged { expected, actual } => {
+                Ok(Err(TransferLeaderError::VoteChanged { expected: Vote::from(expected), actual: Vote::from(actual) }))
+            }
             RaftAnswer::TransferNotFlushed { expected, actual } => Ok(Err(TransferLeaderError::LogNotFlushed {
                 expected: expected.map(codec::log_id),
                 actual: actual.map(codec::log_id),
             })),
-            #[expect(clippy::wildcard_enum_match_arm, reason = "every other answer is one to another question")]
             other => Err(RPCError::Network(NetworkError::from_string(format!("unexpected answer {other:?}")))),
         }
     }

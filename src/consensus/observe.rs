@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use sha2::{Digest as _, Sha256};
 
+use super::audit;
 use super::codec;
 use super::core::Core;
 use super::feed::{Hello, Said};
@@ -18,7 +19,6 @@ use super::status::Tip;
 use super::transfer;
 use crate::clock;
 use crate::engine::id::{Epoch, HiveId, PeerId};
-use crate::store::raft_db::LogPoint;
 use crate::transport::{ByteStream, CONTROL_FRAME_MAX, RAFT_FRAME_MAX, read_frame, write_frame};
 
 /// A source that says nothing for this long is left: it tells the tip seven times in this time.
@@ -33,8 +33,6 @@ const PAUSE_MAX: Duration = Duration::from_millis(1_000);
 const CHECK_EVERY: u64 = 1_000;
 /// Sources that are remembered.
 const SOURCES_MAX: usize = 64;
-/// Time for a comparison.
-const CHECK_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Why following a source ended.
 enum End {
@@ -208,17 +206,8 @@ impl Observer {
         let Some(other) = status.voters.iter().map(|member| &member.peer_id).find(|peer| *peer != source) else {
             return Ok(());
         };
-        let asked = self.check(other, at, status.chain);
-        match tokio::time::timeout(CHECK_TIMEOUT, asked).await {
-            Ok(Ok(Said::Differs)) => Err(End::Differs),
-            Ok(Ok(_) | Err(_)) | Err(_) => Ok(()),
-        }
-    }
-
-    async fn check(&self, peer: &PeerId, at: LogPoint, chain: [u8; 32]) -> io::Result<Said> {
-        let mut stream = self.core.link.open(peer, &self.protocol).await?;
-        write_frame(&mut stream, &Hello::Check { at, chain }, CONTROL_FRAME_MAX).await?;
-        read_frame(&mut stream, RAFT_FRAME_MAX).await
+        let differs = audit::differs(&self.core.link, &self.protocol, other, at, status.chain).await;
+        if differs == Some(true) { Err(End::Differs) } else { Ok(()) }
     }
 
     async fn begin_anew(&self, hive_id: HiveId, epoch: Epoch) -> io::Result<()> {

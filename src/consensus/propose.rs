@@ -231,12 +231,15 @@ async fn ask(core: &Arc<Core>, leader: Option<PeerId>, proposals: Vec<Proposal>)
         _ if here => ask_batcher(core, proposals).await,
         Some(leader) if leader != core.identity.peer_id => {
             let Some(hive) = core.replica.status().hive else { return Vec::new() };
-            match forward(core, hive, &leader, proposals).await {
-                Ok(answers) => answers,
-                Err(error) => {
+            let mut status = core.status.subscribe();
+            let replaced = status.wait_for(|status| status.leader.as_ref().is_some_and(|now| *now != leader));
+            tokio::select! {
+                answered = forward(core, hive, &leader, proposals) => answered.unwrap_or_else(|error| {
                     tracing::debug!(%leader, %error, "a proposal was not answered; it is sent again");
                     Vec::new()
-                }
+                }),
+                // A leader that vanished does not answer; its successor is not kept waiting for that.
+                _ = replaced => Vec::new(),
             }
         }
         _ => Vec::new(),

@@ -1,6 +1,6 @@
 //! The node's copy of the replicated state: in memory for reading, written through to `hive.db`.
 //!
-//! Voters and standbys apply through openraft, observers from the stream they follow; both call [`Replica::apply`], so there is
+//! Voters and standbys apply through openraft, observers from the stream they follow; both call `Replica::apply`, so there is
 //! one way in which an entry becomes state. An entry that is not understood halts the replica for good: it is never skipped.
 
 use std::fs;
@@ -130,13 +130,19 @@ struct BatchVersion {
 }
 
 fn decode_batch(index: u64, bytes: &[u8]) -> Result<Batch, Halt> {
-    let halt = |why: String| Halt { index, why };
-    let BatchVersion { version } =
-        decode(bytes).map_err(|error| halt(format!("its envelope cannot be read ({error}); a newer hive might")))?;
-    if version != ENVELOPE_VERSION {
-        return Err(halt(format!("its envelope has version {version}, this hive knows {ENVELOPE_VERSION}")));
-    }
-    decode(bytes).map_err(|error| halt(format!("it cannot be decoded ({error}); a newer hive might")))
+    let why = match decode::<Batch>(bytes) {
+        Ok(batch) if batch.version == ENVELOPE_VERSION => return Ok(batch),
+        Ok(Batch { version, .. }) => unknown_version(version),
+        Err(error) => match decode::<BatchVersion>(bytes) {
+            Ok(BatchVersion { version }) if version != ENVELOPE_VERSION => unknown_version(version),
+            Ok(_) | Err(_) => format!("its envelope cannot be read ({error}); a newer hive might"),
+        },
+    };
+    Err(Halt { index, why })
+}
+
+fn unknown_version(version: u16) -> String {
+    format!("its envelope has version {version}, this hive knows {ENVELOPE_VERSION}; update hive on this node")
 }
 
 impl Replica {
@@ -208,8 +214,8 @@ impl Replica {
         self.inner.status.send_modify(|status| *status = status_of(&current, status.halted.take()));
     }
 
-    fn halt(&self, halt: Halt) -> io::Error {
-        tracing::error!(index = halt.index, why = %halt.why, "the replica halts; update hive on this node and restart it");
+    pub(crate) fn halt(&self, halt: Halt) -> io::Error {
+        tracing::error!(index = halt.index, why = %halt.why, "the replica halts");
         self.inner.status.send_modify(|status| status.halted = Some(halt.clone()));
         io::Error::new(io::ErrorKind::Unsupported, halt)
     }
@@ -358,5 +364,109 @@ pub(crate) fn hash_file(path: &Path) -> io::Result<(u64, [u8; 32])> {
         }
         size += count as u64;
         hasher.update(&buffer[..count]);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use openraft::EntryPayload;
+
+    use super::*;
+    use crate::consensus::types::{EncodedBatch, Entry};
+    use crate::engine::command::{Command, Origin, Proposal};
+    use crate::engine::id::{EpochId, UnixMillis};
+    use crate::engine::member::{Inventory, MemberInfo};
+    use crate::transport::encode;
+
+    const HIVE: HiveId = HiveId([1; 16]);
+    const EPOCH: Epoch = Epoch { counter: 1, id: EpochId([2; 16]) };
+
+    fn entry(index: u64, bytes: Vec<u8>) -> Entry {
+        let payload = EntryPayload::Normal(EncodedBatch(bytes.into()));
+        Entry { log_id: codec::log_id(LogPoint { term: 1, index }), payload }
+    }
+
+    fn batch(version: u16, sequence: u64, command: &Command) -> Vec<u8> {
+        let origin = Origin { peer_id: PeerId::new("proposer"), incarnation: 1, sequence };
+        let proposals = vec![Proposal::new(origin, command)];
+        encode(&Batch { version, elapsed_ms: 5, at: UnixMillis(1), proposals }).expect("encodes")
+    }
+
+    fn member(name: &str) -> MemberInfo {
+        MemberInfo {
+            peer_id: PeerId::new(name),
+            name: name.to_owned(),
+            addresses: Vec::new(),
+            incarnation: 1,
+            version: "1".to_owned(),
+            feature_level: 1,
+            inventory: Inventory::default(),
+        }
+    }
+
+    fn found() -> Command {
+        Command::Found { hive_id: HIVE, epoch: EPOCH, founder: member("founder") }
+    }
+
+    async fn founded() -> (tempfile::TempDir, Replica) {
+        let directory = tempfile::tempdir().expect("temporary directory");
+        let replica = Replica::open(directory.path(), FatalHook::exit()).expect("opens");
+        replica.belong(HIVE, EPOCH).await.expect("belongs");
+        replica.apply(&entry(1, batch(ENVELOPE_VERSION, 1, &found()))).await.expect("applies");
+        (directory, replica)
+    }
+
+    #[tokio::test]
+    async fn an_entry_of_an_unknown_version_halts_and_nothing_follows_it() {
+        let admit = Command::Admit { member: member("guest") };
+        let newer = [batch(ENVELOPE_VERSION + 1, 2, &admit), vec![0xff, 0x00], Vec::new()];
+        for bytes in newer {
+            let (directory, replica) = founded().await;
+            let before = replica.status();
+            assert!(replica.apply(&entry(2, bytes)).await.is_err());
+            let halt = replica.status().halted.expect("halted");
+            assert_eq!(halt.index, 2);
+            assert!(replica.apply(&entry(3, batch(ENVELOPE_VERSION, 3, &admit))).await.is_err(), "not skipped");
+            assert_eq!(ReplicaStatus { halted: None, ..replica.status() }, before);
+            replica.close().await;
+            let again = Replica::open(directory.path(), FatalHook::exit()).expect("opens");
+            assert_eq!(again.status(), before, "a newer hive can go on from here");
+        }
+    }
+
+    #[tokio::test]
+    async fn what_was_applied_is_there_after_reopening_and_nothing_is_applied_twice() {
+        let (directory, replica) = founded().await;
+        let admit = Command::Admit { member: member("guest") };
+        let second = entry(2, batch(ENVELOPE_VERSION, 2, &admit));
+        assert_eq!(replica.apply(&second).await.expect("applies"), [Reply::Done]);
+        let status = replica.status();
+        assert!(replica.apply(&second).await.expect("ignored").is_empty());
+        assert_eq!(replica.status(), status);
+        replica.close().await;
+        let again = Replica::open(directory.path(), FatalHook::exit()).expect("opens");
+        assert_eq!(again.status(), status);
+        assert_eq!(again.read(State::chain), status.chain);
+        assert_eq!(again.point(2).await.expect("reads"), Some((1, status.chain)));
+    }
+
+    #[tokio::test]
+    async fn snapshots_of_other_hives_and_older_ones_change_nothing() {
+        let (_directory, replica) = founded().await;
+        let old = replica.snapshot(None).await.expect("makes");
+        let admit = Command::Admit { member: member("guest") };
+        replica.apply(&entry(2, batch(ENVELOPE_VERSION, 2, &admit))).await.expect("applies");
+        let status = replica.status();
+        replica.install(&old.path).await.expect("ignored");
+        assert_eq!(replica.status(), status);
+
+        let other = tempfile::tempdir().expect("temporary directory");
+        let stranger = Replica::open(other.path(), FatalHook::exit()).expect("opens");
+        stranger.belong(HIVE, Epoch { counter: 2, ..EPOCH }).await.expect("belongs");
+        assert!(stranger.install(&old.path).await.is_err(), "another epoch");
+        assert_eq!(stranger.status().applied, None);
+        stranger.belong(HIVE, EPOCH).await.expect("belongs");
+        stranger.install(&old.path).await.expect("installs");
+        assert_eq!(stranger.status().applied, old.meta.applied);
     }
 }

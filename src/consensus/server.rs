@@ -1,8 +1,9 @@
 //! Answers Raft calls and takes snapshots of other voters.
 //!
-//! A call is taken only from the peer to whom the membership binds the Raft id it claims. An id that no known membership names
-//! (a leader elected among voters that joined while this node was away, or the first contact of a new standby) is pinned to the
-//! first peer that uses it. The transport has already proven that the peer belongs to the hive.
+//! A call is taken only from the peer to whom the membership, or the member's record in the state, binds the Raft id it claims.
+//! An id that neither names (a leader elected among voters that joined while this node was away, or the first contact of a new
+//! standby) is pinned to the first peer that uses it, and may not ask for a vote past a living leader. The transport has already
+//! proven that the peer belongs to the hive. No call may raise the term by more than a thousand.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -26,6 +27,8 @@ use crate::store::hive_db;
 use crate::store::space::{Room, SpaceGuard};
 use crate::transport::{CONTROL_FRAME_MAX, Incoming, decode, encode, read_frame, write_frame};
 
+/// Terms rise by one per election; whoever skips this many is broken or means harm, and terms cannot be taken back.
+const TERM_JUMP_MAX: u64 = 1_000;
 /// Most Raft ids that are pinned without a membership naming them.
 const PINS_MAX: usize = 64;
 
@@ -39,6 +42,27 @@ pub(crate) struct RaftServer {
     /// When a leader was last heard, and its term.
     pub(crate) heard: watch::Sender<Heard>,
     pub(crate) pins: Arc<Mutex<BTreeMap<RaftId, PeerId>>>,
+}
+
+/// What a call claims.
+#[derive(Clone, Copy)]
+struct Claimed {
+    from: RaftId,
+    to: RaftId,
+    term: u64,
+    /// It asks for a vote although a leader lives, or to become leader.
+    transfer: bool,
+}
+
+impl Claimed {
+    fn by(call: &RaftCall) -> Self {
+        let (term, transfer) = match &call.body {
+            CallBody::Append { vote, .. } => (vote.term, false),
+            CallBody::Vote { vote, transfer, .. } | CallBody::PreVote { vote, transfer, .. } => (vote.term, *transfer),
+            CallBody::Transfer { vote, .. } => (vote.term, true),
+        };
+        Self { from: call.from, to: call.to, term, transfer }
+    }
 }
 
 /// The last sign of life of a leader.
@@ -58,17 +82,26 @@ fn bound_peer(membership: &StoredMembership, id: RaftId) -> Option<PeerId> {
 
 impl RaftServer {
     /// Whether `peer` may speak as `from` to `to`.
-    fn check(&self, peer: &PeerId, from: RaftId, to: RaftId) -> Result<(), String> {
+    fn check(&self, peer: &PeerId, call: Claimed) -> Result<(), String> {
+        let Claimed { from, to, term, transfer } = call;
         if to != self.own {
             return Err(format!("Raft id {to} is not here"));
         }
-        let effective = {
+        let (effective, current_term) = {
             let metrics = self.raft.metrics();
             let metrics = metrics.borrow_watched();
-            bound_peer(&metrics.membership_config, from)
+            (bound_peer(&metrics.membership_config, from), metrics.current_term)
         };
-        let bound = match effective.or_else(|| bound_peer(&self.replica.membership(), from)) {
+        // A node that has no state yet cannot know how far the others are.
+        if self.replica.applied().is_some() && term > current_term.saturating_add(TERM_JUMP_MAX) {
+            return Err(format!("term {term} is far beyond {current_term}"));
+        }
+        let known = effective.or_else(|| bound_peer(&self.replica.membership(), from)).or_else(|| {
+            self.replica.read(|state| state.raft_id_holder(from).map(|member| member.info.peer_id.clone()))
+        });
+        let bound = match known {
             Some(bound) => bound,
+            None if transfer => return Err(format!("Raft id {from} is not known here")),
             None => {
                 let mut pins = self.pins.lock().unwrap_or_else(PoisonError::into_inner);
                 if pins.len() >= PINS_MAX && !pins.contains_key(&from) {
@@ -82,7 +115,7 @@ impl RaftServer {
 
     pub(crate) async fn answer(self, peer: PeerId, body: Vec<u8>) -> Vec<u8> {
         let answer = match decode::<RaftCall>(&body) {
-            Ok(call) => match self.check(&peer, call.from, call.to) {
+            Ok(call) => match self.check(&peer, Claimed::by(&call)) {
                 Ok(()) => self.dispatch(call.body).await,
                 Err(why) => {
                     tracing::warn!(%peer, from = call.from, why, "a Raft call was refused");
@@ -114,12 +147,10 @@ impl RaftServer {
                     Err(error) => refused(error),
                 }
             }
-            CallBody::Vote { vote, last, transfer } => {
-                match self.raft.vote(vote_request(vote, last, transfer)).await {
-                    Ok(response) => vote_answer(&response),
-                    Err(error) => refused(error),
-                }
-            }
+            CallBody::Vote { vote, last, transfer } => match self.raft.vote(vote_request(vote, last, transfer)).await {
+                Ok(response) => vote_answer(&response),
+                Err(error) => refused(error),
+            },
             CallBody::PreVote { vote, last, transfer } => {
                 match self.raft.pre_vote(vote_request(vote, last, transfer)).await {
                     Ok(response) => vote_answer(&response),
@@ -169,15 +200,17 @@ impl RaftServer {
         let Incoming { peer, mut stream } = incoming;
         let taken = async {
             let call: SnapshotCall = read_frame(&mut stream, CONTROL_FRAME_MAX).await?;
-            if let Err(why) = self.check(&peer, call.from, call.to) {
+            let claimed = Claimed { from: call.from, to: call.to, term: call.vote.term, transfer: false };
+            if let Err(why) = self.check(&peer, claimed) {
                 write_frame(&mut stream, &SnapshotAnswer::Refused(why.clone()), CONTROL_FRAME_MAX).await?;
                 return Err(io::Error::new(io::ErrorKind::PermissionDenied, why));
             }
             write_frame(&mut stream, &SnapshotAnswer::Send, CONTROL_FRAME_MAX).await?;
             let path = transfer::receive(&mut stream, &self.replica.snapshot_directory(), &call.offer).await?;
             let read = path.clone();
-            let (meta, _) =
-                tokio::task::spawn_blocking(move || hive_db::read_snapshot(&read)).await.map_err(io::Error::other)??;
+            let (meta, _) = tokio::task::spawn_blocking(move || hive_db::read_snapshot(&read))
+                .await
+                .map_err(io::Error::other)??;
             let snapshot = Snapshot { meta: snapshot_meta(&meta)?, snapshot: SnapshotSource::Received(path) };
             let installed = self.raft.install_full_snapshot(Vote::from(call.vote), snapshot).await;
             let answer = match installed {

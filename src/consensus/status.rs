@@ -186,7 +186,7 @@ pub(crate) fn status_of(core: &Core) -> ConsensusStatus {
             let metrics = metrics.borrow_watched();
             (metrics.state, metrics.running_state.clone())
         };
-        status.role = role_of(state);
+        status.role = if running.is_ok() { role_of(state) } else { Role::None };
         status.stopped = running.err().map(|error| error.to_string());
         status.raft_id = Some(node.id);
         status.fsync_p99_ms = node.log.commit_p99_ms();

@@ -32,9 +32,7 @@ pub struct LeaderToken {
     pub index: u64,
 }
 
-async fn in_time<T, E: std::fmt::Display>(
-    change: impl Future<Output = Result<T, E>>,
-) -> Result<T, ConsensusError> {
+async fn in_time<T, E: std::fmt::Display>(change: impl Future<Output = Result<T, E>>) -> Result<T, ConsensusError> {
     match tokio::time::timeout(CHANGE_TIMEOUT, change).await {
         Ok(Ok(done)) => Ok(done),
         Ok(Err(error)) => Err(ConsensusError::Raft(error.to_string())),
@@ -89,9 +87,9 @@ impl Consensus {
     /// not when it has caught up: see [`ConsensusStatus::progress`](super::ConsensusStatus::progress).
     pub async fn add_standby(&self, raft_id: u64, peer_id: PeerId) -> Result<(), ConsensusError> {
         let node = self.leading()?;
-        self.on_thread(async move {
-            in_time(node.raft.add_learner(raft_id, RaftNode { peer_id }, false)).await.map(drop)
-        })
+        self.on_thread(
+            async move { in_time(node.raft.add_learner(raft_id, RaftNode { peer_id }, false)).await.map(drop) },
+        )
         .await
     }
 

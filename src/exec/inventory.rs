@@ -158,17 +158,14 @@ pub fn detect(options: &Options) -> Inventory {
 pub async fn with_versions(mut inventory: Inventory, options: &Options) -> Inventory {
     let asked = TOOLS.iter().filter(|tool| !tool.1.is_empty() && inventory.tools.contains_key(tool.0));
     let owned = |words: &[&str]| words.iter().map(|word| (*word).to_owned()).collect::<Vec<String>>();
-    let questions = asked.filter_map(|Tool(name, arguments, _)| {
-        Some(((*name).to_owned(), options.find(name)?, owned(arguments)))
-    });
+    let questions =
+        asked.filter_map(|Tool(name, arguments, _)| Some(((*name).to_owned(), options.find(name)?, owned(arguments))));
     let questions: Vec<(String, PathBuf, Vec<String>)> = questions.collect();
     let answers: BTreeMap<String, String> = futures::stream::iter(questions)
         .map(|(name, program, arguments): (String, PathBuf, Vec<String>)| async move {
             let limits = probe::Limits { timeout: VERSION_TIMEOUT, output_max_bytes: VERSION_OUTPUT_MAX_BYTES };
             match probe::ask(&program, &arguments, limits).await {
-                Ok(answer) => {
-                    version_in(&answer.stdout).or_else(|| version_in(&answer.stderr)).map(|v| (name, v))
-                }
+                Ok(answer) => version_in(&answer.stdout).or_else(|| version_in(&answer.stderr)).map(|v| (name, v)),
                 Err(error) => {
                     tracing::debug!(tool = name, %error, "version not told");
                     None

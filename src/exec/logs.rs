@@ -113,6 +113,22 @@ impl LogStore {
         Ok(None)
     }
 
+    /// Length of a log so far, in raw bytes, whether it is compressed or not. None when there is no such log here.
+    pub fn length(&self, job: JobId, attempt: u32) -> io::Result<Option<u64>> {
+        let key = (job, attempt);
+        match File::open(self.path(key, "log")) {
+            Ok(file) => return Ok(Some(file.metadata()?.len())),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(error),
+        }
+        match File::open(self.path(key, "log.gz")) {
+            // The format's own length field is of 32 bit and a log may be larger, so it is counted.
+            Ok(file) => io::copy(&mut GzDecoder::new(file), &mut io::sink()).map(Some),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
     /// Numbers of the attempts of a job that have a log here, rising.
     pub fn attempts(&self, job: JobId) -> Vec<u32> {
         let entries = fs::read_dir(self.inner.options.directory.join(job.to_string()));

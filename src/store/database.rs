@@ -109,6 +109,9 @@ fn migrate(path: &Path, connection: &mut Connection, migrations: Migrations) -> 
     if found > known || found < 0 {
         return Err(StoreError::Newer { path: path.to_owned(), found, known });
     }
+    if found == known {
+        return Ok(());
+    }
     let transaction = connection.transaction().map_err(fail)?;
     let done = usize::try_from(found).unwrap_or_default();
     for step in migrations.iter().skip(done) {

@@ -64,9 +64,7 @@ fn read_meta(path: &Path, connection: &Connection) -> Result<HiveMeta, StoreErro
 fn read_rows(path: &Path, connection: &Connection) -> Result<Rows, StoreError> {
     let read = || -> rusqlite::Result<Rows> {
         let mut statement = connection.prepare("SELECT tbl, key, value FROM kv ORDER BY tbl, key")?;
-        let rows = statement.query_map([], |row| {
-            Ok((Row { table: row.get(0)?, key: row.get(1)? }, row.get(2)?))
-        })?;
+        let rows = statement.query_map([], |row| Ok((Row { table: row.get(0)?, key: row.get(1)? }, row.get(2)?)))?;
         rows.collect()
     };
     read().map_err(StoreError::sqlite(path))
@@ -96,9 +94,11 @@ fn write_rows(connection: &Connection, changes: &[Change]) -> rusqlite::Result<(
 }
 
 fn write_point(connection: &Connection, at: LogPoint, chain: &[u8; 32]) -> rusqlite::Result<()> {
-    connection
-        .prepare_cached("INSERT OR REPLACE INTO points VALUES (?1, ?2, ?3)")?
-        .execute(params![at.index.cast_signed(), at.term.cast_signed(), chain.as_slice()])?;
+    connection.prepare_cached("INSERT OR REPLACE INTO points VALUES (?1, ?2, ?3)")?.execute(params![
+        at.index.cast_signed(),
+        at.term.cast_signed(),
+        chain.as_slice()
+    ])?;
     // Not at every entry: deleting is cheap in bulk only.
     if at.index.is_multiple_of(1_024) {
         let oldest = at.index.saturating_sub(POINTS_KEPT).cast_signed();

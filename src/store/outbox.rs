@@ -13,8 +13,9 @@ pub const FILE: &str = "outbox.db";
 /// Most records that wait; a node that makes more results than this without a quorum has to stop building.
 pub const RECORDS_MAX: u32 = 10_000;
 
-const MIGRATIONS: Migrations =
-    &["CREATE TABLE outbox(seq INTEGER PRIMARY KEY AUTOINCREMENT, key TEXT NOT NULL UNIQUE, value BLOB NOT NULL) STRICT;"];
+const MIGRATIONS: Migrations = &[
+    "CREATE TABLE outbox(seq INTEGER PRIMARY KEY AUTOINCREMENT, key TEXT NOT NULL UNIQUE, value BLOB NOT NULL) STRICT;",
+];
 
 /// One record that waits.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -62,9 +63,8 @@ impl Outbox {
         self.db
             .write(move |connection| {
                 let mut statement = connection.prepare_cached("SELECT key, value FROM outbox ORDER BY seq LIMIT ?1")?;
-                let rows = statement.query_map([limit.min(RECORDS_MAX)], |row| {
-                    Ok(Record { key: row.get(0)?, value: row.get(1)? })
-                })?;
+                let rows = statement
+                    .query_map([limit.min(RECORDS_MAX)], |row| Ok(Record { key: row.get(0)?, value: row.get(1)? }))?;
                 rows.collect()
             })
             .await

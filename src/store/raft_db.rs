@@ -281,17 +281,14 @@ impl RaftDb {
 }
 
 fn load(connection: &Connection) -> rusqlite::Result<Option<Loaded>> {
-    let stored = |key| -> rusqlite::Result<Option<LogPoint>> {
-        Ok(get(connection, key)?.and_then(|bytes| decode(&bytes).ok()))
-    };
+    let stored =
+        |key| -> rusqlite::Result<Option<LogPoint>> { Ok(get(connection, key)?.and_then(|bytes| decode(&bytes).ok())) };
     let Some(meta) = get(connection, "meta")?.and_then(|bytes| decode(&bytes).ok()) else {
         return Ok(None);
     };
     let purged = stored("purged")?;
-    let last = connection
-        .query_row("SELECT idx, term FROM log ORDER BY idx DESC LIMIT 1", [], point)
-        .optional()?
-        .or(purged);
+    let last =
+        connection.query_row("SELECT idx, term FROM log ORDER BY idx DESC LIMIT 1", [], point).optional()?.or(purged);
     Ok(Some(Loaded { meta, vote: get(connection, "vote")?, committed: stored("committed")?, purged, last }))
 }
 
