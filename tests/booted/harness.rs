@@ -67,7 +67,7 @@ impl Roots {
         let disk = place.display();
         sh(&format!(
             "mkdir {disk} && mount -t tmpfs -o mode=755 tmpfs {disk} && mkdir {disk}/upper {disk}/work {disk}/root && \
-             mount -t overlay overlay -o lowerdir={},upperdir={disk}/upper,workdir={disk}/work {disk}/root",
+             mount -t overlay overlay -o lowerdir='{}',upperdir={disk}/upper,workdir={disk}/work {disk}/root",
             base.display()
         ));
         let machine = Machine { kind, host, root: place.join("root"), group: self.group.clone(), container: None };
