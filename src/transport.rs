@@ -46,7 +46,8 @@ pub trait Transport: Clone + Send + Sync + 'static {
     /// `TimedOut` after at most 5 s.
     fn open<'a>(&'a self, peer: &'a PeerId, protocol: &'a str) -> BoxFuture<'a, io::Result<ByteStream>>;
 
-    /// Accepts streams of `protocol` from now until the receiver is dropped. At most 64 wait; more are refused.
+    /// Accepts streams of `protocol` from now until the receiver is dropped or `protocol` is accepted again: whoever serves it
+    /// anew takes it over. At most 64 wait; more are refused.
     fn accept(&self, protocol: &str) -> io::Result<mpsc::Receiver<Incoming>>;
 }
 

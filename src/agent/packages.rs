@@ -25,8 +25,8 @@ pub(super) async fn install(shared: &Shared, distro: &str, packages: &[String]) 
     let family = Family::of_distro(distro);
     let mode = mode(shared.config.packages);
     let mut log = |line: &str| tracing::debug!(line, "package manager");
-    let state = match (mode, family, &shared.config.helper) {
-        (Mode::On, Some(family), Some(_)) => by_helper(shared, family, packages).await,
+    let state = match (mode, family, shared.executor.has_helper()) {
+        (Mode::On, Some(family), true) => by_helper(shared, family, packages).await,
         (mode, family, _) => apply(mode, family, packages, &LocalRunner, &mut log).await,
     };
     if let PackagesState::DryRun(would) = &state {

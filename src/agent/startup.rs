@@ -448,6 +448,12 @@ fn log_options(config: &Config) -> logs::Options {
     }
 }
 
+/// Root needs no helper, so one that does not run is missed only by an agent that is not root.
+fn helper(config: &Config) -> Option<PathBuf> {
+    let root = rustix::process::geteuid().is_root();
+    config.helper.clone().filter(|socket| !root || socket.exists())
+}
+
 async fn open_executor(config: &Config) -> anyhow::Result<Executor> {
     let mut hidden = vec![config.state_dir.clone()];
     hidden
@@ -461,7 +467,7 @@ async fn open_executor(config: &Config) -> anyhow::Result<Executor> {
         cpu_max_percent: if config.build.cores == 0 { 0 } else { config.build.cores.min(cores) * 100 },
         ..ExecOptions::default()
     };
-    super::start_context(Executor::open(options, Privilege::detect(config.helper.clone())).await, "builds on this host")
+    super::start_context(Executor::open(options, Privilege::detect(helper(config))).await, "builds on this host")
 }
 
 /// Archives come from the blob store of whoever has them, artifacts go into this node's.

@@ -70,6 +70,11 @@ impl Executor {
         &self.options
     }
 
+    /// Root's acts go through a helper.
+    pub fn has_helper(&self) -> bool {
+        matches!(self.way, Way::Helper(_))
+    }
+
     /// What builds can be limited and isolated by.
     pub fn capabilities(&self) -> &Capabilities {
         &self.capabilities

@@ -51,15 +51,12 @@ impl Acceptors {
         self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 
-    /// Accepts streams of `name` until the receiver is dropped.
+    /// Accepts streams of `name` until the receiver is dropped or somebody else accepts them.
     pub(crate) fn accept(&self, name: &str) -> io::Result<mpsc::Receiver<Incoming>> {
         let protocol = protocol(name)?;
         let mut acceptors = self.lock();
         acceptors.retain(|_, (_, sender)| !sender.is_closed());
-        if acceptors.contains_key(name) {
-            return Err(io::Error::new(io::ErrorKind::AlreadyExists, format!("{name} is accepted already")));
-        }
-        if acceptors.len() >= PROTOCOLS_MAX {
+        if acceptors.len() >= PROTOCOLS_MAX && !acceptors.contains_key(name) {
             return Err(io::Error::other(format!("more than {PROTOCOLS_MAX} protocols")));
         }
         let (sender, receiver) = mpsc::channel(ACCEPT_BACKLOG);
