@@ -7,7 +7,14 @@
 //! a seed directory stands in for a cloud's metadata service; a directory of real packages stands in for the distribution's archive.
 
 #![cfg(feature = "node")]
-#![allow(missing_docs, unreachable_pub, clippy::disallowed_methods, clippy::unwrap_used, clippy::print_stderr, clippy::print_stdout)]
+#![allow(
+    missing_docs,
+    unreachable_pub,
+    clippy::disallowed_methods,
+    clippy::unwrap_used,
+    clippy::print_stderr,
+    clippy::print_stdout
+)]
 
 /// Nodes that are no more than a network namespace: the hive that booted machines join.
 #[allow(dead_code, reason = "shared with the tests of the lab, which use the rest")]

@@ -267,9 +267,9 @@ impl Machine {
 impl Drop for Machine {
     fn drop(&mut self) {
         if std::thread::panicking() {
+            // It goes with the lab, whatever state it is in.
             eprintln!("---- log of {}\n{}", self.name(), self.log());
-        }
-        if self.leader().is_some() && self.container.is_some() {
+        } else if self.leader().is_some() && self.container.is_some() {
             self.power_loss();
         }
     }

@@ -1,18 +1,15 @@
 //! OpenRC: hive gets onto it from a node, and stays.
 
+use std::fs;
+use std::path::Path;
+
 use crate::harness::{Kind, booted};
 use crate::lab::{SECRET, eventually, s};
 use crate::systemd::{hive_of_two, member_again};
 
-/// What the nodes of this hive may become here: as shipped, with one small package in the place of many.
-const ROLES: [(&str, &str); 3] = [
-    ("controller", "name = \"controller\"\npurpose = \"Keeps order.\"\nrank = 10\nmax = 1\n"),
-    (
-        "builder",
-        "name = \"builder\"\npurpose = \"Builds.\"\nrank = 20\nhealth_check = [\"jq\", \"--version\"]\n\n[packages]\ndebian = [\"jq\"]\n",
-    ),
-    ("runner", "name = \"runner\"\npurpose = \"Runs tests.\"\nrank = 30\n"),
-];
+/// What a builder is here: as shipped, with one small package in the place of many.
+const BUILDER: &str = "name = \"builder\"\npurpose = \"Builds.\"\nrank = 20\nmin = 1\nhealth_check = [\"jq\", \"--version\"]\n\n\
+                       [packages]\ndebian = [\"jq\"]\n\n[config]\nbuild_slots = 4\n";
 
 /// Stands in: Debian with OpenRC for Gentoo and Alpine, and jq, from a local directory, for the packages of a builder.
 #[test]
@@ -22,14 +19,16 @@ fn an_openrc_host_installed_by_a_node_becomes_a_member_and_survives() {
         let seed = &hosts[0];
         let mut machine = roots.machine(Kind::Openrc, lab.bare_host());
         machine.write("etc/build/shared_secret", &format!("{SECRET}\n"), 0o600);
-        for (role, text) in ROLES {
-            machine.write(&format!("etc/build/roles/{role}.toml"), text, 0o644);
+        let roles = Path::new(env!("CARGO_MANIFEST_DIR")).join("roles");
+        for role in fs::read_dir(roles).expect("the shipped roles").flatten() {
+            machine.copy(&role.path(), &format!("etc/build/roles/{}", role.file_name().display()));
         }
+        machine.write("etc/build/roles/builder.toml", BUILDER, 0o644);
         machine.power_on();
         machine.wait_until_up(s(60));
 
         let script = format!(
-            "curl -fsS -o /root/bootstrap.sh http://{0}:8100/bootstrap.sh && sh /root/bootstrap.sh {0}",
+            "curl -fsS -o /root/bootstrap.sh http://{0}:8100/bootstrap.sh && sh /root/bootstrap.sh {0} --deadline 40",
             seed.address
         );
         let answer = machine.run(&["sh", "-c", &script]);

@@ -1,6 +1,7 @@
 //! Debian with systemd: hive gets onto it by cloud-init and by the installer, and stays.
 
 use std::path::Path;
+use std::time::Instant;
 
 use serde_json::Value;
 
@@ -32,10 +33,12 @@ pub fn alive_as_seen_from(host: &Host, name: &str) -> Option<Value> {
 
 /// Both sides agree within so many seconds that the machine is a member and what it is.
 pub fn member_again(machine: &Machine, seed: &Host, hive_id: &str, role: &str, seconds: u64) {
+    let since = Instant::now();
     let what = format!("{} is a member and {role}", machine.name());
     eventually(&what, s(seconds), || machine.role_in(hive_id).filter(|is| is == role));
     let what = format!("{} sees {} alive as {role}", seed.name, machine.name());
     eventually(&what, s(15), || alive_as_seen_from(seed, machine.name()).filter(|member| member["role"] == role));
+    println!("{what} after {:?}", since.elapsed());
 }
 
 /// Queues a job that only a node with this role may do, and returns its id.
@@ -48,8 +51,20 @@ fn queue_for_role(host: &Host, role: &str) -> String {
     std::fs::write(sources.join("build.sh"), script).expect("script");
     let label = format!("role:{role}");
     let answer = host.hive(&[
-        "queue", "add", "--backend", "command", "--dir", "/tmp/sources", "--artifact", "out/*", "--label", &label,
-        "--json", "--", "sh", "build.sh",
+        "queue",
+        "add",
+        "--backend",
+        "command",
+        "--dir",
+        "/tmp/sources",
+        "--artifact",
+        "out/*",
+        "--label",
+        &label,
+        "--json",
+        "--",
+        "sh",
+        "build.sh",
     ]);
     assert_eq!(answer.code, 0, "{}{}", answer.stdout, answer.stderr);
     let value: Value = serde_json::from_str(&answer.stdout).expect("JSON");
@@ -75,8 +90,7 @@ fn a_debian_host_with_nothing_but_cloud_init_user_data_becomes_a_builder_and_sta
 
         let mut machine = roots.machine(Kind::Systemd, lab.bare_host());
         assert!(!machine.has("usr/local/bin/hive") && !machine.has("etc/build"), "the image has no hive");
-        let user_data =
-            USER_DATA.replace("HIVE_SECRET_HERE", SECRET).replace("HIVE_NODE_ADDRESS_HERE", &seed.address);
+        let user_data = USER_DATA.replace("HIVE_SECRET_HERE", SECRET).replace("HIVE_NODE_ADDRESS_HERE", &seed.address);
         machine.write("var/lib/cloud/seed/nocloud/user-data", &user_data, 0o600);
         let meta_data = format!("instance-id: i-1\nlocal-hostname: {}\n", machine.name());
         machine.write("var/lib/cloud/seed/nocloud/meta-data", &meta_data, 0o600);
@@ -150,13 +164,9 @@ fn a_job_is_built_there_without_root(machine: &Machine, seed: &Host) {
 /// The release directory that `install.sh` is run from, on a machine.
 pub fn unpack_release(machine: &Machine) {
     let sources = Path::new(env!("CARGO_MANIFEST_DIR"));
-    for file in [
-        "install.sh",
-        "systemd/hive.service",
-        "systemd/hive-helper.service",
-        "openrc/hive",
-        "openrc/hive-helper",
-    ] {
+    for file in
+        ["install.sh", "systemd/hive.service", "systemd/hive-helper.service", "openrc/hive", "openrc/hive-helper"]
+    {
         machine.copy(&sources.join(file), &format!("root/hive/{file}"));
     }
     machine.copy(Path::new(env!("CARGO_BIN_EXE_hive")), "root/hive/hive");
@@ -173,7 +183,7 @@ fn install_sh_on_a_machine_with_nothing_configured_founds_and_says_how_the_next_
         machine.power_on();
         machine.wait_until_up(s(60));
 
-        let answer = machine.run(&["sh", "/root/hive/install.sh"]);
+        let answer = machine.run(&["sh", "/root/hive/install.sh", "--deadline", "40"]);
         assert_eq!(answer.code, 0, "{}{}\n{}", answer.stdout, answer.stderr, machine.log());
         let secret = machine.sh("cat /etc/build/shared_secret").expect("it made a secret");
         assert!(answer.stdout.contains(&secret), "it is printed: {}", answer.stdout);
@@ -191,7 +201,7 @@ fn install_sh_on_a_machine_with_nothing_configured_founds_and_says_how_the_next_
         eventually("the next one joins", s(40), || next.status().filter(|status| status["hive_id"] == hive_id));
 
         // Running it again is an upgrade, which loses nothing and prints no secret.
-        let again = machine.run(&["sh", "/root/hive/install.sh"]);
+        let again = machine.run(&["sh", "/root/hive/install.sh", "--deadline", "40"]);
         assert_eq!(again.code, 0, "{}{}\n{}", again.stdout, again.stderr, machine.log());
         assert!(!again.stdout.contains(&secret), "{}", again.stdout);
         member_again(&machine, &next, &hive_id, "founder", 20);
