@@ -106,6 +106,11 @@ impl Machine {
         &self.host.name
     }
 
+    /// Its address on the bridge.
+    pub fn address(&self) -> &str {
+        &self.host.address
+    }
+
     /// Writes a file into its file system, as an image or an administrator with the disk in his hands would.
     pub fn write(&self, path: &str, content: &str, mode: u32) {
         use std::os::unix::fs::PermissionsExt as _;
@@ -134,7 +139,7 @@ impl Machine {
         let script = format!(
             "group=/sys/fs/cgroup/{0}/{1}; mkdir -p $group; echo $BASHPID >$group/cgroup.procs; code=133; \
              while [ $code = 133 ]; do systemd-nspawn --quiet --directory={2} --machine={1} --register=no --keep-unit \
-             --network-namespace-path=/run/netns/{1} --link-journal=no --console=passive --boot; code=$?; done; exit $code",
+             --network-namespace-path=/run/netns/{1} --capability=CAP_NET_ADMIN --link-journal=no --console=passive --boot; code=$?; done; exit $code",
             self.group,
             self.name(),
             self.root.display(),

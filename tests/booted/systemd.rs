@@ -45,7 +45,7 @@ pub fn member_again(machine: &Machine, seed: &Host, hive_id: &str, role: &str, s
 fn queue_for_role(host: &Host, role: &str) -> String {
     let sources = host.tmp().join("sources");
     std::fs::create_dir_all(&sources).expect("source directory");
-    let script = "set -e\nmkdir out\nid -un >out/user\nid -u >out/uid\nmvn --version >out/maven\n\
+    let script = "set -e\nmkdir out\nid -un >out/user\nmvn --version >out/maven\n\
                   if touch /etc/build/by-a-build 2>/dev/null; then echo yes; else echo no; fi >out/writes-etc\n\
                   if cat /etc/build/shared_secret >/dev/null 2>&1; then echo yes; else echo no; fi >out/reads-secret\n";
     std::fs::write(sources.join("build.sh"), script).expect("script");
@@ -151,9 +151,11 @@ fn a_job_is_built_there_without_root(machine: &Machine, seed: &Host) {
     let attempts = done["attempts"].as_array().expect("attempts");
     let accepted = attempts.iter().find(|attempt| attempt["state"] == "accepted").expect("one was accepted");
     assert_eq!(accepted["node"], machine.name(), "{done}");
-    assert_ne!(artifact(seed, &id, "uid"), "0", "as {}", artifact(seed, &id, "user"));
+    // Neither root, nor the agent that holds the keys.
+    assert_eq!(artifact(seed, &id, "user"), "hive-build");
     assert!(artifact(seed, &id, "maven").contains("Apache Maven"), "with the role's packages");
     assert_eq!(artifact(seed, &id, "writes-etc"), "no");
+    assert_eq!(artifact(seed, &id, "reads-secret"), "no");
     let agent = machine.agent().expect("it runs");
     let facts = machine.sh(&format!("cat /proc/{agent}/status")).expect("it runs");
     for fact in ["NoNewPrivs:\t1", "CapEff:\t0000000000000000", "CapBnd:\t0000000000000000"] {
@@ -172,16 +174,31 @@ pub fn unpack_release(machine: &Machine) {
     machine.copy(Path::new(env!("CARGO_BIN_EXE_hive")), "root/hive/hive");
 }
 
+/// A firewall as people write it: nothing comes in that nobody has asked for.
+const FIREWALL: &str = "#!/usr/sbin/nft -f
+flush ruleset
+table inet filter {
+	chain input {
+		type filter hook input priority filter; policy drop;
+		ct state established,related accept
+		iif lo accept
+		icmp type echo-request accept
+	}
+}
+";
+
 #[test]
-fn install_sh_on_a_machine_with_nothing_configured_founds_and_says_how_the_next_one_joins() {
-    let name = "systemd::install_sh_on_a_machine_with_nothing_configured_founds_and_says_how_the_next_one_joins";
+fn install_sh_with_nothing_configured_founds_behind_a_firewall_and_says_how_the_next_one_joins() {
+    let name = "systemd::install_sh_with_nothing_configured_founds_behind_a_firewall_and_says_how_the_next_one_joins";
     booted(name, |lab, roots| {
         let mut machine = roots.machine(Kind::Systemd, lab.bare_host());
         // No seed: a machine that was installed by hand, whose network somebody else has set up.
         machine.write("etc/cloud/cloud-init.disabled", "", 0o644);
+        machine.write("etc/nftables.conf", FIREWALL, 0o755);
         unpack_release(&machine);
         machine.power_on();
         machine.wait_until_up(s(60));
+        assert_eq!(machine.run(&["systemctl", "enable", "--now", "nftables"]).code, 0, "{}", machine.log());
 
         let answer = machine.run(&["sh", "/root/hive/install.sh", "--deadline", "40"]);
         assert_eq!(answer.code, 0, "{}{}\n{}", answer.stdout, answer.stderr, machine.log());
@@ -199,11 +216,24 @@ fn install_sh_on_a_machine_with_nothing_configured_founds_and_says_how_the_next_
         next.write_secret(&secret);
         let _agent = next.start(&[]);
         eventually("the next one joins", s(40), || next.status().filter(|status| status["hive_id"] == hive_id));
+        let rules = machine.sh("nft list ruleset").expect("a firewall");
+        assert!(rules.contains("policy drop") && rules.contains("50555"), "{rules}");
 
         // Running it again is an upgrade, which loses nothing and prints no secret.
         let again = machine.run(&["sh", "/root/hive/install.sh", "--deadline", "40"]);
         assert_eq!(again.code, 0, "{}{}\n{}", again.stdout, again.stderr, machine.log());
         assert!(!again.stdout.contains(&secret), "{}", again.stdout);
         member_again(&machine, &next, &hive_id, "founder", 20);
+
+        machine.reboot();
+        member_again(&machine, &next, &hive_id, "founder", 60);
+        let rules = machine.sh("nft list ruleset").expect("a firewall");
+        assert!(rules.contains("policy drop") && rules.matches("50555").count() == 2, "still open, once each: {rules}");
+        let open = next
+            .command("curl")
+            .args(["-fsS", "--max-time", "5"])
+            .arg(format!("http://{}:8100/healthz", machine.address()))
+            .output();
+        assert!(open.expect("curl runs").status.success(), "{rules}");
     });
 }
