@@ -7,19 +7,20 @@
 //!
 //! Never done here: advising, counting (see [`ballot`](crate::engine::ballot)), or capping (apply does).
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use super::control::{self, Request, Response};
 use super::shared::Shared;
 use super::{Event, propose};
-use crate::api::{AdviceView, ApiResult, ErrorCode, Identity, RankedAdvice};
+use crate::api::{AdviceView, ApiResult, ErrorCode, Identity, MemberState, RankedAdvice};
 use crate::clock::{now_ms, unix_now};
 use crate::engine::ballot::{AdviceMsg, Ballot, BallotStep, IdentifyMsg, Outcome, Ranked};
 use crate::engine::command::{Command, RankedRole, Reply};
 use crate::engine::id::PeerId;
-use crate::engine::member::RoleClaim;
+use crate::engine::member::{MemberInfo, RoleClaim};
 use crate::engine::role::FOUNDER;
 use crate::exec::packages::Mode;
 use crate::tasks;
@@ -107,16 +108,18 @@ impl Asking {
     fn open(&mut self, shared: &Arc<Shared>, now_ms: u64) {
         self.ballots_opened += 1;
         let id = format!("{}-{}-{}", shared.me.peer_id.short(), shared.me.incarnation, self.ballots_opened);
-        let advisors: BTreeSet<PeerId> = shared.alive_peers().into_iter().collect();
+        let contacts = advisors_of(shared);
+        let advisors: BTreeSet<PeerId> = contacts.keys().cloned().collect();
         tracing::info!(ballot = %id, advisors = advisors.len(), "asking the hive: what should I become?");
         let roles = shared.definitions(|definitions| {
             definitions.refresh();
             definitions.roles()
         });
         let question = IdentifyMsg { ballot: id.clone(), node: shared.inventory() };
-        for advisor in &advisors {
-            let (shared, advisor, question) = (Arc::clone(shared), advisor.clone(), question.clone());
+        for (advisor, addresses) in contacts {
+            let (shared, question) = (Arc::clone(shared), question.clone());
             tasks::spawn("identify", async move {
+                shared.mesh.add_addresses(&advisor, addresses).await;
                 let request = Request::Identify(question);
                 let answer = transport::call(&shared.mesh, &advisor, control::PROTOCOL, &request, ADVICE_TIMEOUT).await;
                 let advice = match answer {
@@ -326,6 +329,21 @@ impl Asking {
         shared.notice("packages", failed.then(|| format!("Packages of role {role}: {state}")));
         Ok(())
     }
+}
+
+/// All members that are not known to be down, with their addresses. A node that has just joined knows nothing of most of them
+/// yet: who does not answer is counted as gone by the ballot.
+fn advisors_of(shared: &Shared) -> BTreeMap<PeerId, Vec<SocketAddr>> {
+    let members: Vec<MemberInfo> = shared.read(|state| {
+        let others = state.members().filter(|member| !member.left && member.info.peer_id != shared.me.peer_id);
+        others.map(|member| member.info.clone()).collect()
+    });
+    let down = |peer: &PeerId| {
+        shared.soft(|soft| soft.liveness.get(peer).is_some_and(|known| known.state == MemberState::Down))
+    };
+    let asked = members.into_iter().filter(|info| !down(&info.peer_id));
+    let addresses = |info: &MemberInfo| info.addresses.iter().filter_map(|address| address.parse().ok()).collect();
+    asked.map(|info| (info.peer_id.clone(), addresses(&info))).collect()
 }
 
 fn views(shared: &Shared, ranked: &Ranked) -> Vec<AdviceView> {
