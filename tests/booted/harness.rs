@@ -135,10 +135,12 @@ impl Machine {
     /// Switches it on. Returns at once.
     pub fn power_on(&mut self) {
         assert!(self.container.is_none(), "{} is on already", self.name());
-        // 133 is how a container asks to be started again. Each machine has a control group of its own, else two would use one.
+        // 133 is how a container asks to be started again. Each machine has a control group of its own, else two would use one. Its
+        // network is set up from outside at each boot, since sysvinit takes all interfaces down when it reboots.
         let script = format!(
             "group=/sys/fs/cgroup/{0}/{1}; mkdir -p $group; echo $BASHPID >$group/cgroup.procs; code=133; \
-             while [ $code = 133 ]; do systemd-nspawn --quiet --directory={2} --machine={1} --register=no --keep-unit \
+             while [ $code = 133 ]; do ip -n {1} link set lo up; ip -n {1} link set eth0 up; \
+             ip -n {1} route replace default via 10.77.0.254; systemd-nspawn --quiet --directory={2} --machine={1} --register=no --keep-unit \
              --network-namespace-path=/run/netns/{1} --capability=CAP_NET_ADMIN --link-journal=no --console=passive --boot; code=$?; done; exit $code",
             self.group,
             self.name(),
