@@ -20,6 +20,8 @@ const INSIDE: &str = "HIVE_LAB";
 const HOSTS: &str = "/run/hosts";
 /// A lab that lives longer than this is killed and its test fails.
 const LAB_DEADLINE: Duration = Duration::from_secs(240);
+/// The program as hosts see it: their own `/tmp` may hide where it was built.
+const PROGRAM: &str = "/run/lab/hive";
 /// The secret that hosts share unless a test says otherwise.
 pub const SECRET: &str = "5f0c7d1be29a4836a1b2c3d4e5f60718293a4b5c6d7e8f90a1b2c3d4e5f60718";
 
@@ -102,6 +104,8 @@ impl Lab {
         sh(
             "ip link add br0 type bridge forward_delay 0 && ip addr add 10.77.0.254/24 broadcast 10.77.0.255 dev br0 && ip link set br0 up",
         );
+        let built = env!("CARGO_BIN_EXE_hive");
+        sh(&format!("mkdir -p /run/lab && touch {PROGRAM} && mount --bind '{built}' {PROGRAM}"));
         Self { directory, hosts: 0 }
     }
 
@@ -221,7 +225,7 @@ impl Host {
     /// Starts `hive agent` with these further arguments.
     pub fn start(&self, arguments: &[&str]) -> Agent {
         let log = fs::OpenOptions::new().create(true).append(true).open(self.root.join("agent.log")).expect("log file");
-        let mut command = self.command(env!("CARGO_BIN_EXE_hive"));
+        let mut command = self.command(PROGRAM);
         command
             .arg("agent")
             .args(arguments)
@@ -232,7 +236,7 @@ impl Host {
 
     /// Runs `hive` with these arguments on this host; ends it after 60 s.
     pub fn hive(&self, arguments: &[&str]) -> Answer {
-        let mut command = self.command(env!("CARGO_BIN_EXE_hive"));
+        let mut command = self.command(PROGRAM);
         command.args(arguments);
         run(command)
     }
