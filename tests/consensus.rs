@@ -3,6 +3,8 @@
 //! The network is a [`Transport`] of pipes. A cut link swallows nothing and closes nothing: bytes wait, as TCP's would, until it
 //! is mended; a killed node's pipes break.
 
+#![cfg(feature = "node")]
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::PathBuf;
