@@ -4,7 +4,7 @@
 //! daemon, interface, namespace and mount inside it.
 
 #![cfg(feature = "node")]
-#![allow(missing_docs, clippy::disallowed_methods, clippy::unwrap_used, clippy::print_stderr, clippy::print_stdout)]
+#![allow(missing_docs, unreachable_pub, clippy::disallowed_methods, clippy::unwrap_used, clippy::print_stderr, clippy::print_stdout)]
 
 #[path = "lab/harness.rs"]
 mod harness;
