@@ -16,7 +16,6 @@ mod artifacts;
 mod client;
 mod demo;
 mod doctor;
-mod grammar;
 mod logs;
 mod net;
 mod node;
