@@ -218,6 +218,8 @@ impl Asking {
         match reply {
             Ok(Reply::Role { claim }) => {
                 self.wanted = false;
+                // The coordinator has applied it, this replica perhaps not yet: it must not look unclaimed until then.
+                self.not_before_ms = now_ms() + AGAIN_MS;
                 self.became(shared, &claim, &ranked)
             }
             Ok(other) => {
