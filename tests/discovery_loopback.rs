@@ -372,5 +372,5 @@ async fn the_second_agent_on_a_port_is_told_who_has_it() {
     let error = Discovery::start(second, Some(keyring()), BeaconContent::default()).map(|_| ()).expect_err("taken");
     let DiscoveryError::PortTaken { port, holder: Some(owner) } = &error else { panic!("{error}") };
     assert_eq!((*port, owner.pid), (first.handle.port(), std::process::id()));
-    assert!(error.to_string().contains(&format!("by process {}", std::process::id())), "{error}");
+    assert!(error.to_string().contains(&format!("(pid {})", std::process::id())), "{error}");
 }

@@ -141,15 +141,6 @@ impl DiscoveryHandle {
         });
     }
 
-    /// Changes part of what the beacon says.
-    pub fn update_content(&self, change: impl FnOnce(&mut BeaconContent)) {
-        self.content.send_if_modified(|current| {
-            let before = current.clone();
-            change(current);
-            *current != before
-        });
-    }
-
     /// Says who the members are (this node may be among them). Only they are probed, and only their liveness traffic is taken.
     pub fn set_members(&self, members: Vec<MemberContact>) {
         self.members.send_if_modified(|current| {

@@ -14,7 +14,7 @@ use tokio_util::compat::FuturesAsyncReadCompatExt as _;
 
 use super::facts::{Facts, FactsError, LocalFacts};
 use super::gossip::STATUS_MAX;
-use super::key::{from_text, to_text};
+use super::key::from_text;
 use super::node::Shared;
 use super::refusals::Refusal;
 use super::streams::{self, OpenReply};
@@ -83,16 +83,6 @@ fn ended() -> io::Error {
 impl MeshHandle {
     pub(crate) fn new(commands: mpsc::Sender<Command>, shared: Shared) -> Self {
         Self { commands, shared: Arc::new(shared) }
-    }
-
-    /// This node's PeerId.
-    pub fn local_peer_id(&self) -> PeerId {
-        to_text(&self.shared.gate.local_peer())
-    }
-
-    /// Addresses that the mesh listens on, one per interface, as far as they are up.
-    pub fn listen_addrs(&self) -> Vec<SocketAddr> {
-        self.shared.listen.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clone()
     }
 
     /// The TCP port that the mesh listens on.

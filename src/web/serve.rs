@@ -510,9 +510,10 @@ mod tests {
             [(3, "the connection is not served"), (2, "a download without a reader holds its connection")]
         {
             let deadline = now_ms() + 5_000;
+            let mut ticks = tokio::time::interval(Duration::from_millis(5));
             while site.handle.tracker.len() != tasks {
                 assert!(now_ms() < deadline, "{what}");
-                tokio::time::sleep(Duration::from_millis(5)).await;
+                ticks.tick().await;
             }
         }
         drop(stream);

@@ -1,3 +1,5 @@
+//! The discovery core fed by hand: what it sends, reports and forgets, with time made up.
+
 use proptest::prelude::*;
 
 use super::*;

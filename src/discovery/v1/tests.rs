@@ -1,3 +1,5 @@
+//! The old protocol against vectors of its own, and against Python's JSON.
+
 use std::io::Write as _;
 use std::process::{Command, Stdio};
 

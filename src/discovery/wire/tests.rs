@@ -1,3 +1,5 @@
+//! The wire format: what is sealed comes out, and nothing else does.
+
 use proptest::prelude::*;
 
 use super::*;

@@ -74,11 +74,6 @@ impl Leases {
         self.follows = true;
     }
 
-    /// How long ago each live attempt was renewed: for showing.
-    pub fn ages(&self, now_ms: u64) -> impl Iterator<Item = (Token, u64)> {
-        self.renewed.iter().map(move |(token, at)| (*token, now_ms.saturating_sub(*at)))
-    }
-
     /// When an attempt is to be given up. `down_since_ms`: since when its drone is down.
     pub fn expiry(&self, token: &Token, pure: bool, down_since_ms: Option<u64>) -> Expiry {
         let renewed_at_ms = self.renewed.get(token).copied().unwrap_or(self.elected_at_ms);

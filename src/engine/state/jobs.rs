@@ -159,8 +159,8 @@ impl Jobs {
         ordinals.filter_map(|ordinal| self.jobs.get(self.by_ordinal.get(ordinal)?))
     }
 
-    pub(super) fn after_ordinal(&self, ordinal: u64) -> impl DoubleEndedIterator<Item = &Job> {
-        self.by_ordinal.range(ordinal.saturating_add(1)..).filter_map(|(_, id)| self.jobs.get(id))
+    pub(super) fn in_order(&self) -> impl DoubleEndedIterator<Item = &Job> {
+        self.by_ordinal.values().filter_map(|id| self.jobs.get(id))
     }
 
     pub(super) fn needed(&self) -> &BTreeMap<Needs, BTreeSet<Place>> {

@@ -77,12 +77,7 @@ impl State {
 
     /// Jobs in memory in the order of submission.
     pub fn jobs(&self) -> impl DoubleEndedIterator<Item = &Job> {
-        self.jobs.after_ordinal(0)
-    }
-
-    /// Jobs in memory that were submitted after the one with this ordinal: for paging.
-    pub fn jobs_after(&self, ordinal: u64) -> impl DoubleEndedIterator<Item = &Job> {
-        self.jobs.after_ordinal(ordinal)
+        self.jobs.in_order()
     }
 
     /// Where the row of a job in the history table is.
