@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use anyhow::{Context as _, bail};
 
-use crate::config::{Config, Definition, DefinitionKind, load_definitions};
+use crate::config::{Config, Definition, DefinitionKind, Place, load_definitions};
 use crate::engine::policy::Policy;
 use crate::engine::role::RoleSet;
 
@@ -96,16 +96,23 @@ fn read(
 
 fn parse(texts: &(Vec<Definition>, Vec<Definition>), policy_name: &str) -> anyhow::Result<(RoleSet, Policy)> {
     let place = |definition: &Definition| match &definition.place {
-        crate::config::Place::File(path) => path.display().to_string(),
-        crate::config::Place::BuiltIn => format!("built-in {}", definition.name),
+        Place::File(path) => path.display().to_string(),
+        Place::BuiltIn => format!("built-in {}", definition.name),
     };
     let roles = RoleSet::parse(texts.0.iter().map(|role| (place(role), role.text.as_str())))
         .context("Failed to load the role definitions")?;
     let mut chosen = None;
     let mut names = Vec::new();
     for definition in &texts.1 {
-        let policy = Policy::parse(&place(definition), &definition.text, &roles)
-            .context("Failed to load the advisor policies")?;
+        let policy = match Policy::parse(&place(definition), &definition.text, &roles) {
+            Ok(policy) => policy,
+            // An operator who keeps other roles than the shipped ones need not care about shipped policies that he does not use.
+            Err(error) if definition.place == Place::BuiltIn && definition.name != policy_name => {
+                tracing::debug!(%error, "a built-in policy does not fit these roles");
+                continue;
+            }
+            Err(error) => return Err(error).context("Failed to load the advisor policies"),
+        };
         names.push(policy.name().to_owned());
         if policy.name() == policy_name {
             chosen = Some(policy);

@@ -58,7 +58,7 @@ pub(super) struct Joining {
     connected: BTreeMap<PeerId, Facts>,
     last_mesh_hello_ms: u64,
     last_dial_ms: u64,
-    admit_sent_ms: u64,
+    admit_sent_ms: Option<u64>,
     /// Found by mDNS, with when.
     discovered: BTreeMap<PeerId, (Vec<SocketAddr>, u64)>,
     said: Option<LocalFacts>,
@@ -82,7 +82,7 @@ impl Joining {
             connected: BTreeMap::new(),
             last_mesh_hello_ms: 0,
             last_dial_ms: 0,
-            admit_sent_ms: 0,
+            admit_sent_ms: None,
             discovered: BTreeMap::new(),
             said: None,
             followed: Vec::new(),
@@ -345,7 +345,7 @@ impl Joining {
         if changes_hive {
             let _ = shared.events.try_send(Event::ChangedHive);
         }
-        self.admit_sent_ms = 0;
+        self.admit_sent_ms = None;
         self.keep_joining(shared, now_ms).await
     }
 
@@ -363,8 +363,8 @@ impl Joining {
                 tracing::warn!("joining took too long, seeking again");
                 self.join = None;
                 self.founding = Some(seek(shared));
-            } else if now_ms.saturating_sub(self.admit_sent_ms) >= ADMIT_INTERVAL_MS {
-                self.admit_sent_ms = now_ms;
+            } else if self.admit_is_due(now_ms) {
+                self.admit_sent_ms = Some(now_ms);
                 self.propose_admit(shared, shared.member_info());
             }
             return Ok(());
@@ -381,8 +381,8 @@ impl Joining {
         let known =
             shared.read(|state| state.member(&shared.me.peer_id).map(|member| (member.info.clone(), member.left)));
         let current = known.is_some_and(|(info, left)| !left && says_the_same(&info, &wanted));
-        if !current && now_ms.saturating_sub(self.admit_sent_ms) >= ADMIT_INTERVAL_MS {
-            self.admit_sent_ms = now_ms;
+        if !current && self.admit_is_due(now_ms) {
+            self.admit_sent_ms = Some(now_ms);
             self.propose_admit(shared, wanted);
         }
         Ok(())
@@ -398,6 +398,10 @@ impl Joining {
             Ok(()) => self.followed = sources,
             Err(error) => tracing::warn!(%error, "new sources of the log cannot be used"),
         }
+    }
+
+    fn admit_is_due(&self, now_ms: u64) -> bool {
+        self.admit_sent_ms.is_none_or(|at_ms| now_ms.saturating_sub(at_ms) >= ADMIT_INTERVAL_MS)
     }
 
     fn propose_admit(&self, shared: &Arc<Shared>, member: MemberInfo) {
