@@ -22,6 +22,11 @@ pub const SECRET: &str = "5f0c7d1be29a4836a1b2c3d4e5f60718293a4b5c6d7e8f90a1b2c3
 
 /// Runs `test` in a lab of its own. `name` is the test's full path as the runner knows it.
 pub fn in_lab(name: &str, test: impl FnOnce(&mut Lab)) {
+    in_lab_with(&[], LAB_DEADLINE, name, test);
+}
+
+/// The same with more variables inside, and with another deadline.
+pub fn in_lab_with(more: &[(&str, std::ffi::OsString)], deadline: Duration, name: &str, test: impl FnOnce(&mut Lab)) {
     if let Some(directory) = std::env::var_os(INSIDE) {
         let mut lab = Lab::new(PathBuf::from(directory));
         test(&mut lab);
@@ -41,11 +46,12 @@ pub fn in_lab(name: &str, test: impl FnOnce(&mut Lab)) {
         .arg(std::env::current_exe().expect("own path"))
         .args(["--exact", name, "--nocapture", "--test-threads=1"])
         .env(INSIDE, directory.path())
+        .envs(more.iter().map(|(key, value)| (key, value)))
         .stdin(Stdio::null())
         .process_group(0)
         .spawn()
         .expect("unshare (package util-linux) starts");
-    let status = wait(&mut child, LAB_DEADLINE);
+    let status = wait(&mut child, deadline);
     if !status.is_some_and(|status| status.success()) {
         print_logs(directory.path());
         match status {
@@ -54,7 +60,7 @@ pub fn in_lab(name: &str, test: impl FnOnce(&mut Lab)) {
                 // SIGKILL: `unshare --fork` ignores SIGTERM; --kill-child takes the rest down with it.
                 child.kill().expect("kills its own child");
                 child.wait().expect("reaps its own child");
-                panic!("{name} did not end within {LAB_DEADLINE:?}");
+                panic!("{name} did not end within {deadline:?}");
             }
         }
     }
