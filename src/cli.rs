@@ -16,7 +16,6 @@ mod artifacts;
 mod client;
 mod demo;
 mod doctor;
-mod grammar;
 mod logs;
 mod net;
 mod node;
@@ -118,6 +117,10 @@ fn dispatch(cli: Cli) -> u8 {
 
 /// The privileged helper: root's acts for an agent that is not root.
 fn helper(words: impl Iterator<Item = OsString>) -> ExitCode {
+    let filter = tracing_subscriber::EnvFilter::try_from_default_env();
+    let filter = filter.unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false);
+    log.with_ansi(false).init();
     match crate::exec::helper::server::parse(words) {
         Ok(options) => crate::exec::helper::server::main(options),
         Err(problem) => {

@@ -4,8 +4,16 @@
 //! daemon, interface, namespace and mount inside it.
 
 #![cfg(feature = "node")]
-#![allow(missing_docs, clippy::disallowed_methods, clippy::unwrap_used, clippy::print_stderr, clippy::print_stdout)]
+#![allow(
+    missing_docs,
+    unreachable_pub,
+    clippy::disallowed_methods,
+    clippy::unwrap_used,
+    clippy::print_stderr,
+    clippy::print_stdout
+)]
 
+#[allow(dead_code, reason = "shared with the tests that boot machines")]
 #[path = "lab/harness.rs"]
 mod harness;
 

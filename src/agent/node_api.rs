@@ -20,8 +20,9 @@ use crate::api::{
 };
 use crate::clock::now_ms;
 use crate::engine::command::{Command, RejectCode, Reply, SUBMIT_JOBS_MAX};
+use crate::engine::grammar::{self, SOURCE_MAX_BYTES};
 use crate::engine::id::{JobId, PeerId, Sha256Hash};
-use crate::engine::job::{DebianSource, Job, JobSpec, JobState, Source, Work, grammar};
+use crate::engine::job::{DebianSource, Job, JobSpec, JobState, Source, Work};
 use crate::engine::scheduler::{self, Now, Subject};
 use crate::exec::logs::remote;
 use crate::keyring::Keyring;
@@ -34,8 +35,6 @@ const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
 const RESET_TIMEOUT: Duration = Duration::from_secs(15);
 /// Copies of a source archive on other nodes before its job is acknowledged, as far as there are as many.
 const SOURCE_COPIES: usize = 2;
-/// Largest source archive, bytes.
-const SOURCE_MAX_BYTES: u64 = 1 << 30;
 /// Addresses that other subnets registered; the oldest is forgotten first.
 const REGISTERED_MAX: usize = 256;
 /// Lines of `hive listen` on their way to a client.
@@ -69,7 +68,7 @@ impl Api {
 
     async fn submit_all(&self, request: SubmitRequest, submitter: String) -> ApiResult<Submitted> {
         for spec in &request.jobs {
-            grammar::check_job(spec)
+            grammar::job(spec)
                 .map_err(|error| ApiError::new(ErrorCode::Invalid, error.to_string(), "see: hive queue add --help"))?;
         }
         for spec in &request.jobs {

@@ -187,8 +187,8 @@ pub(crate) struct QueueAddArgs {
     /// Branch or tag of the repository.
     #[arg(long, value_name = "BRANCH", requires = "repo")]
     pub(crate) branch: Option<String>,
-    /// Commit of the repository.
-    #[arg(long, value_name = "REF", requires = "repo")]
+    /// Commit of the repository, all 40 or 64 digits of it; without it the first attempt pins the branch.
+    #[arg(long, value_name = "COMMIT", requires = "repo")]
     pub(crate) commit: Option<String>,
     /// Files to keep, as a pattern relative to the checkout; can be given several times.
     #[arg(long, value_name = "GLOB")]

@@ -11,9 +11,10 @@ use super::args::{Backend, JobVerb, QueueAddArgs, QueueVerb};
 use super::client::{Answer, Client};
 use super::output::{Failure, Outcome, Ui};
 use super::text::{bytes, clean, duration};
-use super::{grammar, pack, render};
+use super::{pack, render};
 use crate::api::{ApiError, CancelRequest, ErrorCode, JobLine, JobView, Status, StoredBlob, SubmitRequest, Submitted};
 use crate::clock;
+use crate::engine::grammar::{self, GrammarError};
 use crate::engine::id::{JobId, SessionId};
 use crate::engine::job::{AttemptState, DebianSource, JobSpec, JobState, Limits, Source, Work};
 
@@ -133,14 +134,20 @@ async fn add(ui: &Ui, client: &Client, args: QueueAddArgs) -> Outcome {
     Ok(u8::from(!all_good))
 }
 
+/// Refused before anything is sent; the hive checks again, by the same rules.
+fn outside(error: GrammarError) -> Failure {
+    Failure::usage(error.to_string(), "see: hive queue add --help")
+}
+
 fn check(args: &QueueAddArgs) -> Result<(), Failure> {
-    args.label.iter().try_for_each(|label| grammar::label(label))?;
-    args.artifact.iter().try_for_each(|pattern| grammar::artifact_pattern(pattern))?;
-    args.repo.iter().try_for_each(|url| grammar::git_url(url))?;
-    args.branch.iter().chain(&args.commit).try_for_each(|reference| grammar::git_ref(reference))?;
+    args.label.iter().try_for_each(|label| grammar::label(label)).map_err(outside)?;
+    args.artifact.iter().try_for_each(|pattern| grammar::pattern(pattern)).map_err(outside)?;
+    args.repo.iter().try_for_each(|url| grammar::repository_url(url)).map_err(outside)?;
+    args.branch.iter().try_for_each(|name| grammar::git_ref(name)).map_err(outside)?;
+    args.commit.iter().try_for_each(|commit| grammar::commit(commit)).map_err(outside)?;
     match args.backend {
         Backend::Command => {
-            grammar::argv(&args.argv)?;
+            grammar::argv(&args.argv).map_err(outside)?;
             if !args.sources.is_empty() {
                 return Err(Failure::usage("a command job takes no SOURCE", "put program and arguments after `--`"));
             }
@@ -227,8 +234,11 @@ fn debian_source(text: &str) -> Result<DebianSource, Failure> {
             "a Debian source tree has debian/control and debian/rules",
         ));
     }
-    let (package, version) = grammar::debian_package(text)?;
-    Ok(DebianSource::Archive { package, version })
+    let (package, version) = text.split_once('=').map_or((text, None), |(package, version)| (package, Some(version)));
+    let good = grammar::debian_package(package).and_then(|()| version.map_or(Ok(()), grammar::debian_version));
+    let hint = "a debian job takes a source package NAME, NAME=VERSION, or a directory with debian/ in it";
+    good.map_err(|error| Failure::usage(error.to_string(), hint))?;
+    Ok(DebianSource::Archive { package: package.to_owned(), version: version.map(str::to_owned) })
 }
 
 fn directory_name(path: &Path) -> String {
@@ -270,15 +280,10 @@ fn spec(args: &QueueAddArgs, target: String, work: Work) -> Result<JobSpec, Fail
     // Package builds have no effect but their packages.
     let pure = args.pure || args.backend == Backend::Debian;
     let target: String = target.chars().filter(|character| !character.is_control()).take(200).collect();
-    Ok(JobSpec {
-        id,
-        work,
-        target,
-        priority: args.priority,
-        labels: args.label.iter().cloned().collect(),
-        pure,
-        limits,
-    })
+    let labels = args.label.iter().cloned().collect();
+    let spec = JobSpec { id, work, target, priority: args.priority, labels, pure, limits };
+    grammar::job(&spec).map_err(outside)?;
+    Ok(spec)
 }
 
 async fn submit(client: &Client, request: &SubmitRequest) -> Result<Answer<Submitted>, Failure> {

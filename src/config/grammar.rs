@@ -72,15 +72,6 @@ pub fn is_interface_pattern(text: &str) -> bool {
     name.len() <= 15 && (!name.is_empty() || text == "*") && name.bytes().all(allowed)
 }
 
-/// Whether a text is a label: 1–63 characters of `[A-Za-z0-9._+:=-]`, beginning with a letter or digit.
-pub fn is_label(text: &str) -> bool {
-    text.len() <= 63
-        && text.starts_with(|first: char| first.is_ascii_alphanumeric())
-        && text
-            .bytes()
-            .all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'+' | b':' | b'=' | b'-'))
-}
-
 /// Whether a text names a role or policy definition: the file's name without `.toml`.
 pub fn is_definition_name(text: &str) -> bool {
     (1..=63).contains(&text.len())
@@ -156,7 +147,6 @@ mod tests {
         assert!(is_node_name("build-1.lan") && !is_node_name("../x") && !is_node_name(""));
         assert!(is_definition_name("default") && !is_definition_name("../../etc/passwd") && !is_definition_name(""));
         assert!(is_log_filter("info") && is_log_filter("warn,hive=debug,libp2p_swarm=error") && !is_log_filter("loud"));
-        assert!(is_label("gpu") && is_label("arch=arm64") && !is_label("a b") && !is_label("-x") && !is_label(""));
         assert!(is_multicast_group("239.255.0.1") && !is_multicast_group("10.0.0.1"));
         assert!(is_user_name("hive-build") && !is_user_name("Root") && !is_user_name("a;b"));
     }

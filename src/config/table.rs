@@ -7,6 +7,7 @@
 
 use super::grammar;
 use super::value::Kind;
+use crate::engine::grammar as job_grammar;
 
 /// What a setting is when nobody sets it.
 #[derive(Clone, Copy, Debug)]
@@ -222,7 +223,10 @@ pub const SETTINGS: &[Setting] = &[
     },
     Setting {
         key: "label",
-        kind: Kind::List { expected: "1-63 characters of A-Z a-z 0-9 . _ + : = -", check: grammar::is_label },
+        kind: Kind::List {
+            expected: "1-63 characters of A-Z a-z 0-9 . _ + : = -",
+            check: |text| job_grammar::label(text).is_ok(),
+        },
         default: Default::Unset("none"),
         placeholder: "LABEL",
         meaning: "Labels of this machine that jobs can ask for.",

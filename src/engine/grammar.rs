@@ -1,16 +1,25 @@
 //! The grammar of everything that may be queued: package names, refs, URLs, labels, patterns, programs.
 //!
-//! Checked before a job is accepted anywhere, and again by whoever hands a value to a program. What passes here can stand as
+//! Checked by the command line, by the node that is asked, by every replica before it takes a job in, and by the drone before
+//! it hands a value to a program: the same rules, so that nobody refuses what another accepted. What passes here can stand as
 //! one argument of a command line: it never starts with a dash, holds no control character and has a bounded length. Never
 //! done here: looking whether the thing exists.
 
+use std::collections::BTreeSet;
+
 use super::id::JobId;
-use super::job::{DebianSource, JobSpec, Limits, Source, Work};
+use super::job::{Artifact, DebianSource, JobSpec, Limits, Source, Work};
 
 /// Most labels of a job.
 pub const LABELS_MAX: usize = 32;
 /// Most artifact patterns of a job.
-pub const PATTERNS_MAX: usize = 32;
+pub const PATTERNS_MAX: usize = 64;
+/// Most files that one attempt may produce: their names and digests fit into one replicated command.
+pub const ARTIFACTS_MAX: usize = 256;
+/// Largest archive of a local directory, bytes.
+pub const SOURCE_MAX_BYTES: u64 = 1 << 30;
+/// Lowest and highest priority.
+pub const PRIORITY_RANGE: std::ops::RangeInclusive<i32> = -100..=100;
 /// Most arguments of a program.
 pub const ARGUMENTS_MAX: usize = 256;
 /// Longest program line in all, bytes; half of what one replicated command may hold.
@@ -20,7 +29,7 @@ pub const TIMEOUT_MAX_MS: u64 = 7 * 86_400_000;
 
 /// A value outside its grammar.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{field} {got:?}: {problem}")]
+#[error("{field}{}: {problem}", shown(got))]
 pub struct GrammarError {
     /// What the value was meant to be.
     pub field: &'static str,
@@ -28,6 +37,10 @@ pub struct GrammarError {
     pub got: String,
     /// What is wrong, and what would be accepted.
     pub problem: String,
+}
+
+fn shown(got: &str) -> String {
+    if got.is_empty() { String::new() } else { format!(" {got:?}") }
 }
 
 fn refuse(field: &'static str, got: &str, problem: impl Into<String>) -> Result<(), GrammarError> {
@@ -69,6 +82,11 @@ fn alphanumeric(character: char) -> bool {
     character.is_ascii_alphanumeric()
 }
 
+/// Printable text of 1 to `max` bytes without control characters: for what is shown, never run.
+pub fn is_plain_text(text: &str, max: usize) -> bool {
+    !text.is_empty() && text.len() <= max && !text.chars().any(char::is_control)
+}
+
 /// A Debian package name, source or binary.
 pub fn debian_package(name: &str) -> Result<(), GrammarError> {
     if name.ends_with('-') {
@@ -78,8 +96,8 @@ pub fn debian_package(name: &str) -> Result<(), GrammarError> {
         field: "package name",
         first: lower_alphanumeric,
         rest: |c| lower_alphanumeric(c) || matches!(c, '+' | '.' | '-'),
-        length: 2..=64,
-        expected: "2 to 64 lower-case letters, digits, '+', '.' or '-', a letter or digit first",
+        length: 2..=128,
+        expected: "2 to 128 lower-case letters, digits, '+', '.' or '-', a letter or digit first",
     }
     .check(name)
 }
@@ -88,35 +106,26 @@ pub fn debian_package(name: &str) -> Result<(), GrammarError> {
 pub fn debian_version(version: &str) -> Result<(), GrammarError> {
     Rule {
         field: "package version",
-        first: alphanumeric,
+        first: |c| c.is_ascii_digit(),
         rest: |c| alphanumeric(c) || matches!(c, '.' | '+' | '~' | ':' | '-'),
         length: 1..=128,
-        expected: "1 to 128 letters, digits, '.', '+', '~', ':' or '-', a letter or digit first",
+        expected: "1 to 128 letters, digits, '.', '+', '~', ':' or '-', a digit first",
     }
     .check(version)
 }
 
-/// `category/name`, optionally with a version behind `=`: `=category/name-1.2`.
-pub fn portage_atom(atom: &str) -> Result<(), GrammarError> {
-    const EXPECTED: &str = "category/name or =category/name-version, of letters, digits, '+', '_', '.' and '-'";
+/// A package of Gentoo: `category/name`, without version, slot or operator.
+pub fn gentoo_package(atom: &str) -> Result<(), GrammarError> {
+    const EXPECTED: &str = "category/name, each of 1 to 63 letters, digits, '+', '_' and '-', in category also '.'";
     const FIELD: &str = "package atom";
-    if atom.len() > 128 {
-        return refuse(FIELD, atom, format!("{} bytes long; at most 128 are allowed", atom.len()));
-    }
-    let Some((category, name)) = atom.strip_prefix('=').unwrap_or(atom).split_once('/') else {
+    let Some((category, name)) = atom.split_once('/') else {
         return refuse(FIELD, atom, format!("no '/' in it; expected {EXPECTED}"));
     };
-    for part in [category, name] {
-        let rule = Rule {
-            field: FIELD,
-            first: |c| alphanumeric(c) || c == '_',
-            rest: |c| alphanumeric(c) || matches!(c, '+' | '_' | '.' | '-'),
-            length: 1..=100,
-            expected: EXPECTED,
-        };
-        rule.check(part).map_err(|error| GrammarError { got: atom.chars().take(80).collect(), ..error })?;
-    }
-    Ok(())
+    let rule =
+        |rest| Rule { field: FIELD, first: |c| alphanumeric(c) || c == '_', rest, length: 1..=63, expected: EXPECTED };
+    let whole = |error| GrammarError { got: atom.chars().take(80).collect(), ..error };
+    rule(|c| alphanumeric(c) || matches!(c, '+' | '_' | '.' | '-')).check(category).map_err(whole)?;
+    rule(|c| alphanumeric(c) || matches!(c, '+' | '_' | '-')).check(name).map_err(whole)
 }
 
 /// A label, tool or feature that a drone must have.
@@ -137,8 +146,8 @@ pub fn artifact_name(name: &str) -> Result<(), GrammarError> {
         field: "artifact name",
         first: alphanumeric,
         rest: |c| alphanumeric(c) || matches!(c, '+' | '.' | '_' | '~' | '-'),
-        length: 1..=128,
-        expected: "1 to 128 letters, digits, '+', '.', '_', '~' or '-', a letter or digit first",
+        length: 1..=255,
+        expected: "1 to 255 letters, digits, '+', '.', '_', '~' or '-', a letter or digit first",
     }
     .check(name)
 }
@@ -235,7 +244,7 @@ fn host_and_port(url: &str, host_port: &str) -> Result<(), GrammarError> {
         let Some((host, port)) = rest.split_once(']') else {
             return refuse(FIELD, url, "'[' without ']' in the host");
         };
-        if host.parse::<std::net::Ipv6Addr>().is_err() {
+        if host.parse::<core::net::Ipv6Addr>().is_err() {
             return refuse(FIELD, url, "expected an IPv6 address between '[' and ']'");
         }
         (host, port)
@@ -269,24 +278,50 @@ pub fn pattern(pattern: &str) -> Result<(), GrammarError> {
     if pattern.split('/').any(|part| part == "..") {
         return refuse(FIELD, pattern, "'..' leads out of the checkout");
     }
-    let (mut braces, mut bracket) = (0u32, false);
-    for character in pattern.chars() {
-        match character {
-            '[' if !bracket => bracket = true,
-            ']' if bracket => bracket = false,
-            '{' if !bracket => braces += 1,
-            '}' if !bracket && braces == 0 => return refuse(FIELD, pattern, "'}' without '{'"),
-            '}' if !bracket => braces -= 1,
-            _ => {}
-        }
-        if braces > 1 {
-            return refuse(FIELD, pattern, "'{' within '{' is not allowed");
+    if pattern.split('/').any(str::is_empty) {
+        return refuse(FIELD, pattern, "nothing before, after or between its slashes");
+    }
+    let (mut alternatives, mut rest) = (false, pattern);
+    while let Some(position) = rest.find(['[', '{', '}']) {
+        let (special, after) = rest[position..].split_at(1);
+        rest = after;
+        match (special, alternatives) {
+            ("[", _) => {
+                let Some((class, after)) = rest.split_once(']') else {
+                    return refuse(FIELD, pattern, "'[' is never closed");
+                };
+                if !is_class(class) {
+                    return refuse(
+                        FIELD,
+                        pattern,
+                        format!("[{class}] is no set of characters; expected one like [a-z_]"),
+                    );
+                }
+                rest = after;
+            }
+            ("{", false) => alternatives = true,
+            ("}", true) => alternatives = false,
+            ("{", true) => return refuse(FIELD, pattern, "'{' within '{' is not allowed"),
+            _ => return refuse(FIELD, pattern, "'}' without '{'"),
         }
     }
-    if bracket || braces > 0 {
-        return refuse(FIELD, pattern, "'[' or '{' is never closed");
+    if alternatives { refuse(FIELD, pattern, "'{' is never closed") } else { Ok(()) }
+}
+
+/// What stands between '[' and ']': characters and ascending ranges, '-' itself first or last.
+fn is_class(class: &str) -> bool {
+    let class = class.strip_prefix(['!', '^']).unwrap_or(class);
+    let inner = class.strip_prefix('-').unwrap_or(class);
+    let mut characters = inner.strip_suffix('-').unwrap_or(inner).chars().peekable();
+    while let Some(first) = characters.next() {
+        if first == '-' {
+            return false;
+        }
+        if characters.next_if_eq(&'-').is_some() && characters.next().is_none_or(|last| last == '-' || last < first) {
+            return false;
+        }
     }
-    Ok(())
+    !class.is_empty()
 }
 
 /// A program and its arguments.
@@ -317,6 +352,9 @@ pub fn argv(argv: &[String]) -> Result<(), GrammarError> {
 
 fn source(source: &Source) -> Result<(), GrammarError> {
     match source {
+        Source::Blob { size, .. } if *size > SOURCE_MAX_BYTES => {
+            refuse("source archive", &size.to_string(), "bytes; at most 1 GiB is allowed")
+        }
         Source::Blob { .. } => Ok(()),
         Source::Git { url, branch, commit: pinned } => {
             repository_url(url)?;
@@ -371,10 +409,10 @@ pub fn job(spec: &JobSpec) -> Result<(), GrammarError> {
         return refuse("job id", &spec.id.to_string(), "the nil UUID names nothing");
     }
     work(&spec.work)?;
-    if spec.target.is_empty() || spec.target.len() > 256 || spec.target.chars().any(char::is_control) {
+    if !is_plain_text(&spec.target, 256) {
         return refuse("target", &spec.target, "expected 1 to 256 bytes without control characters");
     }
-    if !(-100..=100).contains(&spec.priority) {
+    if !PRIORITY_RANGE.contains(&spec.priority) {
         return refuse("priority", &spec.priority.to_string(), "expected −100 to 100");
     }
     if spec.labels.len() > LABELS_MAX {
@@ -384,13 +422,27 @@ pub fn job(spec: &JobSpec) -> Result<(), GrammarError> {
     limits(&spec.limits)
 }
 
+/// What an attempt says it produced.
+pub fn artifacts(artifacts: &[Artifact]) -> Result<(), GrammarError> {
+    if artifacts.len() > ARTIFACTS_MAX {
+        return refuse("artifacts", &artifacts.len().to_string(), format!("files; at most {ARTIFACTS_MAX} are kept"));
+    }
+    let mut names = BTreeSet::new();
+    for artifact in artifacts {
+        artifact_name(&artifact.name)?;
+        if !names.insert(artifact.name.as_str()) {
+            return refuse("artifact name", &artifact.name, "two files have this name");
+        }
+    }
+    Ok(())
+}
+
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeSet;
-
     use proptest::prelude::{any, prop_assert, proptest};
 
     use super::*;
+    use crate::engine::id::Sha256Hash;
 
     fn all_accepted(check: fn(&str) -> Result<(), GrammarError>, good: &[&str]) {
         for text in good {
@@ -414,16 +466,41 @@ mod tests {
                 "@file", "make-",
             ],
         );
-        all_accepted(debian_version, &["1.0", "2:1.0-1~bpo12+1", "2024a"]);
-        all_refused(debian_version, &["", "-1", "1 0", "1;0", "1/0", "~1"]);
+        assert!(debian_package(&"a".repeat(129)).is_err());
+        all_accepted(debian_version, &["1.0", "2:1.0-1~bpo12+1", "2024a", "0~rc1"]);
+        all_refused(debian_version, &["", "-1", "1 0", "1;0", "1/0", "~1", "a1"]);
         let message = debian_package("heLlo").expect_err("refused").to_string();
         assert!(message.starts_with("package name \"heLlo\": 'L' at position 3 is not allowed; expected"), "{message}");
     }
 
     #[test]
-    fn atoms_follow_portage() {
-        all_accepted(portage_atom, &["dev-libs/openssl", "=sys-devel/gcc-13.2.1", "x11-libs/gtk+"]);
-        all_refused(portage_atom, &["openssl", "a/b/c", "-a/b", "a/-b", "a/b c", "@world", ">=a/b-1", "a/", "/b"]);
+    fn packages_of_gentoo_have_a_category_and_no_version() {
+        all_accepted(gentoo_package, &["dev-vcs/git", "sys-devel/gcc", "x11-libs/gtk+", "virtual/jdk", "app-misc/_x"]);
+        all_refused(
+            gentoo_package,
+            &[
+                "git",
+                "-x/y",
+                "a/-y",
+                "a/b/c",
+                ">=dev-vcs/git-2",
+                "=dev-vcs/git-2.1",
+                "a/b:0",
+                "a/b[use]",
+                "@world",
+                "a/",
+                "/b",
+                "a/b.c d",
+                "a/b c",
+            ],
+        );
+    }
+
+    #[test]
+    fn labels_name_tools_languages_and_places() {
+        all_accepted(label, &["a", "9", "gpu", "A.b_c:d-e", "tool:git", "lang:c++", "arch:amd64", "node:build-1.lan"]);
+        all_accepted(label, &["role:java-builder", "tool:g++-12", "zone=attic", &"x".repeat(63)]);
+        all_refused(label, &["", "-x", ".a", ":a", "a b", "a/b", "ä", "a\n", &"x".repeat(64)]);
     }
 
     #[test]
@@ -501,18 +578,43 @@ mod tests {
 
     #[test]
     fn patterns_stay_within_the_checkout() {
-        all_accepted(pattern, &["*.deb", "target/**/*.jar", "out/{a,b}.txt", "dist/[a-z]*", "a..b", "[{]x"]);
+        all_accepted(pattern, &["*.deb", "target/**/*.jar", "out/{a,b}.txt", "dist/[a-z]*", "a..b", "[{]x", "{a,[}]}"]);
+        all_accepted(pattern, &["[!a-cx]", "[-a]", "[a-]", "[^-]", "{,a}", "**"]);
         all_refused(
             pattern,
-            &["", "/etc/passwd", "../x", "a/../../x", "a/..", "-x", "[a", "{a", "a}", "{a,{b}}", "a\0b", "a\\b"],
+            &[
+                "",
+                "/etc/passwd",
+                "../x",
+                "a/../../x",
+                "a/..",
+                "-x",
+                "[a",
+                "{a",
+                "a}",
+                "{a,{b}}",
+                "a\0b",
+                "a\\b",
+                "a//b",
+                "a/",
+            ],
         );
+        all_refused(pattern, &["[]", "[]]", "[!]", "[z-a]", "[a-c-e]", "[--a]"]);
+    }
+
+    #[test]
+    fn artifacts_have_distinct_names() {
+        let file = |name: &str| Artifact { name: name.to_owned(), sha256: Sha256Hash([0; 32]), size: 1 };
+        assert_eq!(artifacts(&[file("a.deb"), file("b.deb")]), Ok(()));
+        assert!(artifacts(&[file("a"), file("a")]).is_err() && artifacts(&[file("a/b")]).is_err());
+        let many: Vec<Artifact> = (0..=ARTIFACTS_MAX).map(|number| file(&format!("a{number}"))).collect();
+        assert!(artifacts(&many).is_err() && artifacts(&many[1..]).is_ok());
     }
 
     #[test]
     fn names_of_artifacts_are_file_names() {
         all_accepted(artifact_name, &["hello_2.10-3_amd64.deb", "a", "x~y+z.tar.gz"]);
         all_refused(artifact_name, &["", ".", "..", ".hidden", "-rf", "a/b", "a b", "a\0", "ä.deb", "a:b"]);
-        all_refused(label, &["", "-x", "a b", "a/b"]);
         all_refused(interface, &["", "../x", "eth0;id", "a-very-long-interface"]);
     }
 
@@ -565,12 +667,18 @@ mod tests {
         assert_eq!(job(&archive("hello", Some("2.10-3"))), Ok(()));
         assert!(job(&archive("hello", Some("2;10"))).is_err());
         assert!(job(&archive("Hello", None)).is_err());
+        let tree = |size| {
+            let source = Source::Blob { sha256: Sha256Hash([0; 32]), size };
+            spec(Work::Debian { source: DebianSource::Tree { source } })
+        };
+        assert_eq!(job(&tree(SOURCE_MAX_BYTES)), Ok(()));
+        assert!(job(&tree(SOURCE_MAX_BYTES + 1)).is_err());
     }
 
     proptest! {
         #[test]
         fn what_passes_is_a_harmless_argument(text in any::<String>()) {
-            for check in [debian_package, debian_version, portage_atom, label, artifact_name, interface, commit, git_ref, repository_url, pattern] {
+            for check in [debian_package, debian_version, gentoo_package, label, artifact_name, interface, commit, git_ref, repository_url, pattern] {
                 if check(&text).is_ok() {
                     prop_assert!(!text.is_empty() && !text.starts_with('-') && !text.contains(['\0', '\n']));
                 }

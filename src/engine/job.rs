@@ -1,8 +1,7 @@
-//! The vocabulary of the queue: jobs, attempts, their states, and the grammar of what may be queued.
+//! The vocabulary of the queue: jobs, attempts and their states.
 //!
-//! Transitions live in [`state`](super::state), choices in [`scheduler`](super::scheduler). Nothing here changes anything.
-
-pub mod grammar;
+//! Transitions live in [`state`](super::state), choices in [`scheduler`](super::scheduler), what may be queued in
+//! [`grammar`](super::grammar). Nothing here changes anything.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -27,7 +26,7 @@ pub enum Source {
         url: String,
         /// Branch or tag, the repository's default when absent.
         branch: Option<String>,
-        /// 40 hexadecimal digits once pinned. A moving ref is pinned when it is queued or at the first attempt.
+        /// 40 or 64 hexadecimal digits. None: the branch is pinned to a commit by the first attempt.
         commit: Option<String>,
     },
 }
@@ -47,7 +46,7 @@ pub enum Work {
     },
     /// Build a Debian source package into `.deb`, `.changes` and `.buildinfo`.
     Debian {
-        /// Name of a source package (optionally `name=version` or `name/suite`), or a source tree.
+        /// A source package of an archive, or a source tree.
         source: DebianSource,
     },
 }

@@ -39,7 +39,7 @@ impl Family {
     pub fn check(self, name: &str) -> Result<(), grammar::GrammarError> {
         match self {
             Self::Apt => grammar::debian_package(name),
-            Self::Portage => grammar::portage_atom(name),
+            Self::Portage => grammar::gentoo_package(name),
         }
     }
 }

@@ -65,12 +65,13 @@ vouched() {
 	[ "$(hmac "$1" "$(printf 'hive bootstrap v1\n%s\n%s\n' "$2" "$sum" | to_hex)")" = "$4" ]
 }
 
-# fetch URL FILE: patiently, since the node may be starting as well, and without a proxy, since it is near.
+# fetch URL FILE: patiently, since the node may be starting as well, and without a proxy, since it is near. `patience` is in attempts, of
+# which one takes 2 s when nothing answers, and 7 s when nothing is there.
 fetch() {
 	tries=0
 	until fetch_once "$1" "$2"; do
 		tries=$((tries + 1))
-		if [ $tries -ge 10 ]; then return 1; fi
+		if [ $tries -ge "${patience:-10}" ]; then return 1; fi
 		sleep 2
 	done
 }

@@ -13,30 +13,44 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-/// Set inside the lab.
-const INSIDE: &str = "HIVE_LAB_DIR";
+/// Set inside the lab, to the directory of its hosts.
+const INSIDE: &str = "HIVE_LAB";
+/// Root directories of the hosts: on the lab's own tmpfs. Twenty machines have twenty disks; here they would share one, and
+/// every fsync of all of them would queue. SIGKILL loses nothing of what was written, there as here.
+const HOSTS: &str = "/run/hosts";
 /// A lab that lives longer than this is killed and its test fails.
 const LAB_DEADLINE: Duration = Duration::from_secs(240);
+/// The program as hosts see it: their own `/tmp` may hide where it was built.
+const PROGRAM: &str = "/run/lab/hive";
 /// The secret that hosts share unless a test says otherwise.
 pub const SECRET: &str = "5f0c7d1be29a4836a1b2c3d4e5f60718293a4b5c6d7e8f90a1b2c3d4e5f60718";
 
 /// Runs `test` in a lab of its own. `name` is the test's full path as the runner knows it.
 pub fn in_lab(name: &str, test: impl FnOnce(&mut Lab)) {
-    in_lab_with(&[], LAB_DEADLINE, name, test);
+    in_lab_with(Path::new(HOSTS), LAB_DEADLINE, &[], name, test);
 }
 
-/// The same with more variables inside, and with another deadline.
-pub fn in_lab_with(more: &[(&str, std::ffi::OsString)], deadline: Duration, name: &str, test: impl FnOnce(&mut Lab)) {
-    if let Some(directory) = std::env::var_os(INSIDE) {
-        let mut lab = Lab::new(PathBuf::from(directory));
-        test(&mut lab);
+/// The same with the hosts' directories elsewhere (on a real disk, say), another deadline, and more variables inside.
+pub fn in_lab_with(
+    hosts_on: &Path,
+    deadline: Duration,
+    more: &[(&str, std::ffi::OsString)],
+    name: &str,
+    test: impl FnOnce(&mut Lab),
+) {
+    if let Some(directory) = std::env::var_os(INSIDE).map(PathBuf::from) {
+        let mut lab = Lab::new(directory.clone());
+        let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| test(&mut lab)));
+        if let Err(panic) = outcome {
+            print_logs(&directory);
+            std::panic::resume_unwind(panic);
+        }
         return;
     }
     assert!(
         rustix::process::geteuid().is_root(),
         "the lab needs root for namespaces: run `sudo make test` (nothing on the host is touched)"
     );
-    let directory = tempfile::tempdir().expect("scratch directory");
     let script = "mount -t tmpfs -o mode=755 tmpfs /run; mkdir -p /run/netns /run/lock; \
                   mount -t sysfs sysfs /sys; mount -t cgroup2 cgroup2 /sys/fs/cgroup; \
                   ip link set lo up; exec \"$@\"";
@@ -45,7 +59,7 @@ pub fn in_lab_with(more: &[(&str, std::ffi::OsString)], deadline: Duration, name
         .args(["--uts", "--ipc", "bash", "-c", script, "_"])
         .arg(std::env::current_exe().expect("own path"))
         .args(["--exact", name, "--nocapture", "--test-threads=1"])
-        .env(INSIDE, directory.path())
+        .env(INSIDE, hosts_on)
         .envs(more.iter().map(|(key, value)| (key, value)))
         .stdin(Stdio::null())
         .process_group(0)
@@ -53,7 +67,6 @@ pub fn in_lab_with(more: &[(&str, std::ffi::OsString)], deadline: Duration, name
         .expect("unshare (package util-linux) starts");
     let status = wait(&mut child, deadline);
     if !status.is_some_and(|status| status.success()) {
-        print_logs(directory.path());
         match status {
             Some(status) => panic!("{name} failed inside its lab: {status}"),
             None => {
@@ -103,6 +116,8 @@ impl Lab {
         sh(
             "ip link add br0 type bridge forward_delay 0 && ip addr add 10.77.0.254/24 broadcast 10.77.0.255 dev br0 && ip link set br0 up",
         );
+        let built = env!("CARGO_BIN_EXE_hive");
+        sh(&format!("mkdir -p /run/lab && touch {PROGRAM} && mount --bind '{built}' {PROGRAM}"));
         Self { directory, hosts: 0 }
     }
 
@@ -222,7 +237,7 @@ impl Host {
     /// Starts `hive agent` with these further arguments.
     pub fn start(&self, arguments: &[&str]) -> Agent {
         let log = fs::OpenOptions::new().create(true).append(true).open(self.root.join("agent.log")).expect("log file");
-        let mut command = self.command(env!("CARGO_BIN_EXE_hive"));
+        let mut command = self.command(PROGRAM);
         command
             .arg("agent")
             .args(arguments)
@@ -233,7 +248,7 @@ impl Host {
 
     /// Runs `hive` with these arguments on this host; ends it after 60 s.
     pub fn hive(&self, arguments: &[&str]) -> Answer {
-        let mut command = self.command(env!("CARGO_BIN_EXE_hive"));
+        let mut command = self.command(PROGRAM);
         command.args(arguments);
         run(command)
     }

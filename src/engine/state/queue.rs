@@ -14,11 +14,9 @@ use super::jobs::Session;
 use super::rows::RowKey;
 use super::{Context, Executed, State, clip, reject};
 use crate::engine::command::{RejectCode, Reply, SUBMIT_JOBS_MAX};
+use crate::engine::grammar;
 use crate::engine::id::{JobId, PeerId, SessionId};
-use crate::engine::job::{
-    ATTEMPTS_KEPT, Attempt, AttemptState, Job, JobSpec, JobState, Tally,
-    grammar::{check_job, is_plain_text},
-};
+use crate::engine::job::{ATTEMPTS_KEPT, Attempt, AttemptState, Job, JobSpec, JobState, Tally};
 
 /// Most jobs that are not over: about 200 MiB of state on every replica.
 pub const OPEN_JOBS_MAX: u64 = 200_000;
@@ -36,11 +34,11 @@ impl State {
         if specs.is_empty() || specs.len() > SUBMIT_JOBS_MAX {
             return reject(RejectCode::Invalid, "expected 1 to 64 jobs");
         }
-        if !is_plain_text(submitter, 128) {
+        if !grammar::is_plain_text(submitter, 128) {
             return reject(RejectCode::Invalid, "the submitter must be 1 to 128 bytes without control characters");
         }
         for spec in &specs {
-            if let Err(invalid) = check_job(spec) {
+            if let Err(invalid) = grammar::job(spec) {
                 return reject(RejectCode::Invalid, format!("job {}: {invalid}", spec.id));
             }
         }

@@ -18,11 +18,9 @@ use super::queue::REASON_MAX_LEN;
 use super::rows::RowKey;
 use super::{Context, Executed, State, clip, reject};
 use crate::engine::command::{Progress, RejectCode, Reply};
+use crate::engine::grammar;
 use crate::engine::id::{JobId, PeerId, Token, UnixMillis};
-use crate::engine::job::{
-    Artifact, Attempt, AttemptState, FailureClass, Job, JobState, Outcome, Source,
-    grammar::{check_artifacts, is_commit},
-};
+use crate::engine::job::{Artifact, Attempt, AttemptState, FailureClass, Job, JobState, Outcome, Source};
 
 /// So many different drones failing to build a job block it: the package is at fault, not a machine.
 pub const DIFFERENT_DRONES_MAX: usize = 2;
@@ -82,7 +80,7 @@ impl State {
     }
 
     fn report_building(&mut self, context: Context, id: JobId, pinned: Option<String>) -> Executed {
-        if pinned.as_deref().is_some_and(|commit| !is_commit(commit)) {
+        if pinned.as_deref().is_some_and(|commit| grammar::commit(commit).is_err()) {
             return reject(RejectCode::Invalid, "the pinned commit is no full object name");
         }
         self.advance(id, |job| {
@@ -159,7 +157,7 @@ impl State {
     }
 
     fn accept(&mut self, context: Context, id: JobId, artifacts: Vec<Artifact>) -> Executed {
-        if let Err(invalid) = check_artifacts(&artifacts) {
+        if let Err(invalid) = grammar::artifacts(&artifacts) {
             return reject(RejectCode::Invalid, invalid.to_string());
         }
         let node = self.jobs.update(&id, |job| {
@@ -236,9 +234,7 @@ impl State {
 fn pin(job: &mut Job, pinned: String) -> Result<(), super::Reject> {
     match job.spec.git_source_mut() {
         Some(Source::Git { commit, .. }) => match commit {
-            Some(known) if is_commit(known) && *known != pinned => {
-                reject(RejectCode::Invalid, "the job is pinned to another commit")
-            }
+            Some(known) if *known != pinned => reject(RejectCode::Invalid, "the job is pinned to another commit"),
             Some(_) | None => {
                 *commit = Some(pinned);
                 Ok(())

@@ -8,9 +8,10 @@ use std::collections::BTreeMap;
 use super::rows::RowKey;
 use super::{Context, Executed, State, reject};
 use crate::engine::command::{RankedRole, RejectCode, Reply};
+use crate::engine::grammar;
 use crate::engine::id::PeerId;
-use crate::engine::job::grammar;
 use crate::engine::member::RoleClaim;
+use crate::engine::role;
 
 /// Most roles in a ranking: more than a hive has role definitions.
 const RANKING_MAX: usize = 64;
@@ -48,7 +49,7 @@ impl State {
         if !grammar::is_plain_text(ballot, BALLOT_MAX_LEN) {
             return reject(RejectCode::Invalid, "the ballot must have a name of at most 128 bytes");
         }
-        if ranking.len() > RANKING_MAX || !ranking.iter().all(|ranked| grammar::is_label(&ranked.role)) {
+        if ranking.len() > RANKING_MAX || !ranking.iter().all(|ranked| role::is_name(&ranked.role)) {
             return reject(RejectCode::Invalid, "the ranking is too long or has a malformed role name");
         }
         let has_room = |ranked: &&RankedRole| {

@@ -13,11 +13,9 @@ use globset::{GlobBuilder, GlobMatcher};
 use rustix::fs::{Mode, OFlags};
 
 use super::verdict::Failure;
-use crate::engine::grammar;
+use crate::engine::grammar::{self, ARTIFACTS_MAX};
 use crate::engine::id::Sha256Hash;
 
-/// Most artifacts of one attempt: their names and digests fit into one replicated command.
-pub(super) const ARTIFACTS_MAX: usize = 256;
 /// Most directory entries that are looked at.
 const ENTRIES_MAX: usize = 2_000_000;
 /// Deepest directory that is looked into.
@@ -196,5 +194,14 @@ mod tests {
         assert!(open("src/link/a.deb", own).is_err());
         symlink("c.txt", root.path().join("src/alias")).expect("links");
         assert!(open("src/alias", own).is_err());
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn every_pattern_that_may_be_queued_can_be_matched(pattern in "[a-c*?/\\[\\]{}!^,.-]{1,12}|.{1,12}") {
+            if grammar::pattern(&pattern).is_ok() {
+                proptest::prop_assert!(matchers(&[pattern]).is_ok());
+            }
+        }
     }
 }

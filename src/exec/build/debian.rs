@@ -273,7 +273,7 @@ fn described(root: &Path, owner: u32, bytes_max: u64) -> Result<Vec<Found>, Fail
     let mut found = vec![Found { name: changes.clone(), path, expected: None }];
     let listed = checksums(&text).map_err(|problem| Failure::build(format!("{changes}: {problem}")))?;
     let bytes: u64 = listed.iter().map(|(_, size, _)| size).fold(0, |sum, &size| sum.saturating_add(size));
-    if bytes > bytes_max || listed.len() >= collect::ARTIFACTS_MAX {
+    if bytes > bytes_max || listed.len() >= grammar::ARTIFACTS_MAX {
         return Err(Failure::build(format!("{bytes} bytes in {} artifacts are too much", listed.len())));
     }
     for (sha256, size, name) in listed {

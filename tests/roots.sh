@@ -1,0 +1,113 @@
+#!/bin/sh
+# Builds the root file systems that tests boot, once: a systemd machine as a cloud image is one, and an OpenRC machine. Neither has hive.
+#
+#   tests/roots.sh DIR      prints the directory that holds `systemd` and `openrc`, and makes it when it is not there
+#
+# The directory is named after this recipe and the distribution of this machine, so that a changed recipe is built anew. Packages come
+# from where this machine's apt gets its own. A booted test has no internet: /srv/packages of each root is a repository with the real
+# packages that its role needs, none of them installed, and the only one that its apt knows.
+
+set -eu
+umask 022
+
+common='ca-certificates,curl,iproute2,procps'
+systemd="$common,systemd,systemd-sysv,dbus,cloud-init,sudo,nftables"
+openrc="$common,openrc,sysvinit-core"
+deadline_s=400
+
+fail() {
+	printf 'test roots: %s\n' "$*" >&2
+	exit 1
+}
+
+[ $# = 1 ] || fail "usage: $0 DIR"
+for tool in mmdebstrap systemd-nspawn dpkg-scanpackages flock timeout sha256sum; do
+	command -v $tool >/dev/null 2>&1 || fail "$tool is missing; run as root: tests/deps.sh test"
+done
+
+. /etc/os-release
+here=$(CDPATH='' cd -- "$(dirname -- "$0")" && pwd)
+builder=$here/../roles/builder.toml
+key=$(cat "$here/roots.sh" "$builder" /etc/os-release | sha256sum | cut -c 1-16)
+roots=$1/$key
+if [ -e "$roots/complete" ]; then
+	echo "$roots"
+	exit
+fi
+
+[ "$(id -u)" = 0 ] || fail "building them needs root"
+mkdir -p "$1"
+exec 9>"$1/lock"
+flock -w $((deadline_s * 2)) 9 || fail "another run is still building them"
+if [ -e "$roots/complete" ]; then
+	echo "$roots"
+	exit
+fi
+
+# The archives of this distribution that this machine's apt uses, and no others.
+sources() {
+	apt-get indextargets --format '$(ORIGIN)|deb $(REPO_URI) $(RELEASE) $(COMPONENT)' 'Created-By: Packages' |
+		awk -F'|' -v id="$ID" 'tolower($1) == id { print $2 }' | sort -u
+}
+lists=$(sources)
+if [ -z "$lists" ]; then
+	apt-get update -q >&2
+	lists=$(sources)
+fi
+[ -n "$lists" ] || fail "apt here knows no archive of $ID"
+
+rm -rf "$1"/*.partial
+find "$1" -mindepth 1 -maxdepth 1 -type d -exec rm -rf {} +
+partial=$roots.partial
+mkdir "$partial"
+
+# build NAME PACKAGES ROLE-PACKAGES: the latter are loaded but not installed.
+build() {
+	printf '%s\n' "$lists" | timeout -k 10 $deadline_s mmdebstrap --quiet --variant=minbase --include="$2" \
+		--dpkgopt='path-exclude=/usr/share/doc/*' --dpkgopt='path-exclude=/usr/share/locale/*' \
+		--customize-hook="chroot \"\$1\" apt-get install -q -y --no-install-recommends --download-only $3" \
+		--customize-hook='mkdir "$1/srv/packages" && mv "$1"/var/cache/apt/archives/*.deb "$1/srv/packages"' \
+		"$VERSION_CODENAME" "$partial/$1" - >&2 || fail "mmdebstrap could not build $1 within $deadline_s s"
+}
+
+# finish NAME: what a machine of the lab has that this one's archives do not give.
+finish() {
+	root=$partial/$1
+	(cd "$root/srv/packages" && dpkg-scanpackages --multiversion . 2>/dev/null >Packages)
+	rm -rf "$root"/etc/apt/sources.list "$root"/etc/apt/sources.list.d/* "$root"/var/lib/apt/lists/*
+	echo 'deb [trusted=yes] file:/srv/packages ./' >"$root/etc/apt/sources.list.d/lab.list"
+	: >"$root/etc/resolv.conf"
+	rm -f "$root/etc/hostname" "$root/etc/machine-id" "$root/var/lib/dbus/machine-id"
+	: >"$root/etc/machine-id"
+}
+
+role_packages=$(sed -n 's/^debian = \[\(.*\)\]$/\1/p' "$builder" | tr -d '",')
+[ -n "$role_packages" ] || fail "no packages in $builder"
+build systemd "$systemd" "$role_packages" &
+first=$!
+build openrc "$openrc" jq &
+wait $first || exit 1
+wait $! || exit 1
+
+finish systemd
+root=$partial/systemd
+mkdir -p "$root/var/log/journal"
+# As a cloud image for a machine whose addresses come from outside: the seed directory is the datasource.
+cat >"$root/etc/cloud/cloud.cfg.d/90-lab.cfg" <<'END'
+datasource_list: [NoCloud, None]
+network: {config: disabled}
+locale: false
+apt: {preserve_sources_list: true}
+END
+
+finish openrc
+root=$partial/openrc
+# What asks for disks, a clock and terminals, which a container has not.
+for service in checkfs.sh checkroot.sh checkroot-bootclean.sh hwclock.sh; do
+	rm -f "$root"/etc/runlevels/*/$service
+done
+sed -i '/getty/d' "$root/etc/inittab"
+
+touch "$partial/complete"
+mv "$partial" "$roots"
+echo "$roots"
