@@ -351,7 +351,7 @@ impl Agent {
                 Ok(())
             }
             mesh::Event::Discovered { peer, addresses } => {
-                self.joining.on_discovered(&shared, &peer, addresses).await;
+                self.joining.on_discovered(peer, addresses, now_ms);
                 Ok(())
             }
             mesh::Event::Refused { by_us, address, reason, .. } => {

@@ -16,7 +16,7 @@ mod events;
 mod handle;
 pub mod interfaces;
 mod run;
-pub mod socket;
+mod socket;
 pub mod swim;
 pub mod tap;
 mod targets;
@@ -36,6 +36,7 @@ pub use self::tap::{TapRecord, decode_for_display};
 pub use self::targets::parse_target;
 pub use self::wire::{Cast, Hello, HiveEpoch, Welcome};
 use crate::engine::id::PeerId;
+use crate::ports::Holder;
 
 /// The port of discovery and liveness.
 pub const PORT: u16 = 50_555;
@@ -85,12 +86,12 @@ impl Default for Options {
 #[derive(Debug, thiserror::Error)]
 pub enum DiscoveryError {
     /// Somebody else has the port.
-    #[error("UDP port {port} is taken{}; stop that process or choose another port with --port", taken_by(owner.as_ref()))]
+    #[error("UDP port {port} is taken{}; stop that process or choose another port with --port", taken_by(holder.as_ref()))]
     PortTaken {
         /// The port.
         port: u16,
         /// Who has it, when this process may see that.
-        owner: Option<socket::Owner>,
+        holder: Option<Holder>,
     },
     /// The peer id is not a multihash, so no datagram could name it.
     #[error("bug: {0} is not a peer id")]
@@ -105,9 +106,9 @@ pub enum DiscoveryError {
     },
 }
 
-fn taken_by(owner: Option<&socket::Owner>) -> String {
-    match owner {
-        Some(owner) => format!(" by process {} ({})", owner.pid, owner.name),
+fn taken_by(holder: Option<&Holder>) -> String {
+    match holder {
+        Some(holder) => format!(" by {holder}"),
         None => " by a process of another user (see: ss -ulpn)".to_owned(),
     }
 }

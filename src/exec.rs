@@ -25,7 +25,6 @@ mod launch;
 mod sweep;
 mod users;
 
-pub use acts::Family;
 pub use shim::ShimFailure;
 
 use std::io;

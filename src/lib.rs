@@ -11,8 +11,8 @@
 //! ```
 //!
 //! Arrows say who may import whom. Small vocabularies are shared by all adapters and import nothing but
-//! `engine`: [`api`] (what people and scripts see), `transport` (streams between nodes), `keyring` (who may speak), `clock`
-//! and `tasks`. `tests/architecture.rs` reads the tree and fails on an arrow that points the other way.
+//! `engine`: [`api`] (what people and scripts see), `transport` (streams between nodes), `keyring` (who may speak), `clock`,
+//! `ports` (who holds a port) and `tasks`. `tests/architecture.rs` reads the tree and fails on an arrow that points the other way.
 
 pub mod engine;
 
@@ -23,6 +23,8 @@ pub mod config;
 pub mod clock;
 #[cfg(feature = "node")]
 pub mod keyring;
+#[cfg(feature = "node")]
+pub mod ports;
 #[cfg(feature = "node")]
 pub mod transport;
 

@@ -16,7 +16,6 @@ pub mod bootstrap;
 pub mod escape;
 pub mod limits;
 pub mod node;
-pub mod ports;
 
 mod hive;
 mod page;

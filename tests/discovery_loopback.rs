@@ -1,6 +1,7 @@
 //! Discovery on real sockets: several nodes in one process, on loopback, each on a port of its own and found by unicast.
 
 #![cfg(feature = "node")]
+#![expect(clippy::wildcard_enum_match_arm, reason = "a test waits for one kind of event and passes over all others")]
 
 use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
 use std::time::Duration;
@@ -262,7 +263,7 @@ async fn a_flood_of_junk_does_not_stop_honest_traffic() {
             for length in [1, 13, 400, 1_200] {
                 sent += u64::from(socket.send_to(&junk[..length], target).is_ok());
             }
-            std::thread::sleep(Duration::from_micros(400));
+            std::thread::park_timeout(Duration::from_micros(400));
         }
         sent
     });
@@ -352,12 +353,13 @@ async fn a_v1_node_gets_its_welcome_and_advice() {
     let (length, _) = timeout(DEADLINE, v1_socket.recv_from(&mut buffer)).await.expect("in time").expect("receives");
     assert_eq!(v1::open(&buffer[..length], &keyring()).expect("verifies").kind, v1::Kind::Advice);
     let listed = timeout(DEADLINE, async {
+        let mut ticks = tokio::time::interval(Duration::from_millis(20));
         loop {
             let peers = node.handle.snapshot().legacy_peers.clone();
             if !peers.is_empty() {
                 return peers;
             }
-            tokio::time::sleep(Duration::from_millis(20)).await;
+            ticks.tick().await;
         }
     });
     assert_eq!(listed.await.expect("listed")[0].hostname, "build3");
@@ -368,7 +370,7 @@ async fn the_second_agent_on_a_port_is_told_who_has_it() {
     let first = start(options(1, Vec::new()), BeaconState::Seeking);
     let second = Options { port: first.handle.port(), ..options(2, Vec::new()) };
     let error = Discovery::start(second, Some(keyring()), BeaconContent::default()).map(|_| ()).expect_err("taken");
-    let DiscoveryError::PortTaken { port, owner: Some(owner) } = &error else { panic!("{error}") };
+    let DiscoveryError::PortTaken { port, holder: Some(owner) } = &error else { panic!("{error}") };
     assert_eq!((*port, owner.pid), (first.handle.port(), std::process::id()));
     assert!(error.to_string().contains(&format!("by process {}", std::process::id())), "{error}");
 }

@@ -17,11 +17,26 @@ use futures::future::BoxFuture;
 use hive::blobs::{self, BlobStore};
 use hive::engine::id::{EpochId, JobId, Sha256Hash, Token};
 use hive::engine::job::{Artifact, DebianSource, FailureClass, JobSpec, Limits, Outcome, Source, Work};
+use hive::engine::role::Family;
 use hive::exec::build::{Attempt, Build, Builder, Depot, DepotError, Event, EventKind, StopReason};
 use hive::exec::logs::{self, LogStore};
+use hive::exec::packages::PackagesState;
 use hive::exec::privilege::{Executor, Privilege};
 use hive::exec::{InstallPolicy, Options};
 use tokio::sync::mpsc;
+
+/// Asks again and again until there is an answer.
+async fn until<T>(what: &str, mut ask: impl FnMut() -> Option<T>) -> T {
+    let deadline = Instant::now() + Duration::from_secs(60);
+    let mut ticks = tokio::time::interval(Duration::from_millis(20));
+    loop {
+        if let Some(answer) = ask() {
+            return answer;
+        }
+        assert!(Instant::now() < deadline, "not within 60 s: {what}");
+        ticks.tick().await;
+    }
+}
 
 /// What the agent does in production: joins the blob store to the builder.
 struct Store(BlobStore);
@@ -181,14 +196,7 @@ impl Host {
     }
 
     async fn wait_for_log(&self, build: &Build, needle: &str) {
-        let deadline = Instant::now() + Duration::from_secs(60);
-        let mut reader = loop {
-            match self.logs.reader(build.job, 1, 0).expect("opens") {
-                Some(reader) => break reader,
-                None => tokio::time::sleep(Duration::from_millis(20)).await,
-            }
-            assert!(Instant::now() < deadline, "no log within 60 s");
-        };
+        let mut reader = until("a log", || self.logs.reader(build.job, 1, 0).expect("opens")).await;
         let mut text = String::new();
         while !text.contains(needle) {
             let next = tokio::time::timeout(Duration::from_secs(60), reader.next()).await;
@@ -566,16 +574,21 @@ async fn builds_run_through_the_helper() {
         .kill_on_drop(true)
         .spawn()
         .expect("helper starts");
-    let deadline = Instant::now() + Duration::from_secs(60);
-    while std::os::unix::net::UnixStream::connect(&socket).is_err() {
-        assert!(Instant::now() < deadline, "the helper did not listen within 60 s");
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
+    until("the helper listens", || std::os::unix::net::UnixStream::connect(&socket).ok()).await;
     let mut host = Host::with(directory, options, Privilege::Helper(socket.clone())).await;
     let (outcome, log) = host.shell("id -u; echo through the helper; exit 3", Limits::default()).await;
     let (class, _, code) = failure(outcome);
     assert_eq!((class, code), (FailureClass::Build, Some(3)), "{log}");
     assert!(log.contains("through the helper") && !log.lines().any(|line| line == "0"), "{log}");
+    let executor = Executor::open(host.options.clone(), Privilege::Helper(socket.clone())).await.expect("executor");
+    let (output, mut lines) = mpsc::channel(16);
+    let installed = executor.install_packages(Family::Debian, vec!["dpkg".to_owned()], output).await;
+    assert_eq!(installed.expect("asked"), PackagesState::Installed(vec![]), "dpkg is everywhere already");
+    let said = lines.recv().await.expect("output");
+    assert!(String::from_utf8_lossy(&said).starts_with("+ dpkg-query -W "), "{said:?}");
+    let (output, _lines) = mpsc::channel(16);
+    let refused = executor.install_packages(Family::Debian, vec!["--purge".to_owned()], output).await;
+    assert!(refused.expect_err("refused").to_string().contains("is no package name"));
     let build = host.start_shell(DAEMON, Limits::default());
     host.wait_for_log(&build, "ready").await;
     let before = Instant::now();
@@ -614,11 +627,7 @@ async fn the_helper_refuses_what_is_not_on_its_list() {
         .kill_on_drop(true)
         .spawn()
         .expect("helper starts");
-    let deadline = Instant::now() + Duration::from_secs(60);
-    while std::os::unix::net::UnixStream::connect(&socket).is_err() {
-        assert!(Instant::now() < deadline, "the helper did not listen within 60 s");
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
+    until("the helper listens", || std::os::unix::net::UnixStream::connect(&socket).ok()).await;
     let canary = directory.path().join("canary");
     let step = |directory: &str, environment: &[(&str, &str)]| {
         let environment: std::collections::BTreeMap<_, _> = environment.iter().copied().collect();
@@ -637,8 +646,8 @@ async fn the_helper_refuses_what_is_not_on_its_list() {
         step("/etc", &[]),
         step("", &[("LD_PRELOAD", "/tmp/evil.so")]),
         step("", &[("PATH", "/tmp")]),
-        serde_json::json!({ "Install": { "family": "apt", "names": ["--purge", "bash"] } }),
-        serde_json::json!({ "Install": { "family": "apt", "names": ["/tmp/evil.deb"] } }),
+        serde_json::json!({ "Install": { "family": "debian", "names": ["--purge", "bash"] } }),
+        serde_json::json!({ "Install": { "family": "debian", "names": ["/tmp/evil.deb"] } }),
         serde_json::json!({ "ClaimAddress": { "interface": "lo; id", "cidr": "10.0.0.1/24" } }),
         serde_json::json!({ "Run": { "argv": ["id"] } }),
     ];
@@ -648,6 +657,8 @@ async fn the_helper_refuses_what_is_not_on_its_list() {
         let answer = ask_helper(&socket, &frame).await;
         let text = String::from_utf8_lossy(&answer).into_owned();
         assert!(text.contains("Refused"), "{request}: {text:?}");
+        let known = request.get("Run").is_none();
+        assert_eq!(text.contains("not a request"), !known, "refused for what it asks: {text:?}");
     }
     for junk in [&b""[..], &[0xff; 100], &[0x9f; 60_000], b"GET / HTTP/1.1\r\n"] {
         ask_helper(&socket, junk).await;

@@ -56,9 +56,11 @@ if [ -z "$lists" ]; then
 fi
 [ -n "$lists" ] || fail "apt here knows no archive of $ID"
 
-rm -rf "$1"/*.partial
-find "$1" -mindepth 1 -maxdepth 1 -type d -exec rm -rf {} +
+# What another recipe or an interrupted run has left, known by its name and its mark.
 partial=$roots.partial
+for old in "$1"/*/complete "$1"/*.partial/.; do
+	if [ -e "$old" ]; then rm -rf --one-file-system "${old%/*}"; fi
+done
 mkdir "$partial"
 
 # build NAME PACKAGES ROLE-PACKAGES: the latter are loaded but not installed.

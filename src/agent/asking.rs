@@ -93,12 +93,8 @@ impl Asking {
         if self.claiming.is_some() || now_ms < self.not_before_ms || !shared.is_member() {
             return Ok(());
         }
-        let (claimed, founder) = shared.read(|state| {
-            let me = state.member(&shared.me.peer_id);
-            (me.and_then(|member| member.role.clone()), me.is_some_and(|member| member.founder))
-        });
         let settled = shared.soft(|soft| soft.identity.as_ref().is_some_and(|identity| !identity.provisional));
-        if !self.wanted && settled && (claimed.is_some() || founder) {
+        if !self.wanted && settled {
             return Ok(());
         }
         self.open(shared, now_ms);
@@ -222,6 +218,8 @@ impl Asking {
         match reply {
             Ok(Reply::Role { claim }) => {
                 self.wanted = false;
+                // The coordinator has applied it, this replica perhaps not yet: it must not look unclaimed until then.
+                self.not_before_ms = now_ms() + AGAIN_MS;
                 self.became(shared, &claim, &ranked)
             }
             Ok(other) => {

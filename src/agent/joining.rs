@@ -40,6 +40,10 @@ const ADMIT_INTERVAL_MS: u64 = 1_000;
 const ADMIT_TIMEOUT: Duration = Duration::from_secs(5);
 /// Interval of dialing configured addresses while alone, milliseconds. The mesh backs off by itself.
 const JOIN_DIAL_MS: u64 = 1_000;
+/// A node that mDNS found is dialed when none of its datagrams arrived for so long, milliseconds: four HELLOs of a seeker.
+const DISCOVERED_WAIT_MS: u64 = 1_000;
+/// Most nodes of mDNS that wait to be dialed.
+const DISCOVERED_MAX: usize = 256;
 /// Another hive is shown for so long after it was last met, milliseconds.
 pub(super) const OTHER_HIVE_SHOWN_MS: u64 = 120_000;
 /// A refusal is shown for so long after the last one, milliseconds.
@@ -55,6 +59,8 @@ pub(super) struct Joining {
     last_mesh_hello_ms: u64,
     last_dial_ms: u64,
     admit_sent_ms: u64,
+    /// Found by mDNS, with when.
+    discovered: BTreeMap<PeerId, (Vec<SocketAddr>, u64)>,
     said: Option<LocalFacts>,
     followed: Vec<PeerId>,
 }
@@ -77,6 +83,7 @@ impl Joining {
             last_mesh_hello_ms: 0,
             last_dial_ms: 0,
             admit_sent_ms: 0,
+            discovered: BTreeMap::new(),
             said: None,
             followed: Vec::new(),
         }
@@ -85,6 +92,7 @@ impl Joining {
     /// Does what is due. Returns true in the one call in which this node founded its hive.
     pub(super) async fn tick(&mut self, shared: &Arc<Shared>, now_ms: u64) -> anyhow::Result<bool> {
         let mut founded = false;
+        self.dial_discovered(shared, now_ms).await;
         if self.founding.is_some() {
             self.dial_configured(shared, now_ms).await;
             founded = self.seek_on(shared, now_ms).await?;
@@ -215,11 +223,29 @@ impl Joining {
         }
     }
 
-    /// mDNS found a node: dialed unless it is connected already. Who it is shows at admission.
-    pub(super) async fn on_discovered(&mut self, shared: &Shared, peer: &PeerId, addresses: Vec<SocketAddr>) {
-        if !self.connected.contains_key(peer) {
-            shared.mesh.add_addresses(peer, addresses).await;
-            shared.mesh.dial(peer).await;
+    /// mDNS found a node. It is dialed a little later, unless its datagrams arrive by then: where they do, a connection between
+    /// two nodes without a hive would be of no use, and twenty that boot together would make 190.
+    pub(crate) fn on_discovered(&mut self, peer: PeerId, addresses: Vec<SocketAddr>, now_ms: u64) {
+        if self.discovered.len() < DISCOVERED_MAX || self.discovered.contains_key(&peer) {
+            self.discovered.insert(peer, (addresses, now_ms));
+        }
+    }
+
+    async fn dial_discovered(&mut self, shared: &Shared, now_ms: u64) {
+        let due: Vec<PeerId> = self
+            .discovered
+            .iter()
+            .filter(|(_, (_, at_ms))| now_ms.saturating_sub(*at_ms) >= DISCOVERED_WAIT_MS)
+            .map(|(peer, _)| peer.clone())
+            .collect();
+        for peer in due {
+            let Some((addresses, _)) = self.discovered.remove(&peer) else { continue };
+            let heard = self.founding.as_ref().is_some_and(|founding| founding.seekers().any(|seeker| *seeker == peer));
+            let known = shared.read(|state| state.member(&peer).is_some_and(|member| !member.left));
+            if !heard && !known && !self.connected.contains_key(&peer) {
+                shared.mesh.add_addresses(&peer, addresses).await;
+                shared.mesh.dial(&peer).await;
+            }
         }
     }
 

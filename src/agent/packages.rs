@@ -1,14 +1,13 @@
-//! Packages of the role: by this process when it may, through the helper when it may not.
+//! Packages of the role: as root when this node can act as root, else as far as asking goes.
 //!
 //! Never done here: choosing packages (the role does) or running a package manager.
 
 use super::shared::Shared;
 use crate::config::PackagesMode;
 use crate::engine::role::Family;
-use crate::exec::Family as Installer;
 use crate::exec::packages::{LocalRunner, Mode, PackagesState, apply};
 
-/// Pieces of output that wait for the log; a slow log slows the package manager down.
+/// Pieces of output that wait for the log.
 const OUTPUT_WAITING: usize = 64;
 
 /// The mode as the installer knows it.
@@ -25,9 +24,9 @@ pub(super) async fn install(shared: &Shared, distro: &str, packages: &[String]) 
     let family = Family::of_distro(distro);
     let mode = mode(shared.config.packages);
     let mut log = |line: &str| tracing::debug!(line, "package manager");
-    let state = match (mode, family, shared.executor.has_helper()) {
-        (Mode::On, Some(family), true) => by_helper(shared, family, packages).await,
-        (mode, family, _) => apply(mode, family, packages, &LocalRunner, &mut log).await,
+    let state = match (mode, family) {
+        (Mode::On, Some(family)) if shared.executor.acts_as_root() => as_root(shared, family, packages).await,
+        (mode, family) => apply(mode, family, packages, &LocalRunner, &mut log).await,
     };
     if let PackagesState::DryRun(would) = &state {
         tracing::info!(
@@ -38,28 +37,17 @@ pub(super) async fn install(shared: &Shared, distro: &str, packages: &[String]) 
     state.to_string()
 }
 
-/// The helper runs as root what this process may not; its output goes to the log.
-async fn by_helper(shared: &Shared, family: Family, packages: &[String]) -> PackagesState {
-    let installer = match family {
-        Family::Debian => Installer::Apt,
-        Family::Gentoo => Installer::Portage,
-    };
-    let (output, mut lines) = tokio::sync::mpsc::channel(OUTPUT_WAITING);
-    let mut last = String::new();
-    let install = shared.executor.install_packages(installer, packages.to_vec(), output);
+/// What is installed now is there before a build's dependencies are, and the other way round: the executor keeps them in turn.
+async fn as_root(shared: &Shared, family: Family, packages: &[String]) -> PackagesState {
+    let (output, mut chunks) = tokio::sync::mpsc::channel(OUTPUT_WAITING);
+    let install = shared.executor.install_packages(family, packages.to_vec(), output);
     let listen = async {
-        while let Some(bytes) = lines.recv().await {
-            let text = String::from_utf8_lossy(&bytes).into_owned();
-            tracing::debug!(text = text.trim_end(), "package manager");
-            if let Some(line) = text.lines().rfind(|line| !line.trim().is_empty()) {
-                last = line.to_owned();
+        while let Some(bytes) = chunks.recv().await {
+            for line in String::from_utf8_lossy(&bytes).lines() {
+                tracing::debug!(line, "package manager");
             }
         }
     };
     let (result, ()) = tokio::join!(install, listen);
-    match result {
-        Ok(true) => PackagesState::Installed(Vec::new()),
-        Ok(false) => PackagesState::Failed(last),
-        Err(error) => PackagesState::Failed(error.to_string()),
-    }
+    result.unwrap_or_else(|error| PackagesState::Failed(error.to_string()))
 }

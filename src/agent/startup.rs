@@ -44,10 +44,12 @@ use crate::web;
 const BUILDS_MAX: usize = 256;
 /// Interval of telling the service manager that the loop lives, milliseconds; a third of the unit's 30 s.
 const WATCHDOG_MS: u64 = 10_000;
-/// Interval of resolving `join` names and of looking at the machine again.
-const HOUSEKEEPING: Duration = Duration::from_secs(60);
-/// Interval of dropping old logs, in rounds of housekeeping.
-const LOGS_EVERY: u32 = 60;
+/// Interval of resolving `join` names.
+const HOUSEKEEPING: Duration = Duration::from_secs(30);
+/// Interval of looking at the machine's tools and of dropping old logs, in rounds of housekeeping.
+const LOOK_EVERY: u32 = 120;
+/// The first look at the tools is so many rounds after the start at most, at random.
+const LOOK_SPREAD: u32 = 4;
 
 /// How the agent ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -104,7 +106,12 @@ fn failed(error: &anyhow::Error) -> Ended {
 }
 
 fn init_logging(config: &Config) {
-    let filter = std::env::var("RUST_LOG").unwrap_or_else(|_| config.log.level.clone());
+    // A plain level is about hive; libraries speak up only when something is wrong.
+    let configured = match config.log.level.contains(['=', ',']) {
+        true => config.log.level.clone(),
+        false => format!("warn,hive={}", config.log.level),
+    };
+    let filter = std::env::var("RUST_LOG").unwrap_or(configured);
     let filter =
         tracing_subscriber::EnvFilter::try_new(&filter).unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false);
@@ -330,17 +337,21 @@ async fn wait_for_signals(shared: Arc<Shared>) {
 /// Slow looks at the outside: names, the machine, old logs.
 async fn keep_house(shared: Arc<Shared>) {
     let options = inventory_options(&shared.config);
+    // Asking every tool for its version takes seconds of processor time, and a rack that boots together has none to spare.
+    let first_look = u32::from(rand::random::<u8>()) % LOOK_SPREAD;
     for round in 0u32.. {
         let targets = resolve(&shared.config.join).await;
-        let mut found = inventory::with_versions(inventory::detect(&options), &options).await;
-        found.labels.extend(shared.config.labels.iter().cloned());
-        let events = [Event::JoinTargets(targets), Event::Inventory(Box::new(found))];
-        for event in events {
-            if shared.events.send(event).await.is_err() {
+        if shared.events.send(Event::JoinTargets(targets)).await.is_err() {
+            return;
+        }
+        if round % LOOK_EVERY == first_look + 1 {
+            let mut found = inventory::with_versions(inventory::detect(&options), &options).await;
+            found.labels.extend(shared.config.labels.iter().cloned());
+            if shared.events.send(Event::Inventory(Box::new(found))).await.is_err() {
                 return;
             }
         }
-        if round % LOGS_EVERY == 0 {
+        if round % LOOK_EVERY == 0 {
             let logs = shared.logs.clone();
             let dropped = tokio::task::spawn_blocking(move || logs.retain()).await;
             tracing::debug!(?dropped, "old logs");

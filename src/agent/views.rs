@@ -209,7 +209,9 @@ fn notices(shared: &Shared, consensus: &ConsensusStatus, members: &[MemberStatus
             }
         }
         notices.extend(soft.notices.values().cloned());
-        notices.extend(soft.isolation.iter().map(|gap| format!("Builds on this host: {gap}.")));
+        if !soft.isolation.is_empty() {
+            notices.push(format!("Builds on this host: {}.", soft.isolation.join("; ").trim_end_matches('.')));
+        }
     });
     if phase == NodePhase::Member && !consensus.quorum {
         notices.push(

@@ -12,7 +12,7 @@ use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Component, Path, PathBuf};
 
 /// Largest archive, bytes.
-pub const ARCHIVE_MAX_BYTES: u64 = 1 << 30;
+pub const ARCHIVE_MAX_BYTES: u64 = crate::engine::grammar::SOURCE_MAX_BYTES;
 /// Most entries of an archive: several times the largest source tree in use.
 pub const ENTRIES_MAX: usize = 500_000;
 /// Deepest nesting of directories.

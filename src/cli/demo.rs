@@ -236,7 +236,7 @@ impl Demo<'_> {
         let source_directory = self.directory.join("hive-hello");
         let debian = package::write(&source_directory, package::TEST_SECONDS)
             .map_err(|error| local(&source_directory, &error))?;
-        let packed = pack::pack_directory(&source_directory).map_err(|error| local(&source_directory, &error))?;
+        let packed = pack::pack_directory(&source_directory)?;
         let client = self.client(builder);
         let reader = tokio::fs::File::from_std(packed.file);
         let stored = client.put::<StoredBlob>("/api/v1/blobs", reader, packed.size).await?.data;

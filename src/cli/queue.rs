@@ -251,8 +251,7 @@ async fn upload(ui: &Ui, client: &Client, directory: &Path) -> Result<Source, Fa
     let owned = directory.to_owned();
     let packed = tokio::task::spawn_blocking(move || pack::pack_directory(&owned))
         .await
-        .map_err(|error| Failure::internal(format!("packing ended: {error}"), ""))?
-        .map_err(|error| Failure::usage(format!("cannot pack {}: {error}", directory.display()), ""))?;
+        .map_err(|error| Failure::internal(format!("packing ended: {error}"), ""))??;
     ui.show_progress(&format!("sending {} …", bytes(packed.size)));
     let reader = tokio::fs::File::from_std(packed.file);
     let stored = client.put::<StoredBlob>("/api/v1/blobs", reader, packed.size).await;

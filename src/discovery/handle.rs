@@ -12,10 +12,11 @@ use super::run::{Inputs, Runner, Sockets};
 use super::swim::MemberContact;
 use super::tap::TapRecord;
 use super::v1::{Advice, AdviceError};
-use super::{DiscoveryError, Options, socket, wire};
+use super::{DiscoveryError, Options, wire};
 use crate::clock;
 use crate::engine::id::PeerId;
 use crate::keyring::Keyring;
+use crate::ports;
 use crate::tasks;
 
 /// Events that may wait for the agent: two seconds of a hive of 100 that boots.
@@ -208,7 +209,7 @@ impl DiscoveryHandle {
 /// Names the process that has the port.
 pub(super) fn port_error(port: u16, error: std::io::Error) -> DiscoveryError {
     if error.kind() == std::io::ErrorKind::AddrInUse {
-        DiscoveryError::PortTaken { port, owner: socket::port_owner(port) }
+        DiscoveryError::PortTaken { port, holder: ports::holder(ports::Protocol::Udp, port) }
     } else {
         DiscoveryError::Io { action: "open the UDP socket", source: error }
     }

@@ -256,6 +256,7 @@ impl Runner {
         }
         let events = &self.events;
         self.core.report_members(|event| events.try_send(event).is_ok());
+        #[expect(clippy::result_large_err, reason = "what does not fit is handed back whole; it is no error")]
         self.core.drain_events(|event| events.try_send(event).map_err(mpsc::error::TrySendError::into_inner));
     }
 

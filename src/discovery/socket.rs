@@ -3,10 +3,8 @@
 //! Two agents on one port would each get some of the datagrams and both look half dead, so the port is not shared
 //! (no `SO_REUSEADDR`), and whoever comes second is told which process has it.
 
-use std::fs;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::path::Path;
 
 use socket2::{Domain, InterfaceIndexOrAddress, Protocol, SockRef, Socket, Type};
 use tokio::net::UdpSocket;
@@ -17,15 +15,6 @@ use super::interfaces::Interface;
 const RECEIVE_BUFFER_BYTES: usize = 1 << 20;
 /// Routers that a multicast passes: none, like a broadcast.
 const MULTICAST_TTL: u32 = 1;
-
-/// A process.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Owner {
-    /// Its number.
-    pub pid: u32,
-    /// Its name.
-    pub name: String,
-}
 
 /// Opens the socket of one address family on `port` (0: any).
 pub(super) fn open(address: IpAddr, port: u16) -> io::Result<UdpSocket> {
@@ -78,70 +67,17 @@ pub(super) fn any(v6: bool) -> IpAddr {
     if v6 { Ipv6Addr::UNSPECIFIED.into() } else { Ipv4Addr::UNSPECIFIED.into() }
 }
 
-/// The process that has a UDP port, as far as this one may look: another user's is only found by root.
-pub fn port_owner(port: u16) -> Option<Owner> {
-    let inodes: Vec<u64> = ["/proc/net/udp", "/proc/net/udp6"]
-        .iter()
-        .filter_map(|path| fs::read_to_string(path).ok())
-        .flat_map(|table| table.lines().filter_map(|line| socket_inode(line, port)).collect::<Vec<_>>())
-        .collect();
-    if inodes.is_empty() {
-        return None;
-    }
-    let links: Vec<String> = inodes.iter().map(|inode| format!("socket:[{inode}]")).collect();
-    for entry in fs::read_dir("/proc").ok()?.flatten() {
-        let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse::<u32>().ok()) else { continue };
-        if has_open(&entry.path(), &links) {
-            let name = fs::read_to_string(entry.path().join("comm")).unwrap_or_default();
-            return Some(Owner { pid, name: name.trim_end().to_owned() });
-        }
-    }
-    None
-}
-
-/// The inode of the socket in a line of `/proc/net/udp`, when it is bound to `port`.
-fn socket_inode(line: &str, port: u16) -> Option<u64> {
-    let mut columns = line.split_whitespace();
-    let local = columns.nth(1)?;
-    let (_, local_port) = local.rsplit_once(':')?;
-    if u16::from_str_radix(local_port, 16).ok()? != port {
-        return None;
-    }
-    columns.nth(7)?.parse().ok()
-}
-
-fn has_open(process: &Path, links: &[String]) -> bool {
-    let Ok(descriptors) = fs::read_dir(process.join("fd")) else { return false };
-    descriptors
-        .flatten()
-        .filter_map(|descriptor| fs::read_link(descriptor.path()).ok())
-        .any(|target| target.to_str().is_some_and(|target| links.iter().any(|link| link == target)))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn the_second_agent_learns_who_has_the_port() {
+    async fn the_port_is_not_shared_with_a_second_agent() {
         let first = open(any(false), 0).expect("opens");
         let port = first.local_addr().expect("bound").port();
-        let error = open(any(false), port).expect_err("the port is not shared");
+        let error = open(any(false), port).expect_err("taken");
         assert_eq!(error.kind(), io::ErrorKind::AddrInUse);
-        let owner = port_owner(port).expect("it is this process");
-        assert_eq!(owner.pid, std::process::id());
-        assert!(!owner.name.is_empty());
         drop(first);
-        assert_eq!(port_owner(port), None);
-    }
-
-    #[test]
-    fn lines_of_the_kernel_are_read() {
-        let line =
-            " 1234: 00000000:C57B 00000000:0000 07 00000000:00000000 00:00000000 00000000     0        0 98765 2 0 0";
-        assert_eq!(socket_inode(line, 50_555), Some(98_765));
-        assert_eq!(socket_inode(line, 50_556), None);
-        assert_eq!(socket_inode("  sl  local_address rem_address   st tx_queue", 50_555), None);
-        assert_eq!(socket_inode("", 1), None);
+        open(any(false), port).expect("free again");
     }
 }

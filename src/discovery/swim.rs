@@ -345,7 +345,12 @@ impl Swim {
                     self.push_timer(due_ms, pending.timer, self.health.multiplier());
                 }
             }
-            _ => self.log("timer", |foca, outbox| foca.handle_timer(pending.timer, outbox)),
+            Timer::ProbeRandomMember(_)
+            | Timer::SendIndirectProbe { .. }
+            | Timer::PeriodicAnnounce(_)
+            | Timer::PeriodicAnnounceDown(_)
+            | Timer::PeriodicGossip(_)
+            | Timer::RemoveDown(_) => self.log("timer", |foca, outbox| foca.handle_timer(pending.timer, outbox)),
         }
     }
 

@@ -177,7 +177,7 @@ mod tests {
         targets.resolved(lookup.clone(), vec![address], 200_000);
         assert_eq!(targets.next(|_| false), [address]);
         assert!(targets.lookups(259_999).is_empty());
-        assert_eq!(targets.lookups(260_000), [lookup.clone()]);
+        assert_eq!(targets.lookups(260_000), std::slice::from_ref(&lookup));
         targets.resolved(lookup, Vec::new(), 260_100);
         assert_eq!(targets.next(|_| false), [address], "a failure keeps what was known");
         targets.set(&[], &[], 50_555);

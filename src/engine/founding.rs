@@ -6,7 +6,7 @@
 //!
 //! Seekers tell each other a digest of all seekers they see. When three seconds have passed and every seeker in view has
 //! shown this node's own digest three times in a row, all of them agree on who is there; the one with the smallest PeerId
-//! announces `founding` for a second and then founds. Evidence of a founded hive, or of another node that founds with a smaller
+//! announces `founding` for a second and then founds; the next one takes its turn when it does not. Evidence of a founded hive, or of another node that founds with a smaller
 //! PeerId, ends the attempt at once. Two hives can still arise when nodes cannot hear each other; the childless one then
 //! dissolves ([`dissolves_into`]).
 //!
@@ -33,6 +33,9 @@ pub const HINT_TRUST_MS: u64 = 6_000;
 /// Datagrams that cannot be verified keep this node from founding for so long after the last one, milliseconds. Members send
 /// at least every 30 s.
 pub const UNVERIFIED_HOLD_MS: u64 = 40_000;
+/// How long each node waits for the one with the next smaller PeerId to announce itself, milliseconds. One that never founds
+/// (`--no-found`), or hangs, must not keep the others from it.
+pub const TURN_MS: u64 = 2_000;
 /// Most seekers that are tracked; more are ignored until some are forgotten.
 pub const SEEKERS_MAX: usize = 1_024;
 
@@ -123,6 +126,7 @@ pub struct Founding {
     digest: SeekersDigest,
     announcing_since_ms: Option<u64>,
     announced_by_other: Option<(PeerId, u64)>,
+    agreed_since_ms: Option<u64>,
     hint_ms: Option<u64>,
     unverified_ms: Option<u64>,
     done: bool,
@@ -140,6 +144,7 @@ impl Founding {
             digest,
             announcing_since_ms: None,
             announced_by_other: None,
+            agreed_since_ms: None,
             hint_ms: None,
             unverified_ms: None,
             done: false,
@@ -238,12 +243,14 @@ impl Founding {
         if now_ms.saturating_sub(link_since_ms) < QUIET_MS {
             return Step::Seek { digest };
         }
+        let agreed = self.seekers.values().all(|seeker| seeker.agreeing >= DIGESTS_NEEDED);
+        self.agreed_since_ms = if agreed { self.agreed_since_ms.or(Some(now_ms)) } else { None };
         if let Some(why) = self.hold_reason(now_ms) {
             return Step::Hold { digest, why };
         }
-        let smallest = self.seekers.keys().next().is_none_or(|first| self.me < *first);
-        let agreed = self.seekers.values().all(|seeker| seeker.agreeing >= DIGESTS_NEEDED);
-        if smallest && agreed {
+        let smaller = self.seekers.keys().filter(|peer| **peer < self.me).count() as u64;
+        let patience_ms = smaller.saturating_mul(TURN_MS);
+        if self.agreed_since_ms.is_some_and(|since| now_ms.saturating_sub(since) >= patience_ms) {
             self.announcing_since_ms = Some(now_ms);
             return Step::Announce { digest };
         }
@@ -394,6 +401,20 @@ mod tests {
         assert!(
             matches!(great.poll(QUIET_MS + 150).0, Step::Hold { why: HoldReason::OtherFounds(by), .. } if by == peer(1))
         );
+    }
+
+    #[test]
+    fn the_next_one_takes_its_turn_when_the_smallest_never_announces() {
+        let mut founding = linked(2);
+        let mut announced_ms = None;
+        for now_ms in (1..20_000).step_by(250) {
+            founding.on_seeker(&peer(1), founding.digest, false, now_ms);
+            if matches!(founding.poll(now_ms).0, Step::Announce { .. }) {
+                announced_ms.get_or_insert(now_ms);
+            }
+        }
+        let at_ms = announced_ms.expect("announces");
+        assert!((QUIET_MS + TURN_MS..QUIET_MS + TURN_MS + 1_500).contains(&at_ms), "{at_ms}");
     }
 
     #[test]

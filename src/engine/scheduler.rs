@@ -22,11 +22,11 @@ use super::id::{JobId, PeerId};
 use super::job::{Job, Needs};
 use super::state::State;
 
-pub use explain::{Explanation, ExplanationLine, Subject, explain, waiting_for};
-pub use fit::{Slots, Unfit};
-pub use leases::{DRONE_STOPS_AFTER_MS, LEASE_MS, Leases, PURE_AFTER_DOWN_MS, RENEW_EVERY_MS, drone_must_stop};
+pub use self::explain::{Explanation, ExplanationLine, Subject, explain, waiting_for};
+pub use self::fit::{Slots, Unfit};
+pub use self::leases::{DRONE_STOPS_AFTER_MS, LEASE_MS, Leases, PURE_AFTER_DOWN_MS, RENEW_EVERY_MS, drone_must_stop};
 
-use fit::Drone;
+use self::fit::Drone;
 
 /// What the coordinator knows beside the replicated state.
 #[derive(Clone, Debug, Default)]

@@ -32,11 +32,11 @@ use serde::{Deserialize, Serialize};
 use super::command::{Batch, COMMAND_MAX_BYTES, Command, ENVELOPE_VERSION, FEATURE_LEVEL, Origin, RejectCode, Reply};
 use super::id::UnixMillis;
 
-pub use jobs::{DroneRecord, HISTORY_KEPT, QueueCounts, Session, TERMINAL_KEPT};
-pub use members::{ADDRESSES_MAX, MEMBERS_MAX};
-pub use origins::WINDOW;
-pub use queue::OPEN_JOBS_MAX;
-pub use reports::{
+pub use self::jobs::{DroneRecord, HISTORY_KEPT, QueueCounts, Session, TERMINAL_KEPT};
+pub use self::members::{ADDRESSES_MAX, MEMBERS_MAX};
+pub use self::origins::WINDOW;
+pub use self::queue::OPEN_JOBS_MAX;
+pub use self::reports::{
     BUILD_FAILURES_MAX, DIFFERENT_DRONES_MAX, DRONE_INFRA_FAILURES_MAX, GROUNDED_MS, INFRA_FAILURES_MAX, LOSSES_MAX,
 };
 

@@ -11,91 +11,71 @@ use std::path::Path;
 use std::process::Stdio;
 
 use bytes::Bytes;
-use serde::{Deserialize, Serialize};
 use tokio::io::AsyncReadExt as _;
 use tokio::net::unix::pipe;
 use tokio::process::Command;
 use tokio::sync::{Mutex, mpsc};
 
 use super::launch::{CHUNK_BYTES, Exit};
+use super::packages::{self, LocalRunner, Mode, PackagesState};
 use super::{ExecError, Options, SAFE_PATH};
 use crate::engine::grammar;
+use crate::engine::role::Family;
 
-/// Most packages of one act.
-pub(super) const PACKAGES_MAX: usize = 512;
-
-/// Kinds of package manager.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Family {
-    /// Debian, Ubuntu: `apt-get`.
-    Apt,
-    /// Gentoo: `emerge`.
-    Portage,
-}
-
-impl Family {
-    /// Whether this text names a package in the family's grammar.
-    pub fn check(self, name: &str) -> Result<(), grammar::GrammarError> {
-        match self {
-            Self::Apt => grammar::debian_package(name),
-            Self::Portage => grammar::gentoo_package(name),
-        }
-    }
-}
+/// Output that waits for a slow reader, bytes; fits into one frame. What is beyond is counted and dropped, because a package
+/// manager is not held up by whoever watches it.
+const OUTPUT_WAITING_BYTES: usize = 32 << 10;
 
 /// Package managers hold a lock of their own; waiting for it here keeps the second from failing.
 static INSTALLING: Mutex<()> = Mutex::const_new(());
 
-fn install_argv(family: Family) -> &'static [&'static str] {
-    match family {
-        Family::Apt => &[
-            "apt-get",
-            "install",
-            "--yes",
-            "--no-install-recommends",
-            "-o",
-            "Dpkg::Options::=--force-confold",
-            "-o",
-            "DPkg::Lock::Timeout=300",
-            "--",
-        ],
-        Family::Portage => &["emerge", "--noreplace", "--ask=n", "--color=n", "--quiet-build=y", "--"],
+/// Lines on their way to whoever watches.
+struct Watched {
+    output: mpsc::Sender<Bytes>,
+    waiting: Vec<u8>,
+    dropped: usize,
+}
+
+impl Watched {
+    fn line(&mut self, line: &str) {
+        if self.waiting.len() + line.len() < OUTPUT_WAITING_BYTES {
+            self.waiting.extend_from_slice(line.as_bytes());
+            self.waiting.push(b'\n');
+        } else {
+            self.dropped += 1;
+        }
+        if let Ok(permit) = self.output.try_reserve() {
+            permit.send(Bytes::from(std::mem::take(&mut self.waiting)));
+        }
+    }
+
+    async fn finish(self) {
+        if self.dropped > 0 {
+            tracing::warn!(lines = self.dropped, "output of the package manager was not read in time");
+        }
+        self.output.send(Bytes::from(self.waiting)).await.ok();
     }
 }
 
-/// Installs packages; their output goes to `output` as it comes, and is dropped when nobody reads it. An installation that has
-/// begun is brought to its end even when the caller goes away: a package manager that was killed leaves a broken machine.
+/// Installs what is missing of these packages; output goes to `output` as it comes, and is dropped when nobody reads it. An
+/// installation that has begun is brought to its end even when the caller goes away: a package manager that was killed leaves a
+/// broken machine.
 pub(super) async fn install(
     family: Family,
     names: Vec<String>,
     output: mpsc::Sender<Bytes>,
-) -> Result<Exit, ExecError> {
-    check_packages(family, &names)?;
+) -> Result<PackagesState, ExecError> {
+    packages::check_names(family, &names).map_err(ExecError::Refused)?;
     let work = async move {
         let _guard = INSTALLING.lock().await;
-        let argv: Vec<String> = install_argv(family).iter().map(|&text| text.to_owned()).chain(names).collect();
-        let first = stream(&argv, &output).await?;
-        if first.code == Some(0) || family != Family::Apt {
-            return Ok(first);
-        }
-        // Most often the lists are older than the archive.
-        let update = ["apt-get", "update", "-o", "DPkg::Lock::Timeout=300"].map(str::to_owned);
-        stream(&update, &output).await?;
-        stream(&argv, &output).await
+        let mut watched = Watched { output, waiting: Vec::new(), dropped: 0 };
+        let mut log = |line: &str| watched.line(line);
+        let state = packages::apply(Mode::On, Some(family), &names, &LocalRunner, &mut log).await;
+        watched.finish().await;
+        state
     };
-    let done = crate::tasks::spawn("install", work).await.map_err(io::Error::other);
-    done.and_then(|result| result).map_err(ExecError::io("install packages"))
-}
-
-pub(super) fn check_packages(family: Family, names: &[String]) -> Result<(), ExecError> {
-    if names.is_empty() || names.len() > PACKAGES_MAX {
-        return Err(ExecError::Refused(format!("{} packages; expected 1 to {PACKAGES_MAX}", names.len())));
-    }
-    for name in names {
-        family.check(name).map_err(|error| ExecError::Refused(error.to_string()))?;
-    }
-    Ok(())
+    let done = crate::tasks::spawn("install", work).await;
+    done.map_err(io::Error::other).map_err(ExecError::io("install packages"))
 }
 
 async fn stream(argv: &[String], output: &mpsc::Sender<Bytes>) -> io::Result<Exit> {
@@ -105,7 +85,7 @@ async fn stream(argv: &[String], output: &mpsc::Sender<Bytes>) -> io::Result<Exi
     command
         .args(arguments)
         .env_clear()
-        .envs([("PATH", SAFE_PATH), ("LANG", "C.UTF-8"), ("HOME", "/root"), ("DEBIAN_FRONTEND", "noninteractive")])
+        .envs([("PATH", SAFE_PATH), ("LANG", "C.UTF-8"), ("HOME", "/root")])
         .current_dir("/")
         .stdin(Stdio::null())
         .stdout(writer.try_clone()?)
@@ -185,16 +165,33 @@ pub(super) fn check_address(options: &Options, interface: &str, cidr: &str) -> R
 mod tests {
     use super::*;
 
-    #[test]
-    fn only_named_packages_are_installed() {
-        let names = |names: &[&str]| names.iter().map(|&name| name.to_owned()).collect::<Vec<_>>();
-        assert!(check_packages(Family::Apt, &names(&["make", "g++-12"])).is_ok());
+    #[tokio::test]
+    async fn only_named_packages_are_installed() {
+        let (output, mut lines) = mpsc::channel(4);
         for bad in ["--purge", "make=1", "make/", "./evil.deb", "/tmp/evil.deb", "make-", "a b", "make;id", "task^"] {
-            let bad_names = names(&["make", bad]);
-            assert!(check_packages(Family::Apt, &bad_names).is_err(), "{bad}");
+            let names = vec!["make".to_owned(), bad.to_owned()];
+            let result = install(Family::Debian, names, output.clone()).await;
+            assert!(matches!(result, Err(ExecError::Refused(_))), "{bad}");
         }
-        assert!(check_packages(Family::Portage, &names(&["@world"])).is_err());
-        assert!(check_packages(Family::Apt, &[]).is_err());
+        assert!(install(Family::Gentoo, vec!["@world".to_owned()], output).await.is_err());
+        assert!(lines.recv().await.is_none(), "nothing was run");
+    }
+
+    #[tokio::test]
+    async fn a_reader_that_does_not_read_holds_nothing_up() {
+        let (output, mut lines) = mpsc::channel(1);
+        let mut watched = Watched { output, waiting: Vec::new(), dropped: 0 };
+        (0..10_000).for_each(|number| watched.line(&format!("line {number}")));
+        assert!(watched.waiting.len() <= OUTPUT_WAITING_BYTES && watched.dropped > 0);
+        let reader = async {
+            let mut text = Vec::new();
+            while let Some(chunk) = lines.recv().await {
+                text.extend_from_slice(&chunk);
+            }
+            String::from_utf8(text).expect("UTF-8")
+        };
+        let (text, ()) = tokio::join!(reader, watched.finish());
+        assert!(text.starts_with("line 0\nline 1\n") && text.ends_with('\n'));
     }
 
     #[test]

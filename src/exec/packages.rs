@@ -20,13 +20,14 @@ use std::time::Duration;
 use futures::future::BoxFuture;
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncBufReadExt as _, AsyncRead, AsyncReadExt as _, BufReader};
-use tokio::sync::mpsc;
+use tokio::sync::{Notify, mpsc};
 
 use crate::engine::role::Family;
+use crate::exec::SAFE_PATH;
 use crate::exec::inventory::probe;
 
-/// Most packages in one request.
-const PACKAGES_MAX: usize = 128;
+/// Most packages in one request: build dependencies of a large source package.
+const PACKAGES_MAX: usize = 512;
 /// Installing may compile (Portage) or wait for another package manager's lock.
 const INSTALL_TIMEOUT: Duration = Duration::from_secs(6 * 3_600);
 /// Fetching package lists over a slow line.
@@ -37,12 +38,15 @@ const QUERY_TIMEOUT: Duration = Duration::from_secs(300);
 const LINE_MAX_BYTES: usize = 4_096;
 /// Output kept of a command, to find out why it failed and what it would do.
 const OUTPUT_KEPT_BYTES: usize = 256 << 10;
+/// What a program that has ended may still bring: its last words are in the pipe already, and a service that a package started
+/// may hold the pipe open for ever.
+const LAST_WORDS_TIMEOUT: Duration = Duration::from_secs(1);
 /// Lines on their way to the log; a slow log slows the package manager down, it does not use memory.
 const LINES_WAITING: usize = 256;
 /// Longest reason, characters.
 const REASON_MAX_CHARS: usize = 300;
 /// What apt waits for another package manager.
-const APT_LOCK_TIMEOUT: &str = "DPkg::Lock::Timeout=120";
+const APT_LOCK_TIMEOUT: &str = "DPkg::Lock::Timeout=300";
 
 /// What to do about packages.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -58,7 +62,7 @@ pub enum Mode {
 }
 
 /// How it ended. As text: the `packages_state` of `identity.json`.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum PackagesState {
     /// Nothing was done.
     Off,
@@ -312,8 +316,8 @@ async fn run_here(invocation: &Invocation, log: LogLine<'_>) -> io::Result<Finis
     let (program, arguments) = invocation.argv.split_first().ok_or(io::ErrorKind::InvalidInput)?;
     let mut command = probe::clean_command(program);
     command.args(arguments).envs(invocation.env.iter().map(|(key, value)| (key, value)));
-    // Maintainer scripts expect a home that exists.
-    command.env("HOME", "/root").stdout(Stdio::piped()).stderr(Stdio::piped());
+    // Maintainer scripts expect a home that exists, and the system's own programs whatever this process was started with.
+    command.env("HOME", "/root").env("PATH", SAFE_PATH).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut child = command.spawn()?;
     let mut group = probe::Group::of(&child);
     let (lines, mut incoming) = mpsc::channel::<String>(LINES_WAITING);
@@ -334,14 +338,23 @@ async fn run_here(invocation: &Invocation, log: LogLine<'_>) -> io::Result<Finis
                 }
             }
         };
+        let ended = Notify::new();
         let status = async {
             let status = child.wait().await;
             // Services that a maintainer script started have sessions of their own; what is left in the group is debris.
             group.finish();
+            ended.notify_one();
             status
         };
         let errors = lines.clone();
-        let (status, (), (), ()) = tokio::join!(status, forward(stdout, lines), forward(stderr, errors), collect);
+        let streams = async move { tokio::join!(forward(stdout, lines), forward(stderr, errors)) };
+        let listen = async {
+            tokio::select! {
+                _ = streams => {}
+                () = async { ended.notified().await; tokio::time::sleep(LAST_WORDS_TIMEOUT).await } => {}
+            }
+        };
+        let (status, (), ()) = tokio::join!(status, listen, collect);
         Ok(Finished { exit_code: status?.code(), output: kept })
     };
     let timeout = Duration::from_millis(invocation.timeout_ms);
@@ -434,7 +447,7 @@ mod tests {
             runner.ran(),
             [
                 "dpkg-query -W -f=${Package}\\t${db:Status-Status}\\n -- ansible git maven",
-                "apt-get install -y --no-install-recommends -o DPkg::Lock::Timeout=120 -o Dpkg::Options::=--force-confold -- ansible maven",
+                "apt-get install -y --no-install-recommends -o DPkg::Lock::Timeout=300 -o Dpkg::Options::=--force-confold -- ansible maven",
             ]
         );
         let env = install(Family::Debian, &[]).env;
@@ -449,7 +462,7 @@ mod tests {
         let unknown = (100, "Reading package lists...\nE: Unable to locate package ansible\n");
         let runner = Recorded::new(&[(1, ""), unknown, (0, ""), (0, "")]);
         assert_eq!(debian(Mode::On, &["ansible"], &runner).await.to_string(), "installed");
-        assert_eq!(runner.ran()[2], "apt-get update -o DPkg::Lock::Timeout=120");
+        assert_eq!(runner.ran()[2], "apt-get update -o DPkg::Lock::Timeout=300");
 
         let runner = Recorded::new(&[(1, ""), unknown, (0, ""), unknown]);
         let state = debian(Mode::On, &["ansible"], &runner).await;
@@ -548,6 +561,13 @@ mod tests {
             .expect("runs");
         assert!(finished.output.len() <= OUTPUT_KEPT_BYTES && finished.output.ends_with("the end\n"));
         assert!(count > 700 && longest <= LINE_MAX_BYTES, "{count} lines of up to {longest}");
+
+        let mut lines: Vec<String> = vec![];
+        let service = run("setsid sleep 60 & echo $!", 20_000);
+        let finished = LocalRunner.run(&service, &mut |line| lines.push(line.to_owned())).await;
+        let pid = lines.first().and_then(|line| line.parse().ok()).and_then(rustix::process::Pid::from_raw);
+        rustix::process::kill_process(pid.expect("its number"), rustix::process::Signal::KILL).expect("it still runs");
+        assert_eq!(finished.expect("does not wait for a service that was started").exit_code, Some(0));
 
         let error = LocalRunner.run(&run("sleep 60", 100), &mut |_| {}).await.expect_err("hangs");
         assert_eq!(error.kind(), io::ErrorKind::TimedOut);

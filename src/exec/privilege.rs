@@ -8,10 +8,12 @@ use std::path::PathBuf;
 use bytes::Bytes;
 use tokio::sync::mpsc;
 
-use super::acts::{self, Family};
+use super::acts;
 use super::helper::client::Client;
 use super::launch::{Exit, Launcher, Running, Step};
+use super::packages::PackagesState;
 use super::{Capabilities, ExecError, Options};
+use crate::engine::role::Family;
 
 /// Where root's acts come from.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -70,9 +72,9 @@ impl Executor {
         &self.options
     }
 
-    /// Root's acts go through a helper.
-    pub fn has_helper(&self) -> bool {
-        matches!(self.way, Way::Helper(_))
+    /// Root's acts can be had, directly or through a helper.
+    pub fn acts_as_root(&self) -> bool {
+        matches!(self.way, Way::Helper(_) | Way::Local { root: true, .. })
     }
 
     /// What builds can be limited and isolated by.
@@ -88,19 +90,19 @@ impl Executor {
         }
     }
 
-    /// Installs packages as root; output goes to `output` as it comes. True when the package manager said that all went well.
+    /// Installs packages as root, those that are missing; output goes to `output` as it comes. An error means that nothing was
+    /// tried, a failed installation is a [`PackagesState`].
     pub async fn install_packages(
         &self,
         family: Family,
         names: Vec<String>,
         output: mpsc::Sender<Bytes>,
-    ) -> Result<bool, ExecError> {
-        let exit = match &self.way {
-            Way::Local { root: true, .. } => acts::install(family, names, output).await?,
-            Way::Local { root: false, .. } => return Err(ExecError::NoPrivilege { act: "installing packages" }),
-            Way::Helper(client) => client.install(family, names, output).await?,
-        };
-        Ok(exit.code == Some(0))
+    ) -> Result<PackagesState, ExecError> {
+        match &self.way {
+            Way::Local { root: true, .. } => acts::install(family, names, output).await,
+            Way::Local { root: false, .. } => Err(ExecError::NoPrivilege { act: "installing packages" }),
+            Way::Helper(client) => client.install(family, names, output).await,
+        }
     }
 
     /// Gives a network interface of this host one more address.

@@ -10,6 +10,7 @@
 //! few map operations. Never done here: deciding whom to talk to.
 
 mod dialing;
+mod stack;
 mod talk;
 
 use std::collections::{BTreeMap, VecDeque};
@@ -18,54 +19,38 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use futures::StreamExt as _;
-use libp2p::connection_limits::ConnectionLimits;
 use libp2p::core::ConnectedPoint;
-use libp2p::core::upgrade::Version;
 use libp2p::gossipsub::TopicHash;
-use libp2p::swarm::behaviour::toggle::Toggle;
-use libp2p::swarm::{ConnectionId, ListenError, NetworkBehaviour, Swarm, SwarmEvent};
-use libp2p::{PeerId as NetId, Transport as _, connection_limits, gossipsub, mdns, noise, ping, tcp, yamux};
+use libp2p::swarm::{ConnectionId, ListenError, Swarm, SwarmEvent};
+use libp2p::{PeerId as NetId, mdns, ping};
 use rand::SeedableRng as _;
 use rand::rngs::SmallRng;
 use tokio::sync::{Notify, mpsc, oneshot};
 
 use self::dialing::{DialRecord, Target, Waiting};
+use self::stack::{Behaviour, BehaviourEvent, build_swarm};
 use super::addresses::AddressBook;
 use super::admission::gate::{Contention, Gate};
-use super::admission::{AdmissionError, AdmittedNoise, RefuseReason};
-use super::doorman::Doorman;
+use super::admission::{AdmissionError, RefuseReason};
 use super::events::{Event, EventQueue};
 use super::gossip::Sieve;
 use super::handle::{Command, PeerView};
 use super::key::{NodeKey, to_text};
 use super::refusals::Refusals;
 use super::socket::{SocketControl, Sockets, multiaddr, socket_addr};
-use super::streams::{Acceptors, Streams};
-use super::{MeshError, Options, gossip, port};
+use super::streams::Acceptors;
+use super::{MeshError, Options, port};
 use crate::clock;
 use crate::engine::id::PeerId;
+use crate::ports;
 use crate::transport::Incoming;
 
 /// How often overdue things are looked at.
 const TICK: Duration = Duration::from_millis(250);
 /// Two connections with one peer are both kept this long, so that streams opened meanwhile can end.
 const DUPLICATE_GRACE_MS: u64 = 5_000;
-/// Streams that one connection may have at once.
-const STREAMS_MAX: usize = 512;
 /// Connections that may close in order at shutdown before the rest is cut.
 const SHUTDOWN_TIMEOUT: Duration = Duration::from_millis(500);
-
-/// The protocols of an admitted connection. The doorman and the limits come first: they speak before the others allocate.
-#[derive(NetworkBehaviour)]
-#[behaviour(prelude = "libp2p::swarm::derive_prelude")]
-pub(crate) struct Behaviour {
-    doorman: Doorman,
-    limits: connection_limits::Behaviour,
-    mdns: Toggle<mdns::tokio::Behaviour>,
-    ping: ping::Behaviour,
-    streams: Streams,
-    gossip: gossipsub::Behaviour,
-}
 
 /// What helpers on the same runtime report back.
 pub(crate) enum Note {
@@ -167,7 +152,7 @@ impl Node {
                 && let Err(source) = port::probe(ip, listen_port)
             {
                 if source.kind() == std::io::ErrorKind::AddrInUse {
-                    let holder = port::holder(listen_port).unwrap_or_else(|| "another process".to_owned());
+                    let holder = ports::holder(ports::Protocol::Tcp, listen_port);
                     return Err(MeshError::PortTaken { port: listen_port, holder });
                 }
                 if port::is_any_v6(ip) {
@@ -543,59 +528,4 @@ fn find_admission(error: &libp2p::TransportError<std::io::Error>) -> Option<&Adm
         };
     }
     None
-}
-
-fn build_swarm(
-    options: &Options,
-    key: &NodeKey,
-    shared: &Shared,
-    sockets: &Sockets,
-) -> Result<Swarm<Behaviour>, MeshError> {
-    let setup = |what: &'static str| move |error: String| MeshError::Setup { what, error };
-    let local = key.pair().public().to_peer_id();
-    let timeout = Duration::from_millis(options.handshake_timeout_ms);
-    let noise = noise::Config::new(key.pair()).map_err(|error| setup("noise")(error.to_string()))?;
-    let mut muxer = yamux::Config::default();
-    muxer.set_max_num_streams(STREAMS_MAX);
-    let sockets = sockets.clone();
-    let transport = tcp::tokio::Transport::new(tcp::Config::default().nodelay(true))
-        .map(move |socket, point| sockets.wrap(socket, &point))
-        .upgrade(Version::V1)
-        .authenticate(AdmittedNoise::new(noise, Arc::clone(&shared.gate), timeout))
-        .multiplex(muxer)
-        // From the first byte: silence before the handshake counts as well.
-        .timeout(timeout)
-        .boxed();
-    let limits = ConnectionLimits::default()
-        .with_max_pending_incoming(Some(options.pending_max))
-        .with_max_pending_outgoing(Some(options.pending_max))
-        .with_max_established_incoming(Some(options.inbound_max))
-        .with_max_established_outgoing(Some(options.outbound_max))
-        .with_max_established(Some(options.connections_max))
-        .with_max_established_per_peer(Some(options.per_peer_max));
-    let mdns = options
-        .mdns
-        .then(|| {
-            let config = mdns::Config {
-                ttl: Duration::from_millis(options.mdns_ttl_ms),
-                query_interval: Duration::from_millis(options.mdns_query_interval_ms),
-                enable_ipv6: false,
-            };
-            mdns::tokio::Behaviour::new(config, local)
-        })
-        .transpose()
-        .map_err(|error| setup("mDNS")(error.to_string()))?;
-    let ping = ping::Config::new()
-        .with_interval(Duration::from_millis(options.ping_interval_ms))
-        .with_timeout(Duration::from_millis(options.ping_timeout_ms));
-    let behaviour = Behaviour {
-        doorman: Doorman::new(options.pending_per_address_max),
-        limits: connection_limits::Behaviour::new(limits),
-        mdns: mdns.into(),
-        ping: ping::Behaviour::new(ping),
-        streams: Streams::new(local, shared.acceptors.clone()),
-        gossip: gossip::behaviour(key.pair()).map_err(setup("gossipsub"))?,
-    };
-    let config = libp2p::swarm::Config::with_tokio_executor();
-    Ok(Swarm::new(transport, behaviour, local, config))
 }

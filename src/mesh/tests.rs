@@ -110,9 +110,10 @@ async fn connect(from: &mut TestNode, to: &mut TestNode) {
 /// Polls until `condition` holds.
 async fn eventually(what: &str, mut condition: impl AsyncFnMut() -> bool) {
     let started_ms = clock::now_ms();
+    let mut ticks = tokio::time::interval(Duration::from_millis(20));
     while !condition().await {
         assert!(clock::now_ms() - started_ms < DEADLINE.as_millis() as u64, "not in time: {what}");
-        tokio::time::sleep(Duration::from_millis(20)).await;
+        ticks.tick().await;
     }
 }
 
@@ -515,7 +516,7 @@ async fn a_taken_port_names_its_holder() {
     let taken = Options { port: first.address.port(), ..options() };
     let error = start(taken, introduction("second", &secret)).await.err().expect("taken");
     let message = error.to_string();
-    assert!(message.contains(&format!("process {}", std::process::id())), "{message}");
+    assert!(message.contains(&format!("(pid {})", std::process::id())), "{message}");
     assert!(message.contains(&first.address.port().to_string()), "{message}");
 }
 
@@ -525,9 +526,10 @@ async fn dialing_oneself_is_noticed_and_not_repeated() {
     let mut alone = node("alone", &secret).await;
     let wire = wire_to(alone.address).await;
     // Well past the first back-off of 250 ms, after which an address that merely failed would be tried again.
+    let mut ticks = tokio::time::interval(Duration::from_millis(20));
     for _ in 0..60 {
         alone.mesh.dial_address(wire.address).await;
-        tokio::time::sleep(Duration::from_millis(20)).await;
+        ticks.tick().await;
     }
     assert_eq!(wire.accepted(), 1);
     while let Ok(event) = alone.events.try_recv() {

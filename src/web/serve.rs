@@ -31,7 +31,8 @@ use tokio_util::task::TaskTracker;
 use super::access::{Access, Caller};
 use super::answer::Remote;
 use super::limits::{Caps, Patient, Slots};
-use super::{Context, NodeApi, Options, ports, routes};
+use super::{Context, NodeApi, Options, routes};
+use crate::ports::{self, Holder};
 use crate::tasks;
 
 /// Connections that may wait to be accepted.
@@ -60,7 +61,7 @@ pub enum BindError {
         /// What was asked for.
         address: SocketAddr,
         /// Who holds it, where that can be told.
-        holder: Option<String>,
+        holder: Option<Holder>,
         /// The system's reason.
         source: io::Error,
     },

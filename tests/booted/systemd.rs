@@ -108,6 +108,9 @@ fn a_debian_host_with_nothing_but_cloud_init_user_data_becomes_a_builder_and_sta
             assert_eq!(state.stdout, "installed", "{package}");
         }
 
+        let asked = machine.sh("journalctl --no-pager --unit=hive | grep --count 'the hive has decided'");
+        assert_eq!(asked.as_deref(), Some("1"), "{}", machine.log());
+
         the_agent_has_no_rights(&machine);
         a_job_is_built_there_without_rights(&machine, seed, "mvn");
 

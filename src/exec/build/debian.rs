@@ -20,6 +20,7 @@ use crate::engine::grammar;
 use crate::engine::id::Sha256Hash;
 use crate::engine::job::DebianSource;
 use crate::exec::InstallPolicy;
+use crate::exec::packages::PackagesState;
 
 /// Largest `.changes` file that is read, bytes.
 const CHANGES_MAX_BYTES: u64 = 1 << 20;
@@ -102,8 +103,12 @@ impl Debian {
             return Ok(());
         }
         let still = unmet(&end.tail).unwrap_or(missing);
-        let why =
-            if installed { "the versions that can be installed do not fit" } else { "installing failed, see the log" };
+        let why = match installed {
+            PackagesState::Failed(reason) => format!("installing them {reason}"),
+            PackagesState::Off | PackagesState::DryRun(_) | PackagesState::Installed(_) => {
+                "the versions that can be installed do not fit".to_owned()
+            }
+        };
         Err(Failure::policy(format!("missing build dependencies: {still}; {why}")))
     }
 }

@@ -18,8 +18,10 @@ use super::verdict::{self, Failure};
 use super::{Attempt, Event, EventKind, Inner, StopReason};
 use crate::clock;
 use crate::engine::job::{Artifact, FailureClass};
+use crate::engine::role::Family;
 use crate::exec::launch::{Exit, Running, Step};
 use crate::exec::logs::LogWriter;
+use crate::exec::packages::PackagesState;
 use crate::exec::users;
 
 /// Time-outs and free space are looked at so often.
@@ -265,11 +267,11 @@ impl Run {
     }
 
     /// Installs packages while the attempt may run. The installation itself goes on when the attempt ends.
-    pub(super) async fn install(&mut self, names: Vec<String>) -> Result<bool, Failure> {
+    pub(super) async fn install(&mut self, names: Vec<String>) -> Result<PackagesState, Failure> {
         let (sender, mut output) = mpsc::channel(16);
         let executor = self.inner.executor.clone();
         let installing = crate::tasks::spawn("build-dependencies", async move {
-            executor.install_packages(crate::exec::Family::Apt, names, sender).await
+            executor.install_packages(Family::Debian, names, sender).await
         });
         loop {
             tokio::select! {

@@ -15,8 +15,9 @@ use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
 use super::protocol::{Control, FRAME_MAX, Reply, Request};
-use crate::exec::acts::Family;
+use crate::engine::role::Family;
 use crate::exec::launch::{Exit, Running, Step};
+use crate::exec::packages::PackagesState;
 use crate::exec::{Capabilities, ExecError};
 use crate::tasks;
 use crate::transport::{read_frame, write_frame};
@@ -93,14 +94,14 @@ impl Client {
         family: Family,
         names: Vec<String>,
         output: mpsc::Sender<Bytes>,
-    ) -> Result<Exit, ExecError> {
+    ) -> Result<PackagesState, ExecError> {
         let mut stream = self.ask(&Request::Install { family, names }).await?;
         loop {
             match read_frame::<Reply>(&mut stream, FRAME_MAX).await.map_err(|error| self.failed(error))? {
                 Reply::Output(bytes) => {
                     output.send(Bytes::from(bytes)).await.ok();
                 }
-                Reply::Ended(exit) => return Ok(exit),
+                Reply::Packages(state) => return Ok(state),
                 other => return Err(unexpected(other)),
             }
         }

@@ -3,9 +3,10 @@
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
+use crate::engine::role::Family;
 use crate::exec::Capabilities;
-use crate::exec::acts::Family;
 use crate::exec::launch::{Exit, Step};
+use crate::exec::packages::PackagesState;
 
 /// Largest frame, bytes: a step holds at most 32 KiB of arguments.
 pub(in crate::exec) const FRAME_MAX: usize = crate::transport::CONTROL_FRAME_MAX;
@@ -46,6 +47,8 @@ pub(in crate::exec) enum Reply {
     Output(#[serde(with = "serde_bytes")] Vec<u8>),
     /// The program is over.
     Ended(Exit),
+    /// `Install`: how it ended.
+    Packages(PackagesState),
     /// Done.
     Done,
     /// Not done, and nothing has changed.

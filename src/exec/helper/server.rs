@@ -199,7 +199,7 @@ async fn serve(mut stream: UnixStream, uid: u32, launcher: &Launcher, options: &
                 }
             };
             let (result, ()) = tokio::join!(work, forward);
-            done(result.map(Reply::Ended))
+            done(result.map(Reply::Packages))
         }
         Request::Start(step) => return start(stream, uid, launcher, step).await,
     };
