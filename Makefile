@@ -31,9 +31,10 @@ test: ## every test, with lints, as root where hosts are booted
 		echo '$(CARGO) test --locked'; exec $(CARGO) test --locked --no-fail-fast; \
 	fi
 
-bench: ## the figures, measured on this machine
+# BENCH='--only start' for one of them, BENCH=--list for their names. Agents run in network namespaces, hence root.
+bench: ## the figures, measured on this machine in 20 minutes, as root
 	@tests/deps.sh try
-	$(CARGO) bench --locked
+	$(CARGO) bench --locked --bench figures -- $(BENCH)
 
 lint: ## formatting and lints
 	$(CARGO) fmt --check

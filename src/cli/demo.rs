@@ -17,7 +17,7 @@ use super::client::{Client, segment};
 use super::output::{Failure, Outcome, Ui};
 use super::text::{bytes, clean, duration};
 use super::{pack, queue, render};
-use crate::api::{JobView, NodePhase, RaftPart, Status, StoredBlob, SubmitRequest, Submitted};
+use crate::api::{ErrorCode, JobView, NodePhase, RaftPart, Status, StoredBlob, SubmitRequest, Submitted};
 use crate::clock;
 use crate::engine::id::{JobId, SessionId};
 use crate::engine::job::{AttemptState, DebianSource, JobSpec, JobState, Limits, Source, Work};
@@ -283,7 +283,8 @@ impl Demo<'_> {
                     let waiting = answer.data.waiting_for.unwrap_or_default();
                     format!("it is {} {waiting}", render::jobs::state_word(answer.data.state))
                 }
-                Err(error) if queue::may_pass(&error) => error.message,
+                // The node that is asked may not have applied yet what another one acknowledged a moment ago.
+                Err(error) if queue::may_pass(&error) || error.code == ErrorCode::NotFound => error.message,
                 Err(error) => return Err(error.into()),
             };
             if clock::now_ms() >= deadline {

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-/// Set inside the lab.
+/// Set inside the lab, to the directory of its hosts.
 const INSIDE: &str = "HIVE_LAB";
 /// Root directories of the hosts: on the lab's own tmpfs. Twenty machines have twenty disks; here they would share one, and
 /// every fsync of all of them would queue. SIGKILL loses nothing of what was written, there as here.
@@ -27,11 +27,22 @@ pub const SECRET: &str = "5f0c7d1be29a4836a1b2c3d4e5f60718293a4b5c6d7e8f90a1b2c3
 
 /// Runs `test` in a lab of its own. `name` is the test's full path as the runner knows it.
 pub fn in_lab(name: &str, test: impl FnOnce(&mut Lab)) {
-    if std::env::var_os(INSIDE).is_some() {
-        let mut lab = Lab::new(PathBuf::from(HOSTS));
+    in_lab_with(Path::new(HOSTS), LAB_DEADLINE, &[], name, test);
+}
+
+/// The same with the hosts' directories elsewhere (on a real disk, say), another deadline, and more variables inside.
+pub fn in_lab_with(
+    hosts_on: &Path,
+    deadline: Duration,
+    more: &[(&str, std::ffi::OsString)],
+    name: &str,
+    test: impl FnOnce(&mut Lab),
+) {
+    if let Some(directory) = std::env::var_os(INSIDE).map(PathBuf::from) {
+        let mut lab = Lab::new(directory.clone());
         let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| test(&mut lab)));
         if let Err(panic) = outcome {
-            print_logs(Path::new(HOSTS));
+            print_logs(&directory);
             std::panic::resume_unwind(panic);
         }
         return;
@@ -48,12 +59,13 @@ pub fn in_lab(name: &str, test: impl FnOnce(&mut Lab)) {
         .args(["--uts", "--ipc", "bash", "-c", script, "_"])
         .arg(std::env::current_exe().expect("own path"))
         .args(["--exact", name, "--nocapture", "--test-threads=1"])
-        .env(INSIDE, "1")
+        .env(INSIDE, hosts_on)
+        .envs(more.iter().map(|(key, value)| (key, value)))
         .stdin(Stdio::null())
         .process_group(0)
         .spawn()
         .expect("unshare (package util-linux) starts");
-    let status = wait(&mut child, LAB_DEADLINE);
+    let status = wait(&mut child, deadline);
     if !status.is_some_and(|status| status.success()) {
         match status {
             Some(status) => panic!("{name} failed inside its lab: {status}"),
@@ -61,7 +73,7 @@ pub fn in_lab(name: &str, test: impl FnOnce(&mut Lab)) {
                 // SIGKILL: `unshare --fork` ignores SIGTERM; --kill-child takes the rest down with it.
                 child.kill().expect("kills its own child");
                 child.wait().expect("reaps its own child");
-                panic!("{name} did not end within {LAB_DEADLINE:?}");
+                panic!("{name} did not end within {deadline:?}");
             }
         }
     }

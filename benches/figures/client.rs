@@ -1,0 +1,95 @@
+//! A connection to an agent's local socket. Starting `hive status` would take longer than what is measured here.
+
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use hive::engine::id::{JobId, SessionId};
+use hive::engine::job::{JobSpec, Limits, Work};
+use serde_json::{Value, json};
+
+use crate::harness::Host;
+
+/// Longer than any write may take.
+const TIMEOUT: Duration = Duration::from_secs(15);
+
+/// Where a host's socket lies as seen from outside of its mounts.
+pub fn socket_of(host: &Host) -> PathBuf {
+    host.state().with_file_name("run").join("hive.sock")
+}
+
+/// One connection, kept alive.
+pub struct Client {
+    stream: BufReader<UnixStream>,
+}
+
+impl Client {
+    pub fn connect(socket: &Path) -> Option<Self> {
+        let stream = UnixStream::connect(socket).ok()?;
+        stream.set_read_timeout(Some(TIMEOUT)).ok()?;
+        Some(Self { stream: BufReader::new(stream) })
+    }
+
+    /// Status code and body. None when the connection broke.
+    pub fn ask(&mut self, method: &str, path: &str, body: Option<&Value>) -> Option<(u16, Value)> {
+        let body = body.map(Value::to_string).unwrap_or_default();
+        let head = format!(
+            "{method} {path} HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n",
+            body.len()
+        );
+        let stream = self.stream.get_mut();
+        stream.write_all(format!("{head}{body}").as_bytes()).ok()?;
+        let mut line = String::new();
+        self.stream.read_line(&mut line).ok()?;
+        let code = line.split(' ').nth(1)?.parse().ok()?;
+        let mut length = None;
+        loop {
+            line.clear();
+            self.stream.read_line(&mut line).ok()?;
+            let header = line.trim_end().to_ascii_lowercase();
+            if header.is_empty() {
+                break;
+            }
+            if let Some(value) = header.strip_prefix("content-length:") {
+                length = value.trim().parse().ok();
+            }
+        }
+        let mut bytes = vec![0; length.expect("the agent says how long its answers are")];
+        self.stream.read_exact(&mut bytes).ok()?;
+        Some((code, serde_json::from_slice(&bytes).ok()?))
+    }
+
+    pub fn get(&mut self, path: &str) -> Option<Value> {
+        let (code, mut body) = self.ask("GET", path, None)?;
+        (code == 200).then(|| body["data"].take())
+    }
+
+    /// Queues jobs; whether they were acknowledged.
+    pub fn submit(&mut self, jobs: &[JobSpec]) -> bool {
+        let body = json!({ "session": SessionId(uuid::Uuid::new_v4()), "jobs": jobs });
+        self.ask("POST", "/api/v1/jobs", Some(&body)).is_some_and(|(code, _)| code == 200)
+    }
+}
+
+/// One question on a connection of its own.
+pub fn get(host: &Host, path: &str) -> Option<Value> {
+    Client::connect(&socket_of(host))?.get(path)
+}
+
+pub fn status(host: &Host) -> Option<Value> {
+    get(host, "/api/v1/status")
+}
+
+/// A job that does this.
+pub fn job(work: Work) -> JobSpec {
+    JobSpec {
+        id: JobId(uuid::Uuid::new_v4()),
+        work,
+        target: "measured".into(),
+        priority: 0,
+        labels: std::collections::BTreeSet::new(),
+        pure: true,
+        limits: Limits::default(),
+    }
+}
