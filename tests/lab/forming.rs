@@ -47,8 +47,8 @@ fn twenty_pristine_nodes_at_once_found_one_hive() {
         let hosts: [Host; 20] = lab.hosts();
         let _agents: Vec<_> = hosts.iter().map(|host| host.start(&[])).collect();
         let all: Vec<&Host> = hosts.iter().collect();
-        one_hive(&all, 60);
-        let roles = roles(&all, 30);
+        one_hive(&all, 120);
+        let roles = roles(&all, 60);
         let count = |role: &str| roles.iter().filter(|&name| name == role).count();
         assert_eq!(count("founder"), 1, "{roles:?}");
         assert_eq!(count("controller"), 1, "{roles:?}");
