@@ -311,13 +311,7 @@ impl Agent {
             }
             DiscoveryEvent::CloneSeen { from, incarnation } => {
                 tracing::error!(%from, incarnation, "another machine uses this node's key");
-                let key = shared.config.state_dir.join("node_key");
-                let text = format!(
-                    "Another machine ({from}) uses this node's key: one is a copy of the other. On the copy: stop hive, remove {}, start \
-                     it again.",
-                    key.display()
-                );
-                shared.notice("clone", Some(text));
+                joining::say_cloned(&shared, from);
             }
             DiscoveryEvent::LegacyAsksAdvice { node_id, hostname, from } => {
                 tracing::info!(%hostname, %from, "a v1 node asks what to become");

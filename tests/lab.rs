@@ -23,5 +23,7 @@ mod building;
 mod faults;
 #[path = "lab/forming.rs"]
 mod forming;
+#[path = "lab/voting.rs"]
+mod voting;
 #[path = "lab/wire.rs"]
 mod wire;

@@ -262,6 +262,13 @@ impl Joining {
             return;
         }
         tracing::warn!(%address, %reason, "refused by another node");
+        if matches!(reason, RefuseReason::Clone | RefuseReason::StaleIncarnation) {
+            return say_cloned(shared, address);
+        }
+        // Everything else is the weather: a busy peer, a limit, a broken line.
+        if !matches!(reason, RefuseReason::WrongSecret | RefuseReason::ProbablySecret | RefuseReason::NotApproved) {
+            return;
+        }
         if let Some(founding) = self.founding.as_mut() {
             founding.on_unverified(now_ms);
         }
@@ -495,6 +502,17 @@ fn refused(shared: &Shared, why: String, now_ms: u64) {
             "others are there and refuse this node; most likely the shared secret differs"
         );
     }
+}
+
+/// This machine and another one have the same key: which of the two is the copy, only a person can tell.
+pub(super) fn say_cloned(shared: &Shared, from: SocketAddr) {
+    let key = shared.config.state_dir.join("node_key");
+    let text = format!(
+        "Another machine uses this node's key ({from} said so): one is a copy of the other, or this state directory is an old copy. On \
+         the copy: stop hive, remove {}, start it again.",
+        key.display()
+    );
+    shared.notice("clone", Some(text));
 }
 
 /// One member, and nothing acknowledged beyond the founding.
