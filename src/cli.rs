@@ -1,6 +1,6 @@
 //! The `hive` command: understands the command line, does what it says, and ends with the exit code that scripts rely on.
 //!
-//! Each command is one function that asks the local API ([`client`]) and shows the answer ([`output`], [`render`]). Only `agent`,
+//! Each command is one function that asks the local API (`client`) and shows the answer (`output`, `render`). Only `agent`,
 //! `helper` and `build-shim` run something here; everything else is a client. Never done here: deciding anything about the hive.
 
 use std::ffi::OsString;

@@ -7,7 +7,7 @@
 //!     tag         HMAC-SHA-256 with the datagram key of that id
 //! ```
 //!
-//! Reading goes from cheap to dear and stops at the first thing that is wrong: size, shape ([`cose`]), key id, MAC, and only
+//! Reading goes from cheap to dear and stops at the first thing that is wrong: size, shape (`cose`), key id, MAC, and only
 //! then the payload, into typed structures, never into open values. A datagram proves that its sender knows the secret and
 //! nothing more; what it says is a hint. Never done here: sockets, replay, rates, deciding whom to answer.
 
