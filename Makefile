@@ -30,6 +30,7 @@ test: ## every test, with lints, as root where hosts are booted
 	else \
 		echo '$(CARGO) test --locked'; exec $(CARGO) test --locked --no-fail-fast; \
 	fi
+	$(CARGO) bench --locked --profile dev --bench figures -- --short
 
 # BENCH='--only start' for one of them, BENCH=--list for their names. Agents run in network namespaces, hence root.
 bench: ## the figures, measured on this machine in 20 minutes, as root

@@ -89,6 +89,13 @@ impl Row {
         !reached || self.wrong.is_some()
     }
 
+    /// Whether something is wrong that no busy machine explains: the middle of the samples misses the goal by more than this factor.
+    pub fn regressed(&self, factor: f64) -> bool {
+        let judged = self.goal.map(|goal| if goal.judged == Judged::Min { Judged::Min } else { Judged::P50 });
+        let goal = self.goal.zip(judged).map(|(goal, judged)| Goal { judged, limit: goal.limit });
+        Self { goal, ..self.clone() }.missed_by(factor)
+    }
+
     fn goal_text(&self) -> String {
         let Some(goal) = self.goal else { return "-".into() };
         let limit = number(goal.limit);
