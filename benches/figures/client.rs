@@ -55,7 +55,7 @@ impl Client {
                 length = value.trim().parse().ok();
             }
         }
-        let mut bytes = vec![0; length.expect("the agent says how long its answers are")];
+        let mut bytes = vec![0; length?];
         self.stream.read_exact(&mut bytes).ok()?;
         Some((code, serde_json::from_slice(&bytes).ok()?))
     }

@@ -382,10 +382,11 @@ impl NodeApi for Api {
     }
 
     fn ready(&self) -> Result<(), String> {
-        match views::phase(&self.shared) {
-            NodePhase::Member if self.shared.is_member() => Ok(()),
-            phase => Err(format!("not a member yet ({})", serde_json::to_value(phase).unwrap_or_default())),
+        let phase = views::phase(&self.shared);
+        if phase == NodePhase::Member && self.shared.is_member() {
+            return Ok(());
         }
+        Err(format!("not a member yet ({})", serde_json::to_value(phase).unwrap_or_default()))
     }
 
     fn keyring(&self) -> Option<Keyring> {

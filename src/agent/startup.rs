@@ -202,12 +202,7 @@ async fn start(config: Config, prepared: Prepared) -> anyhow::Result<()> {
     let (builds, builds_out) = mpsc::channel(BUILDS_MAX);
     let late: Arc<std::sync::OnceLock<std::sync::Weak<Shared>>> = Arc::default();
     let depot = Arc::new(AgentDepot { blobs: blobs.clone(), shared: Arc::clone(&late) });
-    let (builder, reaped) =
-        Builder::open(Arc::clone(&executor), logs.clone(), depot).await.context("Failed to prepare builds")?;
-    if !reaped.is_empty() {
-        tracing::warn!(count = reaped.len(), "ended builds that a former agent left");
-    }
-
+    let builder = open_builder(&executor, &logs, depot).await?;
     let me = Me {
         peer_id,
         name: config.name.clone(),
@@ -244,6 +239,15 @@ async fn start(config: Config, prepared: Prepared) -> anyhow::Result<()> {
         Inputs { events: events_out, discovery: discovery_events, mesh: mesh_events, builds: builds_out },
     )
     .await
+}
+
+async fn open_builder(executor: &Arc<Executor>, logs: &LogStore, depot: Arc<AgentDepot>) -> anyhow::Result<Builder> {
+    let opened = Builder::open(Arc::clone(executor), logs.clone(), depot).await;
+    let (builder, reaped) = opened.context("Failed to prepare builds")?;
+    if !reaped.is_empty() {
+        tracing::warn!(count = reaped.len(), "ended builds that a former agent left");
+    }
+    Ok(builder)
 }
 
 async fn serve_and_run(shared: Arc<Shared>, bound: web::Bound, inputs: Inputs) -> anyhow::Result<()> {
