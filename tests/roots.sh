@@ -63,13 +63,23 @@ for old in "$1"/*/complete "$1"/*.partial/.; do
 done
 mkdir "$partial"
 
-# build NAME PACKAGES ROLE-PACKAGES: the latter are loaded but not installed.
+# build NAME PACKAGES ROLE-PACKAGES: the latter are loaded but not installed. An archive that does not answer is asked again: one
+# missed file fails the whole root.
 build() {
-	printf '%s\n' "$lists" | timeout -k 10 $deadline_s mmdebstrap --quiet --variant=minbase --include="$2" \
-		--dpkgopt='path-exclude=/usr/share/doc/*' --dpkgopt='path-exclude=/usr/share/locale/*' \
-		--customize-hook="chroot \"\$1\" apt-get install -q -y --no-install-recommends --download-only $3" \
-		--customize-hook='mkdir "$1/srv/packages" && mv "$1"/var/cache/apt/archives/*.deb "$1/srv/packages"' \
-		"$VERSION_CODENAME" "$partial/$1" - >&2 || fail "mmdebstrap could not build $1 within $deadline_s s"
+	for attempt in 1 2 3; do
+		if printf '%s\n' "$lists" | timeout -k 10 $deadline_s mmdebstrap --quiet --variant=minbase --include="$2" \
+			--aptopt='Acquire::Retries "5"' \
+			--dpkgopt='path-exclude=/usr/share/doc/*' --dpkgopt='path-exclude=/usr/share/locale/*' \
+			--customize-hook="chroot \"\$1\" apt-get install -q -y --no-install-recommends --download-only $3" \
+			--customize-hook='mkdir "$1/srv/packages" && mv "$1"/var/cache/apt/archives/*.deb "$1/srv/packages"' \
+			"$VERSION_CODENAME" "$partial/$1" - >&2; then
+			return
+		fi
+		echo "test roots: attempt $attempt to build $1 failed" >&2
+		rm -rf --one-file-system "${partial:?}/$1"
+		sleep 10
+	done
+	fail "mmdebstrap could not build $1 in three attempts"
 }
 
 # finish NAME: what a machine of the lab has that this one's archives do not give.
