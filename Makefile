@@ -5,7 +5,7 @@ DESTDIR ?=
 CARGO ?= cargo
 PROGRAM = target/release/hive
 
-.PHONY: help build try test bench install uninstall lint fmt
+.PHONY: help build try test test-all bench install uninstall lint fmt
 
 help: ## this list
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' Makefile
@@ -32,6 +32,10 @@ test: ## every test, with lints, as root where hosts are booted
 	fi
 	@echo 'figures, short form; measured again before a miss counts, as the machine may be busy'
 	$(CARGO) bench --locked --profile dev --bench figures -- --short || $(CARGO) bench --locked --profile dev --bench figures -- --short
+
+test-all: ## also the tests that need more than two cores, or are known to fail (.config/nextest.toml says which and why)
+	@tests/deps.sh test
+	$(CARGO) nextest run --locked --no-fail-fast --profile all
 
 # BENCH='--only start' for one of them, BENCH=--list for their names. Agents run in network namespaces, hence root.
 bench: ## the figures, measured on this machine in 20 minutes, as root
