@@ -126,6 +126,11 @@ pub enum Event {
         /// When it was asked.
         sent_ms: u64,
     },
+    /// The hive has committed that an attempt runs.
+    Begun {
+        /// The attempt.
+        token: Token,
+    },
     /// A report was answered by the hive.
     Reported {
         /// The attempt.
@@ -272,6 +277,10 @@ impl Agent {
             }
             Event::Leased { answer, sent_ms } => {
                 self.drone.on_leased(&shared, answer, sent_ms);
+                Ok(())
+            }
+            Event::Begun { token } => {
+                self.drone.on_begun(token);
                 Ok(())
             }
             Event::Reported { token, settled } => self.drone.on_reported(&shared, token, settled).await,

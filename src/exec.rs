@@ -120,6 +120,8 @@ pub struct Capabilities {
     pub process_limit: bool,
     /// Builds run in a bubblewrap sandbox.
     pub sandbox: bool,
+    /// Why no build can be started here at all.
+    pub unable: Option<String>,
     /// What is missing and what follows from it, each a sentence.
     pub notes: Vec<String>,
 }

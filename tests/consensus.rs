@@ -388,6 +388,31 @@ async fn an_isolated_leader_refuses_in_time_and_rejoins() {
     agree(&nodes).await;
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_standby_that_hears_a_leader_without_followers_knows_that_there_is_no_quorum() {
+    let mut hive = Hive::new(|_| {});
+    let mut nodes = hive.three().await;
+    let leading = leader_of(&nodes).await;
+    let standby = hive.observer("s", &nodes[leading]).await;
+    until_applied(&standby, 1).await;
+    let id = standby.consensus.prepare_replica().await.expect("prepares");
+    nodes[leading].consensus.add_standby(id, standby.peer.clone()).await.expect("adds");
+    until("hears the quorum", &standby, |status| status.role == Role::Learner && status.quorum).await;
+    let leader = nodes.remove(leading);
+    let everyone: Vec<PeerId> = [&leader, &standby].into_iter().chain(&nodes).map(|node| node.peer.clone()).collect();
+    for dead in &nodes {
+        hive.net.isolate(&dead.peer, &everyone, true);
+    }
+    until("notices", &standby, |status| !status.quorum).await;
+    let mut watched = standby.consensus.watch_status();
+    let lied = tokio::time::timeout(Duration::from_secs(2), watched.wait_for(|status| status.quorum)).await;
+    assert!(lied.is_err(), "the leader goes on speaking, and nobody answers it");
+    for back in &nodes {
+        hive.net.isolate(&back.peer, &everyone, false);
+    }
+    until("is told again", &standby, |status| status.quorum).await;
+}
+
 /// The frames of a Raft call as they are on the wire, for a node that does not play by the rules.
 #[derive(serde::Serialize, serde::Deserialize)]
 struct Frame {
@@ -711,73 +736,4 @@ async fn the_outbox_waits_through_restarts() {
     assert_eq!(waiting.len(), 1);
     node.consensus.outbox_done("attempt-1".to_owned()).await.expect("forgets");
     assert!(node.consensus.outbox_list(10).await.expect("lists").is_empty());
-}
-
-/// Figures, not a test: `cargo nextest run --test consensus --run-ignored only --no-capture`.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[ignore = "measures"]
-async fn measure() {
-    let mut alone = Hive::new(|_| {});
-    let single = alone.founder("s").await;
-    let began_ms = clock::now_ms();
-    for number in 0..500 {
-        propose(&single, admit(&peer(&format!("guest-{}", number % 50)))).await;
-    }
-    let took_ms = clock::now_ms() - began_ms;
-    let commit = single.consensus.status().fsync_p99_ms;
-    println!("one voter, one at a time: {} transitions/s, commit p99 {commit:?} ms", 500_000 / took_ms.max(1));
-    drop(single);
-    let mut hive = Hive::new(|_| {});
-    let mut nodes = hive.three().await;
-    let command = |number: usize| admit(&peer(&format!("guest-{}", number % 50)));
-    let leading = leader_of(&nodes).await;
-    let began_ms = clock::now_ms();
-    for number in 0..500 {
-        propose(&nodes[leading], command(number)).await;
-    }
-    let took_ms = clock::now_ms() - began_ms;
-    println!("one at a time: {} transitions/s", 500_000 / took_ms.max(1));
-    let follower = (leading + 1) % 3;
-    let began_ms = clock::now_ms();
-    let many = (0..64).map(|task| {
-        let consensus = nodes[if task % 2 == 0 { leading } else { follower }].consensus.clone();
-        async move {
-            for _ in 0..10 {
-                let commands = (0..32).map(|number| admit(&peer(&format!("guest-{}", number % 50)))).collect();
-                consensus.propose(commands, PATIENCE).await.expect("answered");
-            }
-        }
-    });
-    futures::future::join_all(many).await;
-    let took_ms = clock::now_ms() - began_ms;
-    println!("batched: {} transitions/s", 64 * 10 * 32 * 1_000 / took_ms.max(1));
-    let observer = hive.start("e").await;
-    observer.consensus.join_as_observer(HIVE, EPOCH, vec![nodes[follower].peer.clone()]).await.expect("joins");
-    until("observes", &observer, |status| status.quorum).await;
-    let mut lags = Vec::new();
-    let mut watched = observer.consensus.replica().watch();
-    for number in 0..200 {
-        propose(&nodes[leading], command(number)).await;
-        let index = nodes[leading].consensus.replica().status().applied.expect("applied").index;
-        let began_ms = clock::now_ms();
-        let there = watched.wait_for(|status| status.applied.is_some_and(|at| at.index >= index));
-        tokio::time::timeout(PATIENCE, there).await.expect("in time").expect("lives");
-        lags.push(clock::now_ms() - began_ms);
-    }
-    lags.sort_unstable();
-    println!("observer behind the leader's reply: p50 {} ms, p99 {} ms", lags[100], lags[197]);
-    for round in 0..5 {
-        let leading = leader_of(&nodes).await;
-        let old = nodes.remove(leading);
-        let name = old.peer.as_str().trim_start_matches("peerX").to_owned();
-        hive.net.set_dead(&old.peer, true);
-        let began_ms = clock::now_ms();
-        propose(&nodes[0], command(0)).await;
-        println!("failover {round}: first reply of another leader after {} ms", clock::now_ms() - began_ms);
-        hive.kill(old).await;
-        let revived = hive.start(&name).await;
-        revived.consensus.resume(Vec::new()).await.expect("resumes");
-        nodes.push(revived);
-        agree(&nodes).await;
-    }
 }

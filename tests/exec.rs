@@ -142,11 +142,15 @@ impl Host {
     }
 
     fn start(&mut self, work: Work, limits: Limits) -> Build {
+        self.start_as(true, work, limits)
+    }
+
+    fn start_as(&mut self, pure: bool, work: Work, limits: Limits) -> Build {
         self.counter += 1;
         let job = JobId(uuid::Uuid::new_v4());
         let token = Token { epoch: EpochId(rand::random()), counter: self.counter };
         let target = "test".to_owned();
-        let spec = JobSpec { id: job, work, target, priority: 0, labels: BTreeSet::new(), pure: true, limits };
+        let spec = JobSpec { id: job, work, target, priority: 0, labels: BTreeSet::new(), pure, limits };
         self.builder.start(Attempt { job, attempt: 1, token, spec }, self.sender.clone())
     }
 
@@ -600,6 +604,35 @@ async fn builds_run_through_the_helper() {
     let executor = Executor::open(host.options.clone(), Privilege::Helper(socket)).await;
     let message = executor.err().expect("no helper any more").to_string();
     assert!(message.contains("hive-helper.service"), "{message}");
+}
+
+#[tokio::test]
+async fn what_has_effects_waits_until_the_hive_knows_that_it_runs() {
+    let mut host = Host::new().await;
+    let source = host.archive(&[("file.txt", "x")]);
+    let script = "touch ran; echo ran";
+    let build = host.start_as(false, command(source.clone(), &["bash", "-c", script], &["ran"]), Limits::default());
+    assert_eq!(host.event().await, EventKind::Started { pinned_commit: None });
+    let early = tokio::time::timeout(Duration::from_millis(600), host.events.recv()).await;
+    assert!(early.is_err(), "{early:?}");
+    build.permit();
+    let (_, outcome) = host.end().await;
+    assert!(matches!(outcome, Outcome::Succeeded { .. }), "{outcome:?}");
+    let build = host.start_as(false, command(source, &["bash", "-c", script], &[]), Limits::default());
+    assert_eq!(host.event().await, EventKind::Started { pinned_commit: None });
+    build.stop(StopReason::LeaseLost);
+    let (class, _, _) = failure(host.end().await.1);
+    assert_eq!(class, FailureClass::Infra, "stopped before it could begin");
+}
+
+#[tokio::test]
+async fn a_host_that_can_start_nothing_says_so_and_is_not_given_up() {
+    let directory = directory();
+    let options = Options { program: PathBuf::from("/bin/false"), ..options(directory.path()) };
+    let executor = Executor::open(options, Privilege::Direct).await.expect("opens");
+    assert!(executor.capabilities().unable.is_some());
+    assert_eq!(executor.capabilities().notes.len(), 1, "nothing else matters: {:?}", executor.capabilities().notes);
+    assert!(executor.capabilities().notes[0].contains("restart hive"), "{:?}", executor.capabilities().notes);
 }
 
 fn cbor(value: &impl serde::Serialize) -> ciborium::Value {

@@ -32,6 +32,9 @@ const ADVICE_TIMEOUT: Duration = Duration::from_millis(1_900);
 const AGAIN_MS: u64 = 3_000;
 /// How long a claim may take to be committed before the node goes on provisionally.
 const CLAIM_TIMEOUT: Duration = Duration::from_secs(3);
+/// Before a failed installation of the role's packages is tried again; doubles up to the second.
+const PACKAGES_PAUSE: Duration = Duration::from_secs(30);
+const PACKAGES_PAUSE_MAX: Duration = Duration::from_secs(3_600);
 
 /// Where the question stands.
 #[derive(Default)]
@@ -50,10 +53,12 @@ pub(super) struct Asking {
 
 impl Asking {
     /// Takes up what the identity file and the committed state say after a start or a join.
-    pub(super) fn resume(&mut self, shared: &Shared) -> anyhow::Result<()> {
+    pub(super) fn resume(&mut self, shared: &Arc<Shared>) -> anyhow::Result<()> {
         let identity = shared.files.read_identity()?;
         self.wanted = identity.is_none();
         shared.update(|soft| soft.identity = identity);
+        // An installation that a restart cut off goes on.
+        install_packages(shared);
         Ok(())
     }
 
@@ -364,16 +369,38 @@ fn views(shared: &Shared, ranked: &Ranked) -> Vec<AdviceView> {
     ranked.advice.iter().map(view).collect()
 }
 
-/// Installs the packages of the role in the background, by the configured mode.
+/// Installs the packages of the role in the background, by the configured mode; what failed is tried again, because an archive that
+/// does not answer at a machine's first boot answers later.
 fn install_packages(shared: &Arc<Shared>) {
     let Some(identity) = shared.soft(|soft| soft.identity.clone()) else { return };
-    if identity.packages_state != "pending" {
+    let mode = super::packages::mode(shared.config.packages);
+    let done = match mode {
+        Mode::Off => true,
+        Mode::DryRun => !["pending", "failed"].iter().any(|word| identity.packages_state.starts_with(word)),
+        Mode::On => identity.packages_state == "installed",
+    };
+    if done {
         return;
     }
     let shared = Arc::clone(shared);
     tasks::spawn("packages", async move {
         let distro = shared.inventory().distro;
-        let state = super::packages::install(&shared, &distro, &identity.packages).await;
-        let _ = shared.events.send(Event::Packages { role: identity.role, state }).await;
+        let mut pause = PACKAGES_PAUSE;
+        loop {
+            let state = super::packages::install(&shared, &distro, &identity.packages).await;
+            let again = mode == Mode::On && state.starts_with("failed");
+            let _ = shared.events.send(Event::Packages { role: identity.role.clone(), state }).await;
+            if !again {
+                return;
+            }
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(PACKAGES_PAUSE_MAX);
+            // Another identity has a run of its own.
+            let same =
+                |current: &Identity| current.role == identity.role && current.assigned_at == identity.assigned_at;
+            if !shared.soft(|soft| soft.identity.as_ref().is_some_and(same)) {
+                return;
+            }
+        }
     });
 }

@@ -2,6 +2,7 @@
 //!
 //! ```text
 //!   assigned in the state ─► lease confirmed ─► build ─► artifacts copied ─► outbox ─► Report ─► answered
+//!                                  │              └─ with outside effects: not before `Building` is committed
 //!                                  └─ renewed every 5 s; lost: stopped (unless pure), superseded: stopped
 //! ```
 //!
@@ -19,7 +20,7 @@ use super::control::{self, LEASES_MAX, Request, Response};
 use super::shared::Shared;
 use super::{Event, blobs, coordinating, propose};
 use crate::api::ErrorCode;
-use crate::engine::command::{Command, Progress};
+use crate::engine::command::{Command, Progress, Reply};
 use crate::engine::id::{JobId, Token};
 use crate::engine::job::{AttemptState, FailureClass, JobSpec, JobState, Outcome};
 use crate::engine::scheduler::{RENEW_EVERY_MS, drone_must_stop};
@@ -33,6 +34,8 @@ const LEASE_TIMEOUT: Duration = Duration::from_secs(2);
 const CONFIRM_MS: u64 = 200;
 /// How long a report's commit is awaited before it is sent again.
 const REPORT_TIMEOUT: Duration = Duration::from_secs(5);
+/// Between two tries to tell the hive that an attempt with outside effects begins.
+const BEGIN_PAUSE: Duration = Duration::from_millis(500);
 /// Results that wait in the outbox are sent again so often, milliseconds.
 const OUTBOX_MS: u64 = 2_000;
 /// Results sent from the outbox in one go.
@@ -234,7 +237,11 @@ impl Drone {
         let BuildEvent { job, token, kind } = event;
         match kind {
             BuildEventKind::Started { pinned_commit } => {
-                report(shared, job, token, Progress::Building { pinned_commit });
+                let progress = Progress::Building { pinned_commit };
+                match self.running.get(&token) {
+                    Some(running) if !running.pure => begin(shared, job, token, progress),
+                    Some(_) | None => report(shared, job, token, progress),
+                }
                 Ok(())
             }
             BuildEventKind::Uploading => {
@@ -245,6 +252,13 @@ impl Drone {
                 self.running.remove(&token);
                 self.ended(shared, Ended { job, token, outcome }).await
             }
+        }
+    }
+
+    /// The hive knows that an attempt runs.
+    pub(super) fn on_begun(&self, token: Token) {
+        if let Some(running) = self.running.get(&token) {
+            running.build.permit();
         }
     }
 
@@ -340,6 +354,31 @@ fn report(shared: &Arc<Shared>, job: JobId, token: Token, progress: Progress) {
         let command = Command::Report { job, token, progress };
         if let Err(error) = propose(&shared, command, REPORT_TIMEOUT).await {
             tracing::debug!(%job, %error, "progress not reported");
+        }
+    });
+}
+
+/// Progress that must be committed before the program starts: tried until the hive answers. An attempt that is given up meanwhile
+/// is stopped by the loop; then the answer is a refusal.
+fn begin(shared: &Arc<Shared>, job: JobId, token: Token, progress: Progress) {
+    let shared = Arc::clone(shared);
+    tasks::spawn("begin", async move {
+        let answered = loop {
+            let command = Command::Report { job, token, progress: progress.clone() };
+            match propose(&shared, command, REPORT_TIMEOUT).await {
+                Ok(reply) => break reply,
+                Err(error) => tracing::debug!(%job, %error, "the hive does not know yet that this attempt runs"),
+            }
+            if shared.read(|state| !state.live_attempts(&shared.me.peer_id).any(|(_, live)| live.token == token)) {
+                return;
+            }
+            tokio::time::sleep(BEGIN_PAUSE).await;
+        };
+        match answered {
+            Reply::Done => {
+                let _ = shared.events.send(Event::Begun { token }).await;
+            }
+            refused => tracing::debug!(%job, %token, ?refused, "this attempt may not begin"),
         }
     });
 }

@@ -5,6 +5,7 @@
 
 use std::fs::{self, File};
 use std::io::{self, Write as _};
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
@@ -81,6 +82,8 @@ fn write_atomically<T: Serialize>(path: &Path, value: &T) -> anyhow::Result<()> 
     text.push(b'\n');
     let write = || -> io::Result<()> {
         let mut file = File::create(&beside)?;
+        // Other programs of this machine read them, whatever the service's umask.
+        file.set_permissions(fs::Permissions::from_mode(0o644))?;
         file.write_all(&text)?;
         file.sync_all()?;
         fs::rename(&beside, path)?;

@@ -161,7 +161,7 @@ pub(super) fn own_report(shared: &Shared) -> StatusReport {
         building: u32::try_from(building).unwrap_or(u32::MAX),
         disk_free_bytes: measure(&shared.config.state_dir).map_or(0, |(free, _)| free),
         disk_low: consensus.low_space,
-        slots: Some(shared.config.build.slots),
+        slots: Some(if shared.executor.capabilities().unable.is_some() { 0 } else { shared.config.build.slots }),
         commit_p99_ms: consensus.fsync_p99_ms,
     }
 }

@@ -328,10 +328,12 @@ pub const SETTINGS: &[Setting] = &[
     Setting {
         key: "build.user",
         kind: Kind::Text { expected: "a user name", check: grammar::is_user_name },
-        default: Default::Unset("the agent's own user"),
+        default: Default::Unset(
+            "`hive-build`, else `nobody`; the agent's own user when it is not root and has no helper",
+        ),
         placeholder: "USER",
-        meaning: "User under which builds run.",
-        advice: "Needs the helper, or the agent to run as root. Not the agent's user where strangers' sources are built.",
+        meaning: "User under which builds run; never root.",
+        advice: "Read by an agent that is root. With a helper, name the user to the helper.",
         ..PLAIN
     },
     Setting {

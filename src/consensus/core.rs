@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
 use std::time::Duration;
 
 use futures::FutureExt as _;
@@ -188,8 +188,10 @@ pub(crate) async fn start_raft(core: &Arc<Core>, db: RaftDb, loaded: Loaded) -> 
         async move { Ok(replica.barrier().await?) }.boxed()
     });
     let log = LogStore::new(db, &loaded, Some(guard)).map_err(ConsensusError::Stored)?;
+    let metrics = Arc::new(OnceLock::new());
     let network = Network {
         own: meta.raft_id,
+        metrics: Arc::clone(&metrics),
         callers: Callers::new(core.link.clone(), protocol(Protocol::Raft)),
         link: core.link.clone(),
         snapshot_protocol: protocol(Protocol::Snapshot),
@@ -198,6 +200,8 @@ pub(crate) async fn start_raft(core: &Arc<Core>, db: RaftDb, loaded: Loaded) -> 
     let raft = Raft::new(meta.raft_id, Arc::new(config), network, log.clone(), machine)
         .await
         .map_err(|error| ConsensusError::Raft(error.to_string()))?;
+    // Its metrics only: the network is part of Raft, and would keep it alive.
+    metrics.set(raft.metrics()).ok();
     let (heard_tx, heard) = watch::channel(Heard::default());
     let server = RaftServer {
         own: meta.raft_id,

@@ -2,8 +2,10 @@
 
 use std::future::Future;
 use std::io;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
+use openraft::async_runtime::watch::WatchReceiver as _;
 use openraft::errors::{NetworkError, RPCError, ReplicationClosed, StreamingError, Timeout, Unreachable};
 use openraft::network::{Backoff, RPCOption, RPCTypes, RaftNetworkFactory, RaftNetworkV2};
 use openraft::raft::{
@@ -15,8 +17,9 @@ use serde::{Deserialize, Serialize};
 use super::codec::{self, WireEntry, WireVote};
 use super::link::{Callers, Link};
 use super::machine::{Snapshot, SnapshotSource};
+use super::status::acked_ago_ms;
 use super::transfer::{self, Offer};
-use super::types::{RaftId, RaftNode, TypeConfig, Vote};
+use super::types::{Metrics, RaftId, RaftNode, TypeConfig, Vote};
 use crate::engine::id::PeerId;
 use crate::store::raft_db::LogPoint;
 use crate::transport::{CONTROL_FRAME_MAX, decode, encode, read_frame, write_frame};
@@ -35,10 +38,30 @@ pub(crate) struct RaftCall {
 
 #[derive(Serialize, Deserialize)]
 pub(crate) enum CallBody {
-    Append { vote: WireVote, previous: Option<LogPoint>, entries: Vec<WireEntry>, commit: Option<LogPoint> },
-    Vote { vote: WireVote, last: Option<LogPoint>, transfer: bool },
-    PreVote { vote: WireVote, last: Option<LogPoint>, transfer: bool },
-    Transfer { vote: WireVote, to: RaftId, last: Option<LogPoint> },
+    Append {
+        vote: WireVote,
+        previous: Option<LogPoint>,
+        entries: Vec<WireEntry>,
+        commit: Option<LogPoint>,
+        /// How long ago a majority answered this leader, milliseconds; none when it never did. Whoever follows a leader cannot see
+        /// whether that leader still has a quorum.
+        acked_ago_ms: Option<u64>,
+    },
+    Vote {
+        vote: WireVote,
+        last: Option<LogPoint>,
+        transfer: bool,
+    },
+    PreVote {
+        vote: WireVote,
+        last: Option<LogPoint>,
+        transfer: bool,
+    },
+    Transfer {
+        vote: WireVote,
+        to: RaftId,
+        last: Option<LogPoint>,
+    },
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -78,6 +101,8 @@ pub(crate) struct Network {
     pub(crate) callers: Callers,
     pub(crate) link: Link,
     pub(crate) snapshot_protocol: String,
+    /// Set once Raft runs, which needs its network first.
+    pub(crate) metrics: Arc<OnceLock<Metrics>>,
 }
 
 pub(crate) struct Client {
@@ -190,6 +215,7 @@ impl RaftNetworkV2<TypeConfig> for Client {
             previous: rpc.prev_log_id.as_ref().map(codec::point_of),
             entries: entries.map_err(|error| RPCError::Unreachable(Unreachable::new(&error)))?,
             commit: rpc.leader_commit.as_ref().map(codec::point_of),
+            acked_ago_ms: self.network.metrics.get().and_then(|metrics| acked_ago_ms(&metrics.borrow_watched())),
         };
         match self.call(body, RPCTypes::AppendEntries, timeout).await? {
             RaftAnswer::Appended => Ok(AppendEntriesResponse::Success),

@@ -70,6 +70,8 @@ impl Claimed {
 pub(crate) struct Heard {
     pub(crate) at_ms: u64,
     pub(crate) term: u64,
+    /// When a majority had last answered that leader; 0: never.
+    pub(crate) acked_at_ms: u64,
 }
 
 fn refused(why: impl std::fmt::Display) -> RaftAnswer {
@@ -129,7 +131,7 @@ impl RaftServer {
 
     async fn dispatch(&self, body: CallBody) -> RaftAnswer {
         match body {
-            CallBody::Append { vote, previous, entries, commit } => {
+            CallBody::Append { vote, previous, entries, commit, acked_ago_ms } => {
                 if !entries.is_empty() && self.space.room() == Room::Critical {
                     return refused("no space left for log entries");
                 }
@@ -142,7 +144,7 @@ impl RaftServer {
                             entries,
                             leader_commit: commit.map(codec::log_id),
                         };
-                        self.append(vote.term, request).await
+                        self.append(vote.term, acked_ago_ms, request).await
                     }
                     Err(error) => refused(error),
                 }
@@ -177,17 +179,27 @@ impl RaftServer {
         }
     }
 
-    async fn append(&self, term: u64, request: AppendEntriesRequest<super::types::TypeConfig>) -> RaftAnswer {
+    async fn append(
+        &self,
+        term: u64,
+        acked_ago_ms: Option<u64>,
+        request: AppendEntriesRequest<super::types::TypeConfig>,
+    ) -> RaftAnswer {
+        let heard = || {
+            let at_ms = clock::now_ms();
+            let acked_at_ms = acked_ago_ms.map_or(0, |ago_ms| at_ms.saturating_sub(ago_ms));
+            self.heard.send_replace(Heard { at_ms, term, acked_at_ms });
+        };
         match self.raft.append_entries(request).await {
             Ok(AppendEntriesResponse::Success) => {
-                self.heard.send_replace(Heard { at_ms: clock::now_ms(), term });
+                heard();
                 RaftAnswer::Appended
             }
             Ok(AppendEntriesResponse::PartialSuccess(upto)) => {
                 RaftAnswer::AppendedUpTo(upto.as_ref().map(codec::point_of))
             }
             Ok(AppendEntriesResponse::Conflict) => {
-                self.heard.send_replace(Heard { at_ms: clock::now_ms(), term });
+                heard();
                 RaftAnswer::Conflict
             }
             Ok(AppendEntriesResponse::HigherVote(vote)) => RaftAnswer::HigherVote(WireVote::from(&vote)),

@@ -1,18 +1,19 @@
 //! What this node knows about agreement, put together from Raft's metrics, the replica and, on observers, the tip they are told.
 
 use openraft::async_runtime::watch::WatchReceiver as _;
-use openraft::{Instant as _, ServerState};
+use openraft::{Instant as _, RaftMetrics, ServerState};
 
 use super::core::{Core, Node};
 use super::replica::{RaftMember, ReplicaStatus};
+use super::types::TypeConfig;
 use crate::clock;
 use crate::engine::id::{Epoch, HiveId, PeerId};
 use crate::engine::state::Halt;
 use crate::store::raft_db::LogPoint;
 use crate::store::space::Room;
 
-/// A leader that was not answered by a majority for this long, or that was not heard for this long, has no quorum: one
-/// election timeout and one heartbeat, so that a single late packet does not show.
+/// A leader that was not answered by a majority for this long has no quorum, whoever hears it: one election timeout and one
+/// heartbeat, so that a single late packet does not show.
 pub(crate) const QUORUM_STALE_MS: u64 = 900;
 
 /// What this node is in the agreement.
@@ -103,6 +104,15 @@ pub(crate) struct Tip {
     pub(crate) heard_at_ms: u64,
 }
 
+/// How long ago a majority of the voters answered this leader, milliseconds; none when it never did.
+pub(crate) fn acked_ago_ms(metrics: &RaftMetrics<TypeConfig>) -> Option<u64> {
+    if metrics.membership_config.voter_ids().count() <= 1 {
+        return Some(0);
+    }
+    let ago = metrics.last_quorum_acked.as_ref()?.elapsed();
+    Some(u64::try_from(ago.as_millis()).unwrap_or(u64::MAX))
+}
+
 /// The tip as this voter or standby knows it.
 pub(crate) fn tip_of(node: &Node) -> Tip {
     let metrics = node.raft.metrics();
@@ -111,15 +121,9 @@ pub(crate) fn tip_of(node: &Node) -> Tip {
     let leader = metrics.current_leader.as_ref().and_then(peer);
     let now_ms = clock::now_ms();
     let heard_at_ms = if metrics.state == ServerState::Leader {
-        let alone = metrics.membership_config.voter_ids().count() <= 1;
-        let acked = metrics.last_quorum_acked.map(|at| at.elapsed());
-        match acked {
-            _ if alone => now_ms,
-            Some(ago) => now_ms.saturating_sub(u64::try_from(ago.as_millis()).unwrap_or(u64::MAX)),
-            None => 0,
-        }
+        acked_ago_ms(&metrics).map_or(0, |ago_ms| now_ms.saturating_sub(ago_ms))
     } else {
-        node.heard.borrow().at_ms
+        node.heard.borrow().acked_at_ms
     };
     let fresh = now_ms.saturating_sub(heard_at_ms) <= QUORUM_STALE_MS && heard_at_ms != 0;
     Tip {

@@ -5,7 +5,8 @@
 //!                 └ Started (commit pinned)                └ Uploading
 //! ```
 //!
-//! Per attempt, `Started` and `Uploading` come at most once and in this order, `Ended` exactly once and last, when no process
+//! A job that is not pure stops before `run` until [`Build::permit`] says that the hive has committed its `Started`: whoever
+//! takes the job over must be able to know that it may have had effects. Per attempt, `Started` and `Uploading` come at most once and in this order, `Ended` exactly once and last, when no process
 //! and no directory of it is left. Never done here: deciding whether an attempt may still run (the agent stops it), or whether
 //! its result counts.
 
@@ -125,9 +126,15 @@ pub struct Build {
     /// The attempt.
     pub token: Token,
     stop: watch::Sender<Option<StopReason>>,
+    permit: watch::Sender<bool>,
 }
 
 impl Build {
+    /// The hive knows that this attempt runs, so its program may have effects now. Pure jobs do not wait for it.
+    pub fn permit(&self) {
+        self.permit.send_replace(true);
+    }
+
     /// Ends the attempt within 5 s; `Ended` follows as always. The first reason stays.
     pub fn stop(&self, reason: StopReason) {
         self.stop.send_if_modified(|current| {
@@ -159,11 +166,12 @@ impl Builder {
     /// Starts an attempt at once. How many run at the same time is the caller's affair.
     pub fn start(&self, attempt: Attempt, events: mpsc::Sender<Event>) -> Build {
         let (stop, stopped) = watch::channel(None);
-        let build = Build { job: attempt.job, token: attempt.token, stop };
+        let (permit, permitted) = watch::channel(attempt.spec.pure);
+        let build = Build { job: attempt.job, token: attempt.token, stop, permit };
         let inner = self.inner.clone();
         tasks::spawn("build", async move {
             let (job, token) = (attempt.job, attempt.token);
-            let outcome = whole(inner, attempt, events.clone(), stopped).await;
+            let outcome = whole(inner, attempt, events.clone(), Signals { stopped, permitted }).await;
             tracing::info!(%job, %token, ?outcome, "attempt ended");
             if events.send(Event { job, token, kind: EventKind::Ended(outcome) }).await.is_err() {
                 tracing::warn!(%job, %token, "nobody took the end of an attempt");
@@ -192,17 +200,18 @@ fn backend(work: &Work) -> Box<dyn Backend> {
     }
 }
 
-async fn whole(
-    inner: Arc<Inner>,
-    attempt: Attempt,
-    events: mpsc::Sender<Event>,
+/// What reaches an attempt while it runs.
+struct Signals {
     stopped: watch::Receiver<Option<StopReason>>,
-) -> Outcome {
+    permitted: watch::Receiver<bool>,
+}
+
+async fn whole(inner: Arc<Inner>, attempt: Attempt, events: mpsc::Sender<Event>, signals: Signals) -> Outcome {
     if let Err(error) = grammar::job(&attempt.spec) {
         return Failure::policy(error.to_string()).into();
     }
     let mut backend = backend(&attempt.spec.work);
-    let mut run = match Run::begin(inner, attempt, events, stopped).await {
+    let mut run = match Run::begin(inner, attempt, events, signals).await {
         Ok(run) => run,
         Err(failure) => return failure.into(),
     };
@@ -219,6 +228,7 @@ async fn whole(
 async fn steps(run: &mut Run, backend: &mut dyn Backend) -> Result<Vec<Artifact>, Failure> {
     backend.prepare(run).await?;
     run.started(None).await;
+    run.permitted().await?;
     let end = run.step(backend.program()).await?;
     run.judge(&end)?;
     run.uploading().await;

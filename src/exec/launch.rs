@@ -43,6 +43,9 @@ const SWEEP_PAUSE: Duration = Duration::from_millis(50);
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(10);
 /// The probe at the start takes a few milliseconds; a machine that needs longer is broken.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(20);
+/// A machine that boots may have no process or memory to spare for a moment, so a failed probe is repeated so often, with a pause.
+const PROBE_TRIES: u32 = 3;
+const PROBE_PAUSE: Duration = Duration::from_millis(300);
 
 /// One program of an attempt. This is also what the helper is told.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -153,11 +156,13 @@ impl Launcher {
             cpu_limit: cgroups.limits("cpu"),
             process_limit: cgroups.limits("pids"),
             sandbox: false,
+            unable: None,
             notes: Vec::new(),
         };
         let inner = Inner { options, user, cgroups, bubblewrap: None, capabilities };
         let mut launcher = Self { inner: Arc::new(inner) };
-        launcher.probe(None).await.map_err(|why| ExecError::Setting(format!("builds cannot be started: {why}")))?;
+        // A host that cannot build is still a good member of the hive, so this is told and does not end the agent.
+        let unable = launcher.probe(None).await.err();
         let mut sandbox = None;
         let mut why_not = "switched off".to_owned();
         if launcher.inner.options.sandbox {
@@ -170,6 +175,7 @@ impl Launcher {
             }
         }
         if let Some(inner) = Arc::get_mut(&mut launcher.inner) {
+            inner.capabilities.unable = unable;
             inner.capabilities.sandbox = sandbox.is_some();
             inner.bubblewrap = sandbox;
             inner.capabilities.notes = notes(inner, &why_not);
@@ -186,7 +192,20 @@ impl Launcher {
         self.inner.user.as_ref().map_or_else(|| rustix::process::geteuid().as_raw(), |user| user.uid)
     }
 
-    async fn probe(&mut self, bubblewrap: Option<PathBuf>) -> Result<(), String> {
+    /// Whether a program can be started here at all; the error says why not.
+    async fn probe(&self, bubblewrap: Option<PathBuf>) -> Result<(), String> {
+        let mut tried = self.probe_once(bubblewrap.clone()).await;
+        for _ in 1..PROBE_TRIES {
+            if tried.is_ok() {
+                break;
+            }
+            tokio::time::sleep(PROBE_PAUSE).await;
+            tried = self.probe_once(bubblewrap.clone()).await;
+        }
+        tried
+    }
+
+    async fn probe_once(&self, bubblewrap: Option<PathBuf>) -> Result<(), String> {
         let directory = self.inner.options.work_dir.join(".probe");
         let made = fs::create_dir_all(directory.join("tmp"));
         let made = made.and_then(|()| match &self.inner.user {
@@ -197,7 +216,7 @@ impl Launcher {
         });
         made.map_err(|error| format!("{}: {error}", directory.display()))?;
         let order =
-            self.order("probe", &directory, "", &["true".to_owned()], BTreeMap::new(), bubblewrap, None, (64, 0));
+            self.order("probe", &directory, "", &["true".to_owned()], BTreeMap::new(), bubblewrap, None, (0, 0));
         let outcome = async {
             let (mut child, mut output) = self.spawn(&order).await?;
             let mut text = String::new();
@@ -240,7 +259,7 @@ impl Launcher {
             nice: options.nice.clamp(0, 19),
             files_max: options.files_max,
             // Counted per user over all its builds, so only where nothing better is there.
-            processes_max: (!capabilities.process_limit).then_some(processes_max),
+            processes_max: (!capabilities.process_limit && processes_max > 0).then_some(processes_max),
             data_max_bytes: (!capabilities.memory_limit && memory_bytes > 0).then_some(memory_bytes),
             directory: if directory.is_empty() { attempt_dir.to_owned() } else { attempt_dir.join(directory) },
             argv: argv.to_vec(),
@@ -508,6 +527,9 @@ fn instance(work_dir: &Path) -> io::Result<String> {
 
 fn notes(inner: &Inner, why_no_sandbox: &str) -> Vec<String> {
     let capabilities = &inner.capabilities;
+    if let Some(why) = &capabilities.unable {
+        return vec![format!("none can be started, so none is given to it: {why}; restart hive when it is mended")];
+    }
     let mut notes = Vec::new();
     if inner.bubblewrap.is_none() {
         notes.push(format!("builds run without a sandbox and can read this host's files: {why_no_sandbox}"));

@@ -6,7 +6,7 @@
 //!                                        └──► off · dry-run · installed · failed: reason
 //! ```
 //!
-//! What is run is decided by pure functions ([`query`], [`simulate`], [`install`], [`refresh`]); [`apply`] only walks through
+//! What is run is decided by pure functions ([`query`], [`simulate`], [`install`], [`refresh`], [`repair`]); [`apply`] only walks through
 //! them. Names are checked against their grammar first, so that none can be an option, a path or a version. Never done here:
 //! choosing packages, running a shell, removing or upgrading anything.
 
@@ -182,6 +182,16 @@ pub fn refresh(family: Family) -> Option<Invocation> {
     }
 }
 
+/// Finishes what an installation left half done: a machine that lost power in the middle of one, a script that failed because the
+/// machine was not ready for it. None where the package manager begins anew by itself.
+pub fn repair(family: Family) -> Option<Invocation> {
+    let words = ["dpkg", "--force-confold", "--configure", "-a"];
+    match family {
+        Family::Debian => Some(invocation(&words, &[], APT_ENV, INSTALL_TIMEOUT)),
+        Family::Gentoo => None,
+    }
+}
+
 /// Which of the packages the answer to [`query`] does not call installed.
 fn missing(packages: &[String], answer: &str) -> Vec<String> {
     let installed: BTreeSet<&str> = answer
@@ -212,12 +222,22 @@ fn lists_are_stale(family: Family, output: &str) -> bool {
     family == Family::Debian && signs.iter().any(|sign| output.contains(sign))
 }
 
+/// Whether packages are unpacked that are not configured.
+fn is_half_done(family: Family, output: &str) -> bool {
+    let signs = ["dpkg was interrupted", "dpkg: error processing", "Sub-process /usr/bin/dpkg returned an error code"];
+    family == Family::Debian && signs.iter().any(|sign| output.contains(sign))
+}
+
 /// The most telling line of what a failed command said.
 fn reason(program: &str, finished: &Finished) -> String {
     let lines = || finished.output.lines().map(str::trim).filter(|line| !line.is_empty());
     let telling =
         |line: &&str| line.starts_with("E: ") || line.starts_with("!!! ") || line.contains("there are no ebuilds");
+    // apt says only that dpkg failed; dpkg names the package, and on the next line what was wrong with it.
+    let dpkg =
+        lines().skip_while(|line| !line.starts_with("dpkg: error processing")).take(2).collect::<Vec<_>>().join(" ");
     let told = lines().find(telling).or_else(|| lines().next_back()).unwrap_or("it said nothing");
+    let told = if dpkg.is_empty() { told } else { &dpkg };
     let how = finished.exit_code.map_or_else(|| "ended by a signal".to_owned(), |code| format!("exit code {code}"));
     let told = ["E: ", "!!! ", "emerge: "].iter().find_map(|mark| told.strip_prefix(mark)).unwrap_or(told);
     shortened(&format!("{program}: {told} ({how})"))
@@ -296,6 +316,14 @@ async fn install_now(family: Family, packages: &[String], runner: &dyn Runner, l
         let refreshed = run(runner, &refresh, log).await?;
         if refreshed.exit_code != Some(0) {
             return Err(reason("apt-get update", &refreshed));
+        }
+        finished = run(runner, &install, log).await?;
+    }
+    let half_done = finished.exit_code != Some(0) && is_half_done(family, &finished.output);
+    if let Some(repair) = repair(family).filter(|_| half_done) {
+        let repaired = run(runner, &repair, log).await?;
+        if repaired.exit_code != Some(0) {
+            return Err(reason("dpkg --configure -a", &repaired));
         }
         finished = run(runner, &install, log).await?;
     }
@@ -476,6 +504,21 @@ mod tests {
         let runner = Recorded::new(&[(1, ""), denied]);
         let state = debian(Mode::On, &["ansible"], &runner).await;
         assert!(state.to_string().contains("Permission denied"), "{state}");
+    }
+
+    #[tokio::test]
+    async fn what_was_left_half_done_is_finished_first() {
+        let interrupted =
+            (100, "E: dpkg was interrupted, you must manually run 'dpkg --configure -a' to correct it.\n");
+        let runner = Recorded::new(&[(1, ""), interrupted, (0, "Setting up git\n"), (0, "")]);
+        assert_eq!(debian(Mode::On, &["ansible"], &runner).await.to_string(), "installed");
+        assert_eq!(runner.ran()[2], "dpkg --force-confold --configure -a");
+
+        let broken = "Setting up x (1)\ndpkg: error processing package x (--configure):\n installed x package post-installation \
+                      script subprocess returned error exit status 1\nE: Sub-process /usr/bin/dpkg returned an error code (1)\n";
+        let runner = Recorded::new(&[(1, ""), (100, broken), (1, broken)]);
+        let state = debian(Mode::On, &["x"], &runner).await.to_string();
+        assert!(state.contains("error processing package x") && state.contains("script subprocess"), "{state}");
     }
 
     #[tokio::test]

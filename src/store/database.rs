@@ -4,6 +4,7 @@
 //! Nothing here is retried: any error inside a transaction is either a bug or a failing device, and calls the [`FatalHook`].
 
 use std::collections::VecDeque;
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -86,6 +87,8 @@ impl std::fmt::Debug for Database {
 /// Opens a connection with the settings that all of ours share, and brings its schema to the newest version.
 pub fn connect(path: &Path, durability: Durability, migrations: Migrations) -> Result<Connection, StoreError> {
     let fail = |source| StoreError::Sqlite { path: path.to_owned(), source };
+    // SQLite gives its side files the mode of the database. One that cannot be made here is reported by opening it.
+    std::fs::OpenOptions::new().create_new(true).write(true).mode(0o600).open(path).ok();
     let mut connection = Connection::open(path).map_err(fail)?;
     connection.busy_timeout(Duration::from_secs(5)).map_err(fail)?;
     connection.pragma_update(None, "journal_mode", "WAL").map_err(fail)?;
@@ -254,6 +257,7 @@ impl Writer {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::MetadataExt as _;
     use std::sync::atomic::{AtomicUsize, Ordering};
 
     use super::*;
@@ -285,6 +289,18 @@ mod tests {
             .and_then(|c| c.query_row("SELECT count(*) FROM t", [], |row| row.get(0)))
             .expect("counts");
         assert_eq!(count, 500);
+    }
+
+    #[test]
+    fn nobody_else_reads_a_database_or_its_side_files() {
+        let directory = tempfile::tempdir().expect("temporary directory");
+        let connection = connect(&directory.path().join("t.db"), Durability::Full, SCHEMA).expect("opens");
+        connection.execute("INSERT INTO t VALUES (1, 'x')", []).expect("writes");
+        let modes: Vec<u32> = std::fs::read_dir(directory.path())
+            .expect("lists")
+            .map(|entry| entry.expect("entry").metadata().expect("metadata").mode() & 0o777)
+            .collect();
+        assert_eq!(modes, vec![0o600; 3]);
     }
 
     #[tokio::test]

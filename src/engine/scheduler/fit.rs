@@ -58,7 +58,9 @@ impl Unfit {
             Self::Grounded(_) => format!(
                 "wait; it gets work again within 5 minutes. `hive logs` of its last jobs say what failed on {name}"
             ),
-            Self::NoSlots => format!("set a number of slots greater than 0 on {name}"),
+            Self::NoSlots => {
+                format!("set build.slots above 0 on {name}, or mend what hive status says there about builds")
+            }
             Self::Lacks(what) => format!("install or label {} on {name} and restart hive there", what.join(", ")),
             Self::Memory(needed_mb) => {
                 format!("queue the job with a memory limit below {needed_mb} MiB, or add a larger machine than {name}")

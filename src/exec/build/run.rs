@@ -10,12 +10,12 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::{mpsc, watch};
+use tokio::sync::mpsc;
 use tokio::time::MissedTickBehavior;
 
 use super::collect::Found;
 use super::verdict::{self, Failure};
-use super::{Attempt, Event, EventKind, Inner, StopReason};
+use super::{Attempt, Event, EventKind, Inner, Signals, StopReason};
 use crate::clock;
 use crate::engine::job::{Artifact, FailureClass};
 use crate::engine::role::Family;
@@ -67,7 +67,7 @@ pub(super) struct Run {
     log: LogWriter,
     deadline_ms: u64,
     events: mpsc::Sender<Event>,
-    stopped: watch::Receiver<Option<StopReason>>,
+    signals: Signals,
     started: bool,
 }
 
@@ -85,13 +85,13 @@ impl Run {
         inner: Arc<Inner>,
         attempt: Attempt,
         events: mpsc::Sender<Event>,
-        stopped: watch::Receiver<Option<StopReason>>,
+        signals: Signals,
     ) -> Result<Self, Failure> {
         let limits = &attempt.spec.limits;
         let log = inner.logs.create(attempt.job, attempt.attempt, limits.log_max_bytes)?;
         let directory = inner.executor.options().work_dir.join(attempt.token.to_string());
         let deadline_ms = clock::now_ms().saturating_add(limits.timeout_ms);
-        let mut run = Self { attempt, directory, inner, log, deadline_ms, events, stopped, started: false };
+        let mut run = Self { attempt, directory, inner, log, deadline_ms, events, signals, started: false };
         if run.disk_is_low() {
             return Err(Failure::infra("too little disk space is free where builds work"));
         }
@@ -132,6 +132,16 @@ impl Run {
         }
     }
 
+    /// Waits until the hive knows that it runs, when it matters.
+    pub(super) async fn permitted(&mut self) -> Result<(), Failure> {
+        let mut permitted = self.signals.permitted.clone();
+        self.guarded(async move {
+            let waited = permitted.wait_for(|permitted| *permitted).await;
+            waited.map(|_| ()).map_err(|_| Failure::infra("the agent forgot this attempt"))
+        })
+        .await
+    }
+
     pub(super) async fn uploading(&self) {
         self.tell(EventKind::Uploading).await;
     }
@@ -150,7 +160,7 @@ impl Run {
 
     /// Why it should not go on, if so.
     pub(super) fn check(&self) -> Result<(), Failure> {
-        if let Some(reason) = &*self.stopped.borrow() {
+        if let Some(reason) = &*self.signals.stopped.borrow() {
             return Err(stop_failure(reason));
         }
         self.over_time().map_or(Ok(()), Err)
