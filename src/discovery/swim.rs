@@ -6,7 +6,7 @@
 //!                       └──► changes()                  while this node is in no state to judge others
 //! ```
 //!
-//! Differences from plain SWIM, each for a reason: time in which this node did not run is taken out of all its timers
+//! Differences from plain SWIM, each for a reason: every suspicion is timed here, whoever raised it; time in which this node did not run is taken out of all its timers
 //! (others get the answers' time back); a suspicion that is due while the health score has risen since waits longer; from
 //! a score of 4 on this node answers its own failed probes, so that no accusation starts here; a ping meant for an earlier life
 //! of this node is answered with the present one. Never done here: sockets, signatures, who is a member, and removing anybody
@@ -132,6 +132,8 @@ pub struct Swim {
     timers: BTreeMap<(u64, u64), Pending>,
     submitted: u64,
     token: u8,
+    /// Suspicions that a timer of this token watches.
+    watched: BTreeMap<PeerId, (Member<SwimId>, u8)>,
     probing: Option<Probing>,
     own_incarnation: u16,
     outbox: Outbox,
@@ -187,6 +189,7 @@ impl Swim {
             timers: BTreeMap::new(),
             submitted: 0,
             token: 0,
+            watched: BTreeMap::new(),
             probing: None,
             own_incarnation: 0,
             outbox: Outbox::default(),
@@ -288,15 +291,26 @@ impl Swim {
         }
         let suspected = Member::new(member.id().clone(), member.incarnation(), State::Suspect);
         self.log("suspicion", |foca, outbox| foca.apply_many(std::iter::once(suspected), true, outbox));
-        let timer = Timer::ChangeSuspectToDown {
-            member_id: member.id().clone(),
-            incarnation: member.incarnation(),
-            token: self.token,
-        };
-        let after_ms = suspicion_ms(self.size()) * u64::from(self.health.multiplier());
-        self.outbox.timers.push((timer, after_ms));
         self.health.missed_ack(peer);
+        self.watch_suspicions();
         self.settle(now_ms);
+    }
+
+    /// Every suspicion ends: confirmed by a timer of this node, unless it is refuted first. The detector arms one only for probes of
+    /// its own that failed, not for what others say, and forgets them when it renews its identity.
+    fn watch_suspicions(&mut self) {
+        let suspects = self.foca.iter_members().filter(|member| member.state() == State::Suspect);
+        let suspects: BTreeMap<PeerId, (Member<SwimId>, u8)> =
+            suspects.map(|member| (member.id().peer.clone(), (member.clone(), self.token))).collect();
+        let after_ms = suspicion_ms(self.size()) * u64::from(self.health.multiplier());
+        for (peer, suspect) in &suspects {
+            if self.watched.get(peer) != Some(suspect) {
+                let (member_id, incarnation) = (suspect.0.id().clone(), suspect.0.incarnation());
+                let timer = Timer::ChangeSuspectToDown { member_id, incarnation, token: self.token };
+                self.outbox.timers.push((timer, after_ms));
+            }
+        }
+        self.watched = suspects;
     }
 
     /// Says farewell. Send what `take_outgoing` gives, then stop.
@@ -371,6 +385,7 @@ impl Swim {
             }
         }
         self.health.round_ended();
+        self.watch_suspicions();
     }
 
     /// Answers a failed probe in the target's place, so that no suspicion starts here. Others probe it as well, and judge better.

@@ -134,7 +134,7 @@ fn a_v1_node_is_welcomed_advised_and_listed() {
         one_hive(&[&hosts[0], &hosts[1]], 30);
         roles(&[&hosts[0], &hosts[1]], 20);
         fs::write(hosts[2].tmp().join("v1.py"), V1_NODE).expect("script");
-        let mut python = hosts[2].command("python3");
+        let mut python = hosts[2].command("/usr/bin/python3");
         python.arg("/tmp/v1.py");
         let answer = run(python);
         assert_eq!(answer.code, 0, "{}{}", answer.stdout, answer.stderr);

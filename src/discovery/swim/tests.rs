@@ -267,6 +267,31 @@ fn a_healed_partition_comes_together() {
     assert!(all_alive(&lab), "and stays together");
 }
 
+/// Cuts of every length end in the middle of suspicions: each must be confirmed or refuted, also on a node that was declared down
+/// meanwhile and came back under a renewed identity, by which the detector forgets its timers.
+#[test]
+fn no_suspicion_outlives_a_short_cut() {
+    for seed in 0..60 {
+        let mut lab = Lab::new(3, 100 + seed);
+        lab.run(3_000);
+        lab.cut = Some((0..3).map(|number| (peer(number), u8::from(number == 2))).collect());
+        lab.run(300 + 60 * seed);
+        lab.cut = None;
+        let everyone = |lab: &Lab| {
+            let alive = |other: &PeerId| {
+                lab.nodes
+                    .iter()
+                    .filter(|(own, _)| *own != other)
+                    .all(|(own, _)| lab.sees(own, other).is_some_and(|(_, liveness)| liveness == Liveness::Alive))
+            };
+            lab.nodes.keys().all(alive)
+        };
+        lab.run_until(30_000, everyone);
+        lab.run(20_000);
+        assert!(everyone(&lab), "seed {seed}");
+    }
+}
+
 #[test]
 fn a_farewell_is_known_at_once() {
     let mut lab = Lab::new(5, 7);
