@@ -36,6 +36,7 @@ mod serving;
 mod shared;
 mod startup;
 mod views;
+mod voters;
 
 pub use startup::{Ended, run};
 
@@ -113,11 +114,15 @@ pub enum Event {
     Planned {
         /// The term of the plan.
         term: u64,
+        /// They were committed.
+        committed: bool,
     },
     /// A voter plan's steps ended.
     VotersChanged {
         /// The term of the plan.
         term: u64,
+        /// How.
+        done: voters::Done,
     },
     /// The coordinator answered about leases.
     Leased {
@@ -126,10 +131,12 @@ pub enum Event {
         /// When it was asked.
         sent_ms: u64,
     },
-    /// The hive has committed that an attempt runs.
+    /// The hive has answered whether an attempt may have effects.
     Begun {
         /// The attempt.
         token: Token,
+        /// It is committed that it runs.
+        permitted: bool,
     },
     /// A report was answered by the hive.
     Reported {
@@ -267,20 +274,20 @@ impl Agent {
                 if current == generation { self.asking.ask_again(&shared, None) } else { Ok(()) }
             }
             Event::ChangedHive => self.asking.forget(&shared),
-            Event::Planned { term } => {
-                self.coordinating.on_planned(term);
+            Event::Planned { term, committed } => {
+                self.coordinating.on_planned(term, committed, now_ms());
                 Ok(())
             }
-            Event::VotersChanged { term } => {
-                self.coordinating.on_voters_changed(term);
+            Event::VotersChanged { term, done } => {
+                self.coordinating.on_voters_changed(term, done, now_ms());
                 Ok(())
             }
             Event::Leased { answer, sent_ms } => {
                 self.drone.on_leased(&shared, answer, sent_ms);
                 Ok(())
             }
-            Event::Begun { token } => {
-                self.drone.on_begun(token);
+            Event::Begun { token, permitted } => {
+                self.drone.on_begun(token, permitted);
                 Ok(())
             }
             Event::Reported { token, settled } => self.drone.on_reported(&shared, token, settled).await,

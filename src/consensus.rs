@@ -15,6 +15,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use futures::FutureExt as _;
 use tokio::sync::{oneshot, watch};
 
 use crate::engine::command::{Command, Reply};
@@ -226,16 +227,29 @@ impl Consensus {
         let mut background = Tasks::default();
         background.add(core.spawn("consensus-status", self::core::keep_status(Arc::clone(&core))));
         background.add(core.spawn("batcher", propose::run_batcher(Arc::clone(&core), batcher)));
-        background.add(core.spawn("audit", audit::run(Arc::clone(&core))));
         background.add(core.spawn("finish-joint", voters::finish_joint(Arc::clone(&core))));
         let inner = Inner {
-            core,
+            core: Arc::clone(&core),
             outbox,
             running: tokio::sync::Mutex::default(),
             background: Mutex::new(background),
             stop: Mutex::new(Some(stop)),
         };
-        Ok(Self { inner: Arc::new(inner) })
+        let consensus = Self { inner: Arc::new(inner) };
+        let inner = Arc::downgrade(&consensus.inner);
+        let diverged = move || {
+            let inner = inner.clone();
+            async move {
+                let Some(inner) = inner.upgrade() else { return };
+                if let Err(error) = (Self { inner }).begin_anew().await {
+                    tracing::error!(%error, "the state could not be set aside");
+                }
+            }
+            .boxed()
+        };
+        let audit = core.spawn("audit", audit::run(Arc::clone(&core), diverged));
+        consensus.inner.background.lock().unwrap_or_else(PoisonError::into_inner).add(audit);
+        Ok(consensus)
     }
 
     /// The node's copy of the state.

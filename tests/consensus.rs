@@ -537,6 +537,63 @@ async fn an_observer_of_another_history_sets_its_state_aside() {
     assert_ne!(nodes[1].consensus.local_claim().expect("has state").chain, wrong.chain);
 }
 
+/// Replaces a chain hash wherever the database of a replica holds it, as a bug in apply would have made it another.
+fn corrupt_chain(directory: &std::path::Path, chain: [u8; 32]) {
+    fn replace(value: &mut ciborium::Value, chain: [u8; 32]) -> bool {
+        let numbers: Vec<ciborium::Value> = chain.iter().map(|byte| ciborium::Value::from(*byte)).collect();
+        match value {
+            ciborium::Value::Bytes(bytes) if bytes[..] == chain[..] => bytes[0] ^= 1,
+            ciborium::Value::Array(items) if *items == numbers => items[0] = ciborium::Value::from(chain[0] ^ 1),
+            ciborium::Value::Array(items) => {
+                return items.iter_mut().fold(false, |any, item| any | replace(item, chain));
+            }
+            ciborium::Value::Map(pairs) => {
+                return pairs.iter_mut().fold(false, |any, (_, item)| any | replace(item, chain));
+            }
+            _ => return false,
+        }
+        true
+    }
+    let connection = rusqlite::Connection::open(directory.join("hive.db")).expect("opens");
+    let mut changed = 0;
+    for (table, key) in [("kv", "tbl, key"), ("meta", "key")] {
+        let mut select = connection.prepare(&format!("SELECT value FROM {table} ORDER BY {key}")).expect("prepares");
+        let values: Vec<Vec<u8>> =
+            select.query_map([], |row| row.get(0)).expect("asks").collect::<Result<_, _>>().expect("reads");
+        for old in values {
+            let Ok(mut value) = ciborium::from_reader::<ciborium::Value, _>(old.as_slice()) else { continue };
+            if replace(&mut value, chain) {
+                let mut new = Vec::new();
+                ciborium::into_writer(&value, &mut new).expect("encodes");
+                let update = format!("UPDATE {table} SET value = ?1 WHERE value = ?2");
+                changed += connection.execute(&update, (new, old)).expect("writes");
+            }
+        }
+    }
+    assert!(changed >= 2, "state and its position hold the chain: {changed}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_voter_whose_state_differs_from_the_others_gives_up_its_part_and_follows_anew() {
+    let mut hive = Hive::new(|_| {});
+    let mut nodes = hive.three().await;
+    assert_eq!(propose(&nodes[0], admit(&peer("guest"))).await, Reply::Done);
+    agree(&nodes).await;
+    let chain = nodes[2].consensus.local_claim().expect("has state").chain;
+    let victim = nodes.pop().expect("three");
+    let directory = hive.kill(victim).await;
+    corrupt_chain(&directory, chain);
+    let victim = hive.start("c").await;
+    victim.consensus.resume(Vec::new()).await.expect("resumes");
+    let raft_id = victim.consensus.status().raft_id.expect("still a voter");
+    until("gives up", &victim, |status| status.raft_id.is_none() && status.role == Role::Observer).await;
+    assert!(victim.directory.join("raft.db.aside-1").exists());
+    nodes.push(victim);
+    agree(&nodes).await;
+    let again = nodes[2].consensus.prepare_replica().await.expect("prepares");
+    assert_ne!(again, raft_id, "never again under the same id");
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_standby_far_behind_gets_a_snapshot_and_can_take_over() {
     let mut hive = Hive::new(|options| options.log_kept = 100);

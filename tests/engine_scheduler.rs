@@ -118,7 +118,7 @@ fn who_is_down_unwilling_or_grounded_gets_nothing_and_is_told_why() {
     assert_eq!(plan_at(&replica, &view, after).commands.len(), 2, "grounding ends by itself");
     // What the explanation advises does change it.
     let advice = explained(&replica, &view, &Subject::Drone(peer(2)));
-    assert!(advice.remedy.contains("number of slots"), "{}", advice.remedy);
+    assert!(advice.remedy.contains("build.slots"), "{}", advice.remedy);
     view.drones.get_mut(&peer(2)).unwrap().slots = Some(1);
     assert_eq!(plan_at(&replica, &view, later).commands.len(), 1);
 }

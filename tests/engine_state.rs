@@ -335,9 +335,13 @@ fn an_old_token_is_refused_in_every_state() {
             replica.run(Command::Cancel { job: id, reason: "me".to_owned() });
         }),
         ("quarantined", JobState::Quarantined, |replica, id, token| {
+            replica.report(id, token, building());
             replica.lose(id, token);
-            let token = replica.assign(id, 2);
-            replica.lose(id, token);
+            for _ in 0..2 {
+                let token = replica.assign(id, 2);
+                replica.report(id, token, building());
+                replica.lose(id, token);
+            }
         }),
         ("failed", JobState::Failed, |replica, id, token| {
             replica.lose(id, token);
@@ -415,6 +419,7 @@ fn a_late_result_changes_nothing_once_the_job_no_longer_waits() {
             let mut tokens = Vec::new();
             for _ in 0..3 {
                 let token = replica.assign(id, 1);
+                replica.report(id, token, building());
                 replica.lose(id, token);
                 tokens.push(token);
             }
@@ -522,10 +527,27 @@ fn three_lost_drones_quarantine_a_job() {
     let id = replica.submit(pure_job(1));
     for (node, state) in [(1, JobState::Needed), (2, JobState::Needed), (3, JobState::Quarantined)] {
         let token = replica.assign(id, node);
+        replica.report(id, token, building());
         assert_eq!(replica.lose(id, token), Reply::Done);
         assert_eq!(replica.job(id).state, state);
         assert_eq!(rejected(&replica.lose(id, token)), Some(RejectCode::Stale));
     }
+}
+
+#[test]
+fn drones_that_never_began_do_not_quarantine_a_job_and_it_waits_longer_each_time() {
+    let mut replica = Replica::founded(2);
+    let id = replica.submit(pure_job(1));
+    let mut pauses = Vec::new();
+    for _ in 0..INFRA_FAILURES_MAX {
+        assert_eq!(replica.job(id).state, JobState::Needed);
+        let token = replica.assign(id, 1);
+        replica.lose(id, token);
+        pauses.push(replica.job(id).not_before_ms);
+    }
+    assert_eq!(pauses[0], 0, "somebody else may have it at once");
+    assert!(pauses[1] > 0 && pauses[2] > pauses[1], "{pauses:?}");
+    assert_eq!(replica.job(id).state, JobState::Blocked);
 }
 
 #[test]

@@ -21,6 +21,7 @@ fn candidate(number: u64) -> Candidate {
         alive_since_ms: Some(0),
         down_since_ms: None,
         fsync_p99_us: None,
+        disk_low: false,
         caught_up: true,
     }
 }

@@ -6,13 +6,24 @@
 use serde::{Deserialize, Serialize};
 
 use crate::engine::ballot::{AdviceMsg, IdentifyMsg};
-use crate::engine::id::{JobId, Sha256Hash, Token};
+use crate::engine::id::{Epoch, JobId, Sha256Hash, Token};
 
 /// Protocol name. Not bound to a hive: nodes without one speak it too.
 pub(super) const PROTOCOL: &str = "/hive/control/1";
 
 /// Most attempts in one lease request.
 pub(super) const LEASES_MAX: usize = 256;
+
+/// One attempt that a drone asks about.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+pub(super) struct LeaseAsked {
+    /// The job.
+    pub(super) job: JobId,
+    /// Its fencing token.
+    pub(super) token: Token,
+    /// It has not begun here yet.
+    pub(super) first: bool,
+}
 
 /// A request.
 #[derive(Debug, Serialize, Deserialize)]
@@ -28,13 +39,16 @@ pub(super) enum Request {
     Identify(IdentifyMsg),
     /// May I (still) work on these? Asked of the coordinator before a build starts and every few seconds while it runs.
     Lease {
-        /// Job and fencing token of each attempt, at most [`LEASES_MAX`].
-        attempts: Vec<(JobId, Token)>,
+        /// At most [`LEASES_MAX`].
+        attempts: Vec<LeaseAsked>,
     },
     /// Become ready to vote: make a Raft directory with a fresh id.
     PrepareReplica,
-    /// You are neither voter nor standby any longer.
-    RetireReplica,
+    /// Under this id you are neither voter nor standby any longer.
+    RetireReplica {
+        /// The id.
+        raft_id: u64,
+    },
     /// Fetch this blob from me and keep it, so that it survives my end.
     KeepBlob {
         /// Digest.
@@ -72,8 +86,8 @@ pub(super) enum Response {
     },
     /// To `LogEnd`.
     LogEnd {
-        /// Epoch counter.
-        epoch: u64,
+        /// Epoch.
+        epoch: Epoch,
         /// Term of the last entry.
         term: u64,
         /// Its index.

@@ -14,20 +14,21 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::advising::advise_about;
-use super::control::{self, Request, Response};
+use super::control::{self, LeaseAsked, Request, Response};
 use super::shared::Shared;
 use super::views::role_of;
+use super::voters::{Done, Voters};
 use super::{Event, propose_all};
 use crate::api::MemberState;
 use crate::clock::now_ms;
-use crate::consensus::{ConsensusStatus, Role};
+use crate::consensus::Role;
 use crate::engine::ballot::migration::{Migration, MigrationMember, Migrator};
 use crate::engine::command::Command;
 use crate::engine::id::{JobId, PeerId};
+use crate::engine::job::AttemptState;
 use crate::engine::member::Member;
 use crate::engine::scheduler::{self, DroneView, Leases, Now, View};
 use crate::engine::state::State;
-use crate::engine::voters::{self, Candidate, Membership, Step, VoterPlan};
 use crate::tasks;
 use crate::transport;
 
@@ -35,12 +36,11 @@ use crate::transport;
 const PLAN_TIMEOUT: Duration = Duration::from_secs(2);
 /// How long a node may take for an errand.
 const ERRAND_TIMEOUT: Duration = Duration::from_secs(5);
-/// Interval of looking at voters, milliseconds.
-const VOTERS_INTERVAL_MS: u64 = 250;
+/// Before the next plan when one was not committed, milliseconds; doubles.
+const PLAN_PAUSE_MS: u64 = 250;
+const PLAN_PAUSE_MAX_MS: u64 = 5_000;
 /// Interval of looking at roles, milliseconds; the policies are only asked, nothing is sent unless a role is no longer needed.
 const ROLES_INTERVAL_MS: u64 = 60_000;
-/// A learner that lacks at most so many entries has caught up.
-const CAUGHT_UP_ENTRIES: u64 = 256;
 
 /// The coordinator's memory of one term.
 pub(super) struct Coordinating {
@@ -53,8 +53,10 @@ struct Term {
     elected_at_ms: u64,
     in_flight: BTreeMap<JobId, PeerId>,
     planning: bool,
-    voters_busy: bool,
-    voters_at_ms: u64,
+    /// No plan before this time: the last one was not committed.
+    plan_not_before_ms: u64,
+    plan_pause_ms: u64,
+    voters: Voters,
     migrator: Migrator,
     roles_at_ms: u64,
     role_since: BTreeMap<PeerId, (u64, u64)>,
@@ -67,8 +69,9 @@ impl Term {
             elected_at_ms: now_ms,
             in_flight: BTreeMap::new(),
             planning: false,
-            voters_busy: false,
-            voters_at_ms: 0,
+            plan_not_before_ms: 0,
+            plan_pause_ms: PLAN_PAUSE_MS,
+            voters: Voters::default(),
             migrator: Migrator::new(),
             roles_at_ms: now_ms,
             role_since: BTreeMap::new(),
@@ -85,7 +88,11 @@ impl Coordinating {
     /// Plans and proposes, while this node leads.
     pub(super) fn tick(&mut self, shared: &Arc<Shared>, now_ms: u64) {
         let status = shared.consensus.status();
-        if status.role != Role::Leader || !status.quorum {
+        if status.role == Role::Leader && !status.quorum {
+            // A moment without answers ends nothing: the leases of this term hold, and nothing is planned meanwhile.
+            return;
+        }
+        if status.role != Role::Leader {
             if self.term.take().is_some() {
                 tracing::info!("no longer coordinator");
                 *shared.leases() = None;
@@ -98,12 +105,15 @@ impl Coordinating {
             *shared.leases() = Some(Leases::new(now_ms));
         }
         self.schedule(shared, now_ms);
-        self.keep_voters(shared, &status, now_ms);
+        if let Some(term) = &mut self.term {
+            term.voters.tick(shared, &status, (term.number, term.elected_at_ms), now_ms);
+        }
         self.keep_roles(shared, now_ms);
     }
 
     fn schedule(&mut self, shared: &Arc<Shared>, now_ms: u64) {
-        let Some(term) = self.term.as_mut().filter(|term| !term.planning) else { return };
+        let ready = |term: &&mut Term| !term.planning && now_ms >= term.plan_not_before_ms;
+        let Some(term) = self.term.as_mut().filter(ready) else { return };
         let mut view = view(shared);
         view.in_flight.clone_from(&term.in_flight);
         let now = Now { now_ms, hive_ms: shared.hive_ms(now_ms) };
@@ -128,49 +138,29 @@ impl Coordinating {
         term.planning = true;
         let (shared, number) = (Arc::clone(shared), term.number);
         tasks::spawn("plan", async move {
-            if let Err(error) = propose_all(&shared, commands, PLAN_TIMEOUT).await {
+            let proposed = propose_all(&shared, commands, PLAN_TIMEOUT).await;
+            if let Err(error) = &proposed {
                 tracing::warn!(%error, "a plan was not committed; the next one starts from the state");
             }
-            let _ = shared.events.send(Event::Planned { term: number }).await;
+            let _ = shared.events.send(Event::Planned { term: number, committed: proposed.is_ok() }).await;
         });
     }
 
     /// The proposals of a plan were answered.
-    pub(super) fn on_planned(&mut self, number: u64) {
+    pub(super) fn on_planned(&mut self, number: u64, committed: bool, now_ms: u64) {
         if let Some(term) = self.term.as_mut().filter(|term| term.number == number) {
             term.planning = false;
             term.in_flight.clear();
+            term.plan_pause_ms =
+                if committed { PLAN_PAUSE_MS } else { (term.plan_pause_ms * 2).min(PLAN_PAUSE_MAX_MS) };
+            term.plan_not_before_ms = if committed { 0 } else { now_ms.saturating_add(term.plan_pause_ms) };
         }
-    }
-
-    fn keep_voters(&mut self, shared: &Arc<Shared>, status: &ConsensusStatus, now_ms: u64) {
-        let Some(term) = self.term.as_mut() else { return };
-        let due = now_ms.saturating_sub(term.voters_at_ms) >= VOTERS_INTERVAL_MS;
-        let Some(leader) = status.raft_id.filter(|_| due && !term.voters_busy && !status.joint) else { return };
-        term.voters_at_ms = now_ms;
-        let membership = Membership {
-            voters: status.voters.iter().map(|member| member.raft_id).collect(),
-            learners: status.standbys.iter().map(|member| member.raft_id).collect(),
-            joint_with: None,
-            leader,
-        };
-        let candidates = candidates(shared, status, term.elected_at_ms);
-        let plan = voters::plan(&candidates, &membership, now_ms, &voters::Settings::default());
-        if plan.steps.is_empty() {
-            return;
-        }
-        term.voters_busy = true;
-        let (shared, number) = (Arc::clone(shared), term.number);
-        tasks::spawn("voters", async move {
-            carry_out(&shared, plan).await;
-            let _ = shared.events.send(Event::VotersChanged { term: number }).await;
-        });
     }
 
     /// The steps of a voter plan were done or failed.
-    pub(super) fn on_voters_changed(&mut self, number: u64) {
+    pub(super) fn on_voters_changed(&mut self, number: u64, done: Done, now_ms: u64) {
         if let Some(term) = self.term.as_mut().filter(|term| term.number == number) {
-            term.voters_busy = false;
+            term.voters.on_done(done, now_ms);
         }
     }
 
@@ -236,79 +226,6 @@ pub(super) fn view(shared: &Shared) -> View {
     View { drones: drones.collect(), in_flight: BTreeMap::new() }
 }
 
-fn candidates(shared: &Shared, status: &ConsensusStatus, elected_at_ms: u64) -> Vec<Candidate> {
-    let members: Vec<Member> = shared.read(|state| state.members().filter(|member| !member.left).cloned().collect());
-    let committed = status.committed.unwrap_or(0);
-    let candidate = |member: &Member| {
-        let peer = &member.info.peer_id;
-        let own = *peer == shared.me.peer_id;
-        let liveness = shared.liveness(peer);
-        let (since_ms, report) =
-            shared.soft(|soft| (soft.liveness.get(peer).map(|known| known.since_ms), soft.reports.get(peer).cloned()));
-        let since_ms = since_ms.unwrap_or(elected_at_ms);
-        let progress = status.progress.iter().find(|progress| progress.member.peer_id == *peer);
-        let matched = progress.and_then(|progress| progress.matched).unwrap_or(0);
-        Candidate {
-            peer_id: peer.clone(),
-            raft_id: member.raft_id.or_else(|| raft_id_in(status, peer)),
-            join_ordinal: member.join_ordinal,
-            domain: member.info.addresses.first().cloned().unwrap_or_default(),
-            rank: 0,
-            alive_since_ms: match liveness {
-                MemberState::Alive if own => Some(shared.me.started_ms),
-                MemberState::Alive | MemberState::Suspect => Some(since_ms),
-                MemberState::Down | MemberState::Left | MemberState::Legacy => None,
-            },
-            down_since_ms: (liveness == MemberState::Down).then_some(since_ms),
-            fsync_p99_us: report.and_then(|report| report.commit_p99_ms).map(|ms| ms.saturating_mul(1_000)),
-            caught_up: matched + CAUGHT_UP_ENTRIES >= committed,
-        }
-    };
-    members.iter().map(candidate).collect()
-}
-
-/// The founder's Raft id is in the membership from the first entry on, before any `BindReplica`.
-fn raft_id_in(status: &ConsensusStatus, peer: &PeerId) -> Option<u64> {
-    status.voters.iter().chain(&status.standbys).find(|member| member.peer_id == *peer).map(|member| member.raft_id)
-}
-
-async fn carry_out(shared: &Arc<Shared>, plan: VoterPlan) {
-    for (step, why) in plan.steps {
-        tracing::info!(?step, why, "changing who votes");
-        if let Err(error) = carry_out_step(shared, step).await {
-            tracing::warn!(error = %format!("{error:#}"), "a change of voters did not work; planned again");
-            return;
-        }
-    }
-}
-
-async fn carry_out_step(shared: &Arc<Shared>, step: Step) -> anyhow::Result<()> {
-    match step {
-        Step::Prepare { peer_id } => {
-            let answer = errand(shared, &peer_id, &Request::PrepareReplica).await?;
-            let Response::Replica { raft_id } = answer else { anyhow::bail!("{peer_id} answered {answer:?}") };
-            let command = Command::BindReplica { peer_id, raft_id: Some(raft_id) };
-            propose_all(shared, vec![command], PLAN_TIMEOUT).await?;
-        }
-        Step::AddStandby { peer_id, raft_id } => shared.consensus.add_standby(raft_id, peer_id).await?,
-        Step::ChangeVoters { voters } | Step::FinishJoint { voters } => shared.consensus.change_voters(voters).await?,
-        Step::RemoveLearner { raft_id } => shared.consensus.remove_standby(raft_id).await?,
-        Step::Release { peer_id } => {
-            let command = Command::BindReplica { peer_id: peer_id.clone(), raft_id: None };
-            propose_all(shared, vec![command], PLAN_TIMEOUT).await?;
-            if let Err(error) = errand(shared, &peer_id, &Request::RetireReplica).await {
-                tracing::debug!(%peer_id, %error, "not told yet that it is an observer now; told when it connects");
-            }
-        }
-        Step::TransferLeadership { to } => {
-            let status = shared.consensus.status();
-            let peer = status.voters.iter().find(|voter| voter.raft_id == to).map(|voter| voter.peer_id.clone());
-            shared.consensus.transfer_leadership(peer, Duration::from_secs(1)).await?;
-        }
-    }
-    Ok(())
-}
-
 async fn errand(shared: &Shared, peer: &PeerId, request: &Request) -> std::io::Result<Response> {
     transport::call(&shared.mesh, peer, control::PROTOCOL, request, ERRAND_TIMEOUT).await
 }
@@ -326,37 +243,21 @@ fn ask_again(shared: &Arc<Shared>, migration: Migration) {
     });
 }
 
-/// A member without a Raft id that still has a Raft directory was released while it was away.
-pub(super) fn tell_released(shared: &Arc<Shared>, peer: &PeerId) {
-    let status = shared.consensus.status();
-    let released = shared.read(|state| state.member(peer).is_some_and(|member| member.raft_id.is_none()))
-        && raft_id_in(&status, peer).is_none();
-    if status.role != Role::Leader || !released {
-        return;
-    }
-    let (shared, peer) = (Arc::clone(shared), peer.clone());
-    tasks::spawn("release", async move {
-        if let Err(error) = errand(&shared, &peer, &Request::RetireReplica).await {
-            tracing::debug!(%peer, %error, "could not be told that it is an observer");
-        }
-    });
-}
-
 /// Renews leases: what a drone asks of the coordinator. None when this node is not the coordinator right now.
-pub(super) async fn lease(
-    shared: &Shared,
-    peer: &PeerId,
-    attempts: &[(JobId, crate::engine::id::Token)],
-) -> Option<Vec<bool>> {
+pub(super) async fn lease(shared: &Shared, peer: &PeerId, asked: &[LeaseAsked]) -> Option<Vec<bool>> {
     shared.consensus.confirm_leader().await.ok()?;
     let valid: Vec<bool> = shared.read(|state| {
-        let live = |job: &JobId, token| {
-            let attempt = state.job(job).and_then(|job| job.live_attempt());
-            attempt.is_some_and(|attempt| attempt.token == token && attempt.node == *peer)
+        let live = |asked: &LeaseAsked| {
+            let attempt = state.job(&asked.job).and_then(|job| job.live_attempt());
+            attempt.is_some_and(|attempt| {
+                // What has begun does not begin again: the drone's own copy of the state may be older than its last life.
+                let unbegun = attempt.state == AttemptState::Assigned;
+                attempt.token == asked.token && attempt.node == *peer && (unbegun || !asked.first)
+            })
         };
-        attempts.iter().map(|(job, token)| live(job, *token)).collect()
+        asked.iter().map(live).collect()
     });
-    let renewed = attempts.iter().zip(&valid).filter(|(_, valid)| **valid).map(|((_, token), _)| *token);
+    let renewed = asked.iter().zip(&valid).filter(|(_, valid)| **valid).map(|(asked, _)| asked.token);
     shared.leases().as_mut()?.renew(renewed, now_ms());
     Some(valid)
 }

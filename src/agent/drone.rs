@@ -16,10 +16,11 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::control::{self, LEASES_MAX, Request, Response};
+use super::control::{self, LEASES_MAX, LeaseAsked, Request, Response};
 use super::shared::Shared;
 use super::{Event, blobs, coordinating, propose};
 use crate::api::ErrorCode;
+use crate::clock::now_ms;
 use crate::engine::command::{Command, Progress, Reply};
 use crate::engine::id::{JobId, Token};
 use crate::engine::job::{AttemptState, FailureClass, JobSpec, JobState, Outcome};
@@ -42,6 +43,8 @@ const OUTBOX_MS: u64 = 2_000;
 const OUTBOX_BATCH: u32 = 64;
 /// Copies of an artifact on other nodes before its job is done.
 const ARTIFACT_COPIES: usize = 1;
+/// After so long a result is reported although nobody else could take a copy, milliseconds.
+const COPY_PATIENCE_MS: u64 = 120_000;
 
 /// A result on its way, as it lies in the outbox.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -56,8 +59,8 @@ pub(super) struct Drone {
     running: BTreeMap<Token, Running>,
     /// Assigned to this node in the state, not confirmed yet.
     unconfirmed: BTreeMap<Token, JobId>,
-    /// Ended here; the state does not know it yet.
-    reporting: BTreeSet<Token>,
+    /// Ended here, and since when; the state does not know it yet. Its lease is renewed until it does.
+    reporting: BTreeMap<Token, (JobId, u64)>,
     asking: bool,
     asked_ms: u64,
     outbox_ms: u64,
@@ -79,7 +82,7 @@ impl Drone {
         Self {
             running: BTreeMap::new(),
             unconfirmed: BTreeMap::new(),
-            reporting: BTreeSet::new(),
+            reporting: BTreeMap::new(),
             asking: false,
             asked_ms: 0,
             outbox_ms: 0,
@@ -114,7 +117,7 @@ impl Drone {
     async fn take_up_outbox(&mut self, shared: &Shared) -> anyhow::Result<()> {
         for record in shared.consensus.outbox_list(u32::MAX).await? {
             if let Ok(result) = decode::<Ended>(&record.value) {
-                self.reporting.insert(result.token);
+                self.reporting.insert(result.token, (result.job, now_ms()));
             }
         }
         Ok(())
@@ -134,10 +137,10 @@ impl Drone {
         }
         self.unconfirmed.retain(|token, _| assigned.contains_key(token));
         // A result that was answered is remembered until the state of this node shows it, too.
-        self.reporting.retain(|token| assigned.contains_key(token) || self.sending.contains(token));
+        self.reporting.retain(|token, _| assigned.contains_key(token) || self.sending.contains(token));
         let mut interrupted = Vec::new();
         for (token, (job, state)) in assigned {
-            if self.running.contains_key(&token) || self.reporting.contains(&token) {
+            if self.running.contains_key(&token) || self.reporting.contains_key(&token) {
                 continue;
             }
             if state == AttemptState::Assigned {
@@ -160,11 +163,12 @@ impl Drone {
 
     fn ask_for_leases(&mut self, shared: &Arc<Shared>, now_ms: u64) {
         let interval_ms = if self.unconfirmed.is_empty() { RENEW_EVERY_MS } else { CONFIRM_MS };
-        let attempts: Vec<(JobId, Token)> = self
-            .unconfirmed
-            .iter()
-            .map(|(token, job)| (*job, *token))
-            .chain(self.running.iter().map(|(token, running)| (running.job, *token)))
+        let begun = self.running.iter().map(|(token, running)| (running.job, *token));
+        let begun = begun.chain(self.reporting.iter().map(|(token, (job, _))| (*job, *token)));
+        let unconfirmed =
+            self.unconfirmed.iter().map(|(token, job)| LeaseAsked { job: *job, token: *token, first: true });
+        let attempts: Vec<LeaseAsked> = unconfirmed
+            .chain(begun.map(|(job, token)| LeaseAsked { job, token, first: false }))
             .take(LEASES_MAX)
             .collect();
         if self.asking || attempts.is_empty() || now_ms.saturating_sub(self.asked_ms) < interval_ms {
@@ -175,7 +179,7 @@ impl Drone {
         self.asked_ms = now_ms;
         let shared = Arc::clone(shared);
         tasks::spawn("lease", async move {
-            let asked: Vec<Token> = attempts.iter().map(|(_, token)| *token).collect();
+            let asked: Vec<Token> = attempts.iter().map(|asked| asked.token).collect();
             let valid = if coordinator == shared.me.peer_id {
                 coordinating::lease(&shared, &coordinator, &attempts).await
             } else {
@@ -255,15 +259,17 @@ impl Drone {
         }
     }
 
-    /// The hive knows that an attempt runs.
-    pub(super) fn on_begun(&self, token: Token) {
-        if let Some(running) = self.running.get(&token) {
-            running.build.permit();
+    /// The hive knows that an attempt runs, or that it may not.
+    pub(super) fn on_begun(&self, token: Token, permitted: bool) {
+        match self.running.get(&token) {
+            Some(running) if permitted => running.build.permit(),
+            Some(running) => running.build.stop(StopReason::Superseded),
+            None => {}
         }
     }
 
     async fn ended(&mut self, shared: &Arc<Shared>, result: Ended) -> anyhow::Result<()> {
-        self.reporting.insert(result.token);
+        self.reporting.insert(result.token, (result.job, now_ms()));
         if !shared.consensus.outbox_put(result.token.to_string(), encode(&result)?).await? {
             tracing::error!(token = %result.token, "the outbox is full; this result is lost if the agent ends before it is taken");
         }
@@ -276,6 +282,8 @@ impl Drone {
         if !self.sending.insert(result.token) {
             return;
         }
+        let since_ms = self.reporting.get(&result.token).map_or(0, |(_, since_ms)| *since_ms);
+        let patient = now_ms().saturating_sub(since_ms) < COPY_PATIENCE_MS;
         let shared = Arc::clone(shared);
         tasks::spawn("report", async move {
             let Ended { job, token, outcome } = result;
@@ -286,7 +294,10 @@ impl Drone {
                     for artifact in artifacts {
                         all &= blobs::spread(&shared, artifact.sha256, artifact.size, others).await >= others;
                     }
-                    all
+                    if !all && !patient {
+                        tracing::warn!(%job, "no other node has room for a copy of the artifacts; reported with the one here");
+                    }
+                    all || !patient
                 }
                 Outcome::Failed { .. } => true,
             };
@@ -374,12 +385,11 @@ fn begin(shared: &Arc<Shared>, job: JobId, token: Token, progress: Progress) {
             }
             tokio::time::sleep(BEGIN_PAUSE).await;
         };
-        match answered {
-            Reply::Done => {
-                let _ = shared.events.send(Event::Begun { token }).await;
-            }
-            refused => tracing::debug!(%job, %token, ?refused, "this attempt may not begin"),
+        let permitted = matches!(answered, Reply::Done);
+        if !permitted {
+            tracing::warn!(%job, %token, ?answered, "this attempt may not begin");
         }
+        let _ = shared.events.send(Event::Begun { token, permitted }).await;
     });
 }
 

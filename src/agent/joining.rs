@@ -292,7 +292,7 @@ impl Joining {
         match shared.hive() {
             None => self.begin_join(shared, theirs, now_ms).await,
             Some((hive_id, epoch)) if hive_id == theirs.hive_id => {
-                if theirs.epoch.counter > epoch.counter {
+                if theirs.epoch > epoch {
                     tracing::warn!(ours = %epoch, theirs = %theirs.epoch, "the hive was recovered without this node");
                     return self.begin_join(shared, theirs, now_ms).await;
                 }
@@ -364,18 +364,18 @@ impl Joining {
 
     /// Proposes `Admit` until the committed state says about this node what it says about itself.
     async fn keep_joining(&mut self, shared: &Arc<Shared>, now_ms: u64) -> anyhow::Result<()> {
-        let Some((hive_id, epoch)) = shared.hive() else {
-            // A join that was begun has not brought the hive's name yet; begin anew when it takes too long.
-            if self.join.as_ref().is_some_and(|join| now_ms.saturating_sub(join.since_ms) > JOIN_PATIENCE_MS) {
-                tracing::warn!("joining took too long, seeking again");
-                self.join = None;
-                self.founding = Some(seek(shared));
-            } else if self.admit_is_due(now_ms) {
-                self.admit_sent_ms = Some(now_ms);
-                self.propose_admit(shared, shared.member_info());
-            }
+        let Some((hive_id, epoch)) = shared.hive() else { return Ok(()) };
+        let since_ms = self.join.as_ref().map_or(shared.me.started_ms, |join| join.since_ms);
+        let in_vain = shared.consensus.replica().status().applied.is_none();
+        let alone = self.sources(Allegiance { hive_id, epoch }).is_empty();
+        if in_vain && alone && now_ms.saturating_sub(since_ms) > JOIN_PATIENCE_MS {
+            tracing::warn!(%hive_id, "nobody of the hive has answered for long; seeking again");
+            shared.consensus.abandon_join().await.context("Failed to give up joining")?;
+            self.join = None;
+            self.followed.clear();
+            self.founding = Some(seek(shared));
             return Ok(());
-        };
+        }
         let hive = Allegiance { hive_id, epoch };
         self.keep_following(shared, hive).await;
         if shared.is_member() {

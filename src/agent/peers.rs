@@ -7,7 +7,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use super::shared::{Liveness, Shared, StatusReport};
-use super::{coordinating, views};
+use super::views;
 use crate::api::MemberState;
 use crate::discovery::MemberContact;
 use crate::engine::id::PeerId;
@@ -117,7 +117,7 @@ async fn publish(shared: &Arc<Shared>) {
 pub(super) fn on_status(shared: &Shared, from: &PeerId, bytes: &[u8], now_ms: u64) {
     match decode::<StatusReport>(bytes) {
         Ok(report) => shared.update(|soft| {
-            soft.reports.insert(from.clone(), report);
+            soft.reports.insert(from.clone(), StatusReport { received_ms: now_ms, ..report });
             soft.heard_ms.insert(from.clone(), now_ms);
         }),
         Err(error) => tracing::debug!(%from, %error, "a status that is not understood"),
@@ -137,9 +137,6 @@ pub(super) fn on_liveness(shared: &Arc<Shared>, peer: &PeerId, state: MemberStat
     });
     if before.is_none_or(|before| before.state != state) && *peer != shared.me.peer_id {
         tracing::info!(member = %shared.name_of(peer), ?state, "liveness");
-    }
-    if state == MemberState::Alive {
-        coordinating::tell_released(shared, peer);
     }
 }
 

@@ -29,11 +29,19 @@ pub(super) async fn recover(shared: &Arc<Shared>, request: RecoverRequest) -> Ap
             "recover is for a majority of voters that is gone for good",
         ));
     }
-    let replicas = ask_all(shared).await;
-    let best = replicas.iter().filter(|replica| replica.reached).max_by_key(|replica| (replica.term, replica.index));
-    let source = best.map(|replica| replica.name.clone());
-    let own = replicas.iter().find(|replica| replica.name == shared.name_of(&shared.me.peer_id));
-    let longest = best.map(|replica| (replica.term, replica.index));
+    let found = ask_all(shared).await;
+    let own = found.iter().find(|found| found.peer == shared.me.peer_id);
+    // Of equal copies this node's own is taken, because it is the one that goes on.
+    let best = found
+        .iter()
+        .filter(|found| found.end.is_some())
+        .max_by_key(|found| (found.end, found.peer == shared.me.peer_id));
+    let source = best.map(|best| best.replica.name.clone());
+    let is_best = own.map(|own| own.end) == best.map(|best| best.end);
+    // A recovery that went on elsewhere has a higher epoch; this one must not take the same number.
+    let highest = found.iter().filter_map(|found| found.end).map(|end| end.0.counter).max();
+    let next_epoch = highest.unwrap_or(0).max(epoch.counter) + 1;
+    let replicas: Vec<RecoverReplica> = found.iter().map(|found| found.replica.clone()).collect();
     let unreached: Vec<&str> =
         replicas.iter().filter(|replica| !replica.reached).map(|replica| replica.name.as_str()).collect();
     let may_be_lost = if unreached.is_empty() {
@@ -44,15 +52,14 @@ pub(super) async fn recover(shared: &Arc<Shared>, request: RecoverRequest) -> Ap
     let mut report = RecoverReport {
         may_be_lost,
         recovered: false,
-        epoch: epoch.counter + 1,
+        epoch: next_epoch,
         source: source.clone(),
         replicas: replicas.clone(),
     };
     if !request.confirm {
         return Ok(report);
     }
-    let own_end = own.map(|replica| (replica.term, replica.index));
-    if own_end < longest {
+    if !is_best {
         let best = source.unwrap_or_default();
         return Err(ApiError::new(
             ErrorCode::Conflict,
@@ -60,7 +67,7 @@ pub(super) async fn recover(shared: &Arc<Shared>, request: RecoverRequest) -> Ap
             format!("run hive recover on {best}"),
         ));
     }
-    let next = Epoch { counter: epoch.counter + 1, id: EpochId(rand::random()) };
+    let next = Epoch { counter: next_epoch, id: EpochId(rand::random()) };
     tracing::warn!(epoch = %next, may_be_lost = report.may_be_lost, "an operator begins a new epoch on this node");
     shared.consensus.begin_new_epoch(next).await.map_err(|error| {
         ApiError::new(ErrorCode::Internal, format!("the new epoch did not begin: {error}"), "see the agent's log")
@@ -69,22 +76,31 @@ pub(super) async fn recover(shared: &Arc<Shared>, request: RecoverRequest) -> Ap
     Ok(report)
 }
 
-async fn ask_all(shared: &Arc<Shared>) -> Vec<RecoverReplica> {
+/// One replica, asked.
+struct Found {
+    peer: PeerId,
+    /// Epoch, term and index of its last entry, in the order in which histories are compared; none when it did not answer.
+    end: Option<(Epoch, u64, u64)>,
+    replica: RecoverReplica,
+}
+
+async fn ask_all(shared: &Arc<Shared>) -> Vec<Found> {
     let peers: Vec<PeerId> = shared.read(|state| {
         state.members().filter(|member| !member.left).map(|member| member.info.peer_id.clone()).collect()
     });
     let asked = peers.into_iter().map(|peer| async move {
         let end = if peer == shared.me.peer_id {
-            shared.consensus.local_claim().map(|claim| (claim.term, claim.index))
+            shared.consensus.local_claim().map(|claim| (claim.epoch, claim.term, claim.index))
         } else {
             let answer = transport::call(&shared.mesh, &peer, control::PROTOCOL, &Request::LogEnd, ASK_TIMEOUT).await;
             match answer {
-                Ok(Response::LogEnd { term, index, .. }) => Some((term, index)),
+                Ok(Response::LogEnd { epoch, term, index }) => Some((epoch, term, index)),
                 Ok(_) | Err(_) => None,
             }
         };
-        let (term, index) = end.unwrap_or_default();
-        RecoverReplica { name: shared.name_of(&peer), reached: end.is_some(), term, index }
+        let (term, index) = end.map(|(_, term, index)| (term, index)).unwrap_or_default();
+        let replica = RecoverReplica { name: shared.name_of(&peer), reached: end.is_some(), term, index };
+        Found { peer, end, replica }
     });
     futures::future::join_all(asked).await
 }

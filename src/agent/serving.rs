@@ -66,7 +66,7 @@ async fn answer(shared: &Arc<Shared>, peer: &PeerId, request: Request) -> Respon
             Ok(raft_id) => Response::Replica { raft_id },
             Err(error) => refused(error.to_string()),
         },
-        Request::RetireReplica => retire(shared).await,
+        Request::RetireReplica { raft_id } => retire(shared, raft_id).await,
         Request::KeepBlob { sha256, size } => match blobs::keep(shared, peer, sha256, size).await {
             Ok(()) => Response::Ok,
             Err(why) => refused(why),
@@ -77,15 +77,23 @@ async fn answer(shared: &Arc<Shared>, peer: &PeerId, request: Request) -> Respon
             if shared.events.send(event).await.is_ok() { Response::Ok } else { refused("stopping") }
         }
         Request::LogEnd => match shared.consensus.local_claim() {
-            Some(claim) => Response::LogEnd { epoch: claim.epoch.counter, term: claim.term, index: claim.index },
+            Some(claim) => Response::LogEnd { epoch: claim.epoch, term: claim.term, index: claim.index },
             None => refused("this node has no copy of the log"),
         },
     }
 }
 
-async fn retire(shared: &Arc<Shared>) -> Response {
-    if shared.consensus.status().raft_id.is_none() {
+/// A leader that still speaks to this node knows better than whoever asks, who may have been deposed meanwhile.
+const LEADER_LIVES_MS: u64 = 2_000;
+
+async fn retire(shared: &Arc<Shared>, raft_id: u64) -> Response {
+    let status = shared.consensus.status();
+    if status.raft_id != Some(raft_id) {
         return Response::Ok;
+    }
+    let takes_part = status.voters.iter().chain(&status.standbys).any(|member| member.raft_id == raft_id);
+    if takes_part && status.age_ms() < LEADER_LIVES_MS {
+        return refused("a leader speaks to this node under that Raft id");
     }
     match shared.consensus.retire_replica().await {
         Ok(()) => Response::Ok,

@@ -107,6 +107,13 @@ pub(crate) struct StatusReport {
     pub slots: Option<u32>,
     /// 99th percentile of the log's commits over the last minute, milliseconds; none when it keeps none.
     pub commit_p99_ms: Option<u64>,
+    /// Its Raft directory, when it is voter or standby.
+    pub raft_id: Option<u64>,
+    /// Its copy of the log has stopped at an entry that it does not understand.
+    pub halted: bool,
+    /// When it was received here, monotonic.
+    #[serde(skip)]
+    pub received_ms: u64,
 }
 
 /// Another hive on the same network, with the same secret.

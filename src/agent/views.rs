@@ -152,17 +152,26 @@ fn legacy_list(shared: &Shared) -> Vec<MemberStatus> {
     shared.discovery.snapshot().legacy_peers.iter().map(row).collect()
 }
 
+/// A node whose copy of the state is so old does not see its assignments.
+const BLIND_MS: u64 = 5_000;
+
 /// What this node publishes about itself.
 pub(super) fn own_report(shared: &Shared) -> StatusReport {
     let building = shared.read(|state| state.live_attempts_len(&shared.me.peer_id));
     let consensus = shared.consensus.status();
+    // Who does not see what it is given must be given nothing.
+    let blind = consensus.halted.is_some() || consensus.age_ms() > BLIND_MS;
+    let unable = blind || shared.executor.capabilities().unable.is_some();
     StatusReport {
         load_centi: load_centi(),
         building: u32::try_from(building).unwrap_or(u32::MAX),
         disk_free_bytes: measure(&shared.config.state_dir).map_or(0, |(free, _)| free),
         disk_low: consensus.low_space,
-        slots: Some(if shared.executor.capabilities().unable.is_some() { 0 } else { shared.config.build.slots }),
+        slots: Some(if unable { 0 } else { shared.config.build.slots }),
         commit_p99_ms: consensus.fsync_p99_ms,
+        raft_id: consensus.raft_id,
+        halted: consensus.halted.is_some(),
+        received_ms: now_ms(),
     }
 }
 

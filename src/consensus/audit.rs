@@ -1,17 +1,19 @@
 //! Compares histories: whether another replica has the same chain hash at the same entry.
 //!
 //! Two replicas that applied the same entry must not differ. When one does, something broke that Raft cannot see (memory, disk,
-//! a bug in apply); a voter that differs from a majority of voters halts, before anybody builds on what it says.
+//! a bug in apply). A voter or standby that differs from a majority of voters gives up its part, sets its log and state aside, and
+//! follows the others anew; the coordinator replaces it.
 
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::future::BoxFuture;
+
 use super::core::Core;
 use super::feed::{Hello, Said};
 use super::link::{Link, Protocol};
 use crate::engine::id::PeerId;
-use crate::engine::state::Halt;
 use crate::store::raft_db::LogPoint;
 use crate::transport::{CONTROL_FRAME_MAX, RAFT_FRAME_MAX, read_frame, write_frame};
 
@@ -37,8 +39,8 @@ pub(crate) async fn differs(link: &Link, protocol: &str, peer: &PeerId, at: LogP
     }
 }
 
-/// Compares this voter or standby with the voters from time to time, and halts it when a majority of them differs.
-pub(crate) async fn run(core: Arc<Core>) {
+/// Compares this voter or standby with the voters from time to time, and calls `diverged` when a majority of them differs.
+pub(crate) async fn run(core: Arc<Core>, diverged: impl Fn() -> BoxFuture<'static, ()> + Send) {
     let mut compared = None;
     loop {
         tokio::time::sleep(INTERVAL).await;
@@ -59,8 +61,11 @@ pub(crate) async fn run(core: Arc<Core>) {
             }
         }
         if different * 2 > status.voters.len() {
-            let why = "the state of this node differs from that of most voters; it must rejoin under a new Raft id";
-            core.replica.halt(Halt { index: at.index, why: why.to_owned() });
+            tracing::error!(
+                index = at.index,
+                "the state of this node differs from that of most voters; it is set aside"
+            );
+            diverged().await;
         }
     }
 }

@@ -287,6 +287,41 @@ impl Consensus {
         Ok(())
     }
 
+    /// The state here is not that of the others: log and state are set aside, and it follows them anew as an observer. Whoever leads
+    /// sees that the Raft id is held by nobody any more, and gives the part to another node or to this one under another id.
+    pub(super) async fn begin_anew(&self) -> Result<(), ConsensusError> {
+        let mut running = self.inner.running.lock().await;
+        let core = &self.inner.core;
+        let status = core.replica.status();
+        let (hive_id, epoch) = status.hive.ok_or(ConsensusError::NoHive)?;
+        let sources = status.voters.into_iter().chain(status.standbys).map(|member| member.peer_id).collect();
+        self.stop_observer(&mut running);
+        self.stop_voter(&mut running).await;
+        set_aside(&core.options.directory, raft_db::FILE)?;
+        core.replica.start_over().await?;
+        core.replica.belong(hive_id, epoch).await?;
+        self.start_observer(&mut running, hive_id, epoch, sources);
+        Ok(())
+    }
+
+    /// Forgets a hive of which this node never got any state: nobody answers, and it is free for another.
+    pub async fn abandon_join(&self) -> Result<(), ConsensusError> {
+        let mut running = self.inner.running.lock().await;
+        let core = &self.inner.core;
+        if let Some((hive_id, _)) = core.replica.status().hive
+            && core.replica.applied().is_some()
+        {
+            return Err(ConsensusError::Member(hive_id));
+        }
+        self.stop_observer(&mut running);
+        self.stop_voter(&mut running).await;
+        running.services = None;
+        set_aside(&core.options.directory, raft_db::FILE)?;
+        core.replica.start_over().await?;
+        core.refresh_status();
+        Ok(())
+    }
+
     /// What this replica would bring to a recovery. None before it has any state.
     pub fn local_claim(&self) -> Option<Claim> {
         let status = self.inner.core.replica.status();

@@ -273,6 +273,8 @@ impl Replica {
         *self.inner.db.write().unwrap_or_else(PoisonError::into_inner) = db;
         *self.inner.state.write().unwrap_or_else(PoisonError::into_inner) = State::new();
         *self.inner.snapshot.lock().await = None;
+        // Whatever entry was not understood, it was one of the history that is gone.
+        self.inner.status.send_modify(|status| status.halted = None);
         self.publish(Position { meta, membership: StoredMembership::default() });
         Ok(())
     }

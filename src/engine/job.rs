@@ -282,8 +282,8 @@ pub struct Tally {
     pub build_failures: u32,
     /// Attempts that failed for another reason than the package.
     pub infra_failures: u32,
-    /// Attempts whose drone was given up.
-    pub losses: u32,
+    /// Drones that were given up while they had it, each with how often after it had begun there. Placing avoids them.
+    pub lost_on: BTreeMap<PeerId, u32>,
     /// Drones on which it failed to build, each with the hive time before which it is not tried there again.
     pub failed_on: BTreeMap<PeerId, u64>,
 }

@@ -7,9 +7,9 @@
 //! ```
 //!
 //! The policy is simple and total. Jobs: higher priority first, then the order of submission. Drones: alive, take builds, have
-//! what the job needs, are not grounded; of those the one with most free slots, then the least loaded, then by name. A drone
-//! on which a pure job failed to build gets it again only when no other drone could ever have it, and after a pause. Never done
-//! here: changing anything, reading a clock, asking a drone.
+//! what the job needs, are not grounded; of those first the ones that were not lost while they had it, then the one with most free
+//! slots, then the least loaded, then by name. A drone on which a pure job failed to build gets it again only when no other drone
+//! could ever have it, and after a pause. Never done here: changing anything, reading a clock, asking a drone.
 
 mod explain;
 mod fit;
@@ -249,8 +249,10 @@ fn choose(job: &Job, fitting: &[usize], drones: &[Drone<'_>], view: &View, now: 
     };
     let usable =
         fitting().filter(|(_, drone)| drone.free() > 0 && retry_at_ms(drone).is_some_and(|at| at <= now.hive_ms));
-    let best =
-        usable.min_by_key(|(_, drone)| (std::cmp::Reverse(drone.free()), drone.load_percent, drone.name, drone.peer));
+    let best = usable.min_by_key(|(_, drone)| {
+        let lost_here = job.tally.lost_on.contains_key(drone.peer);
+        (lost_here, std::cmp::Reverse(drone.free()), drone.load_percent, drone.name, drone.peer)
+    });
     match best {
         Some((index, _)) => Choice::Take(index),
         None => {

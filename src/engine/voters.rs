@@ -63,6 +63,8 @@ pub struct Candidate {
     pub down_since_ms: Option<u64>,
     /// How long its log takes to reach the disk, 99th percentile over a minute, microseconds; none: not known.
     pub fsync_p99_us: Option<u64>,
+    /// Its disk is nearly full: it is given no part, and gives leadership away.
+    pub disk_low: bool,
     /// As a learner it has all but the last few entries. Ignored for others.
     pub caught_up: bool,
 }
@@ -209,7 +211,7 @@ impl<'a> Planner<'a> {
     }
 
     fn is_slow(&self, candidate: &Candidate) -> bool {
-        candidate.fsync_p99_us.is_some_and(|us| us > self.settings.fsync_slow_us)
+        candidate.disk_low || candidate.fsync_p99_us.is_some_and(|us| us > self.settings.fsync_slow_us)
     }
 
     /// Stable and quick enough to be given a part in Raft that it does not have yet.
@@ -385,11 +387,11 @@ impl<'a> Planner<'a> {
             self.membership.voters.iter().copied().filter(|id| *id != self.membership.leader).filter_map(|id| {
                 let voter = self.by_raft_id.get(&id)?;
                 // Twice as quick as the limit, so that leadership does not wander between two that are near it.
-                let us = voter.fsync_p99_us.filter(|us| *us <= self.settings.fsync_slow_us / 2)?;
+                let us = voter.fsync_p99_us.filter(|us| *us <= self.settings.fsync_slow_us / 2 && !voter.disk_low)?;
                 voter.alive_since_ms.map(|_| (us, id))
             });
         if let Some((_, to)) = quick.min() {
-            self.push(Step::TransferLeadership { to }, "the coordinator's disk is slow");
+            self.push(Step::TransferLeadership { to }, "the coordinator's disk is slow or nearly full");
         }
     }
 }

@@ -243,6 +243,14 @@ impl State {
         Ok(Reply::Done)
     }
 
+    pub(super) fn unbind_all(&mut self) {
+        for (peer, member) in &mut self.members.members {
+            if member.raft_id.take().is_some() {
+                self.dirty.insert(RowKey::Member(peer.clone()));
+            }
+        }
+    }
+
     fn forget_oldest_raft_id(&mut self) {
         if self.members.raft_ids.len() <= RAFT_IDS_MAX {
             return;

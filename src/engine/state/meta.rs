@@ -90,6 +90,8 @@ impl State {
             return reject(RejectCode::Conflict, "the new epoch must have a higher number than the current one");
         }
         self.meta.epoch = Some(epoch);
+        // Every Raft directory of the epoch before is set aside: nobody holds an id of it any more.
+        self.unbind_all();
         Ok(Reply::Done)
     }
 

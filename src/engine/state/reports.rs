@@ -9,7 +9,8 @@
 //! | class infra, stale | waits 5 s, doubling up to 5 min; blocked after 20 | the same before it began, else blocked |
 //! | class policy | blocked | blocked |
 //! | class cancelled | cancelled | cancelled |
-//! | drone lost | at once elsewhere; quarantined after 3 losses | the same before it began, else blocked |
+//! | drone lost | at once elsewhere; quarantined after 3 drones, or 3 times one | the same before it began, else blocked |
+//! | drone lost before it began | at once elsewhere, then as class infra | the same |
 //!
 //! A job with outside effects that began is never run again by itself: nobody knows how far it came, and there is no way yet
 //! to declare that repeating it is harmless.
@@ -28,7 +29,7 @@ pub const DIFFERENT_DRONES_MAX: usize = 2;
 pub const BUILD_FAILURES_MAX: u32 = 3;
 /// So many failures of the infrastructure block a job: over an hour of retries at the longest pause.
 pub const INFRA_FAILURES_MAX: u32 = 20;
-/// So many drones lost on a job quarantine it: it may be what kills them.
+/// So many different drones lost while they built a job, or one lost so often, quarantine it: it may be what kills them.
 pub const LOSSES_MAX: u32 = 3;
 /// So many failures of class infra without a success in between ground a drone.
 pub const DRONE_INFRA_FAILURES_MAX: u32 = 8;
@@ -194,6 +195,7 @@ impl State {
             return reject(RejectCode::Stale, "this is not the live attempt of the job");
         }
         let reason = clip(reason, REASON_MAX_LEN);
+        let hive_time_ms = self.meta.hive_time_ms;
         self.jobs.update(&id, |job| {
             let Some(attempt) = job.attempts.last_mut() else { return };
             let began = attempt.state != AttemptState::Assigned;
@@ -201,7 +203,8 @@ impl State {
             attempt.ended_at = Some(context.at);
             attempt.class = Some(FailureClass::Infra);
             attempt.reason = Some(reason.clone());
-            after_loss(job, began, &reason);
+            let node = attempt.node.clone();
+            after_loss(job, node, began, &reason, hive_time_ms);
         });
         self.settle(id);
         Ok(Reply::Done)
@@ -304,15 +307,32 @@ fn after_failure(job: &mut Job, node: &PeerId, class: FailureClass, began: bool,
     job.reason = Some(clip(&why, REASON_MAX_LEN)).filter(|_| state != JobState::Needed);
 }
 
-fn after_loss(job: &mut Job, began: bool, reason: &str) {
-    job.tally.losses += 1;
-    let losses = job.tally.losses;
-    let (state, why) = if losses >= LOSSES_MAX {
-        (JobState::Quarantined, format!("{losses} drones were lost on it: {reason}"))
-    } else if began && !job.spec.pure {
-        (JobState::Blocked, interrupted(reason))
+fn after_loss(job: &mut Job, node: PeerId, began: bool, reason: &str, hive_time_ms: u64) {
+    let lost_here = job.tally.lost_on.entry(node).or_default();
+    let (state, why) = if began {
+        *lost_here += 1;
+        let drones = job.tally.lost_on.values().filter(|times| **times > 0).count();
+        let repeated = job.tally.lost_on.values().any(|times| *times >= LOSSES_MAX);
+        if drones >= LOSSES_MAX as usize || repeated {
+            let times = job.tally.lost_on.values().sum::<u32>();
+            (JobState::Quarantined, format!("{drones} drones were lost on it, {times} times in all: {reason}"))
+        } else if !job.spec.pure {
+            (JobState::Blocked, interrupted(reason))
+        } else {
+            (JobState::Needed, String::new())
+        }
     } else {
-        (JobState::Needed, String::new())
+        // It cannot have been what killed the drone. Somebody else gets it at once; after that, each time a little later.
+        job.tally.infra_failures += 1;
+        let failures = job.tally.infra_failures;
+        if failures > 1 {
+            job.not_before_ms = hive_time_ms.saturating_add(pause_ms(INFRA_PAUSE_MS, failures - 1));
+        }
+        if failures >= INFRA_FAILURES_MAX {
+            (JobState::Blocked, format!("{failures} attempts failed without fault of the package: {reason}"))
+        } else {
+            (JobState::Needed, String::new())
+        }
     };
     job.state = state;
     job.reason = Some(clip(&why, REASON_MAX_LEN)).filter(|_| state != JobState::Needed);
