@@ -28,7 +28,9 @@ pub(super) fn status(shared: &Shared) -> Status {
     let mut members = member_list(shared, &consensus);
     members.extend(legacy_list(shared));
     members.sort_by(|left, right| left.name.cmp(&right.name));
-    let coordinator = consensus.leader.as_ref().map(|peer| Coordinator {
+    // Raft remembers the last leader; one that nobody has heard for a while coordinates nothing.
+    let leads = consensus.quorum || consensus.age_ms() < COORDINATOR_SHOWN_MS;
+    let coordinator = consensus.leader.as_ref().filter(|_| leads).map(|peer| Coordinator {
         name: shared.read(|state| state.name_of(peer).to_owned()),
         peer_id: peer.clone(),
         term: consensus.term,
@@ -154,6 +156,9 @@ fn legacy_list(shared: &Shared) -> Vec<MemberStatus> {
 
 /// A node whose copy of the state is so old does not see its assignments.
 const BLIND_MS: u64 = 5_000;
+
+/// A coordinator without a quorum is shown for so long: a single late packet must not make it vanish.
+const COORDINATOR_SHOWN_MS: u64 = 2_000;
 
 /// What this node publishes about itself.
 pub(super) fn own_report(shared: &Shared) -> StatusReport {

@@ -3,7 +3,7 @@
 use serde_json::Value;
 
 use crate::forming::{one_hive, roles};
-use crate::harness::{Host, eventually, in_lab, s};
+use crate::harness::{Host, eventually, in_lab, s, sh};
 
 fn voters(host: &Host) -> Option<Vec<String>> {
     let status = host.status()?;
@@ -165,6 +165,123 @@ fn identity_reset_asks_the_hive_again() {
         agents.push(member.start(&[]));
         eventually("a new ballot after the restart", s(30), || {
             ballot(member).filter(|now| *now != second && *now != first)
+        });
+    });
+}
+
+#[test]
+fn a_majority_that_is_gone_for_good_is_recovered_and_the_hive_gets_three_voters_again() {
+    in_lab("faults::a_majority_that_is_gone_for_good_is_recovered_and_the_hive_gets_three_voters_again", |lab| {
+        let hosts: [Host; 3] = lab.hosts();
+        let all: Vec<&Host> = hosts.iter().collect();
+        let mut agents: Vec<_> = hosts.iter().map(|host| host.start(&[])).collect();
+        let (hive, _) = one_hive(&all, 40);
+        eventually("three voters", s(30), || (voters(&hosts[0])?.len() == 3).then_some(()));
+        let id = queue_trivial(&hosts[1]).expect("queued");
+        eventually("built, and known here", s(60), || {
+            hosts[0].json(&["job", "show", &id]).filter(|job| job["state"] == "received")
+        });
+        let refused = hosts[0].hive(&["recover", "--yes"]);
+        assert_eq!(refused.code, 1, "there is a quorum: {refused:?}");
+        agents.remove(2).kill();
+        agents.remove(1).kill();
+        eventually("no quorum", s(20), || hosts[0].status().filter(|status| status["quorum"] == false));
+        let report = eventually("recovers", s(30), || hosts[0].json(&["recover", "--yes"]));
+        assert_eq!((&report["recovered"], &report["epoch"]), (&Value::from(true), &Value::from(2)), "{report}");
+        assert_eq!(report["source"], "n1");
+        assert!(report["may_be_lost"].as_str().expect("text").contains("n2"), "{report}");
+        let status = eventually("quorum", s(20), || hosts[0].status().filter(|status| status["quorum"] == true));
+        assert_eq!((&status["log"]["epoch"], status["hive_id"].as_str()), (&Value::from(2), Some(hive.as_str())));
+        let job = hosts[0].json(&["job", "show", &id]).expect("known");
+        assert_eq!(job["state"], "received");
+        // Those that were thought lost come back, with the log of the epoch that is over.
+        agents.extend(hosts[1..].iter().map(|host| host.start(&[])));
+        one_hive(&all, 60);
+        eventually("three voters again", s(60), || (voters(&hosts[0])?.len() == 3).then_some(()));
+        let second = queue_trivial(&hosts[2]).expect("queued");
+        eventually("built", s(60), || {
+            hosts[1].json(&["job", "show", &second]).filter(|job| job["state"] == "received")
+        });
+    });
+}
+
+#[test]
+fn a_full_disk_refuses_what_it_cannot_keep_and_says_so_until_there_is_room() {
+    in_lab("faults::a_full_disk_refuses_what_it_cannot_keep_and_says_so_until_there_is_room", |lab| {
+        let hosts: [Host; 3] = lab.hosts();
+        let all: Vec<&Host> = hosts.iter().collect();
+        for host in &all {
+            sh(&format!("mount -t tmpfs -o size=1g full {}", host.state().display()));
+        }
+        let mut agents: Vec<_> = hosts.iter().map(|host| host.start(&[])).collect();
+        one_hive(&all, 40);
+        eventually("three voters", s(30), || (voters(&hosts[0])?.len() == 3).then_some(()));
+        let before = queue_trivial(&hosts[0]).expect("queued");
+        for host in &all {
+            sh(&format!("fallocate -l 920m {}", host.state().join("ballast").display()));
+        }
+        for host in &all {
+            eventually("says that its disk is nearly full", s(20), || {
+                let notices = host.status()?["notices"].to_string();
+                notices.contains("disk").then_some(())
+            });
+        }
+        let answer = eventually("refuses", s(20), || {
+            let answer = hosts[0].hive(&["queue", "add", "--backend", "debian", "hello"]);
+            (answer.code != 0).then_some(answer)
+        });
+        assert!(answer.stderr.contains("disk") || answer.stderr.contains("space"), "{answer:?}");
+        // Not a byte is left on one of them: its agent may not invent anything, and goes on by itself afterwards.
+        sh(&format!("dd if=/dev/zero of={} bs=64k status=none || true", hosts[2].state().join("more").display()));
+        agents.remove(2).kill();
+        agents.push(hosts[2].start(&[]));
+        for host in &all {
+            sh(&format!("rm -f {0}/ballast {0}/more", host.state().display()));
+        }
+        let alive = eventually("lives or has ended", s(30), || {
+            let alive = hosts[2].status().is_some();
+            (alive || hosts[2].log().contains("the agent ends")).then_some(alive)
+        });
+        if !alive {
+            // What the service manager does.
+            agents.push(hosts[2].start(&[]));
+        }
+        one_hive(&all, 60);
+        let after = eventually("accepts again", s(30), || queue_trivial(&hosts[1]));
+        for id in [before, after] {
+            eventually("built", s(60), || {
+                hosts[2].json(&["job", "show", &id]).filter(|job| job["state"] == "received")
+            });
+        }
+    });
+}
+
+#[test]
+fn a_voter_that_was_replaced_while_it_was_away_comes_back_as_what_it_is() {
+    in_lab("faults::a_voter_that_was_replaced_while_it_was_away_comes_back_as_what_it_is", |lab| {
+        let hosts: [Host; 4] = lab.hosts();
+        let all: Vec<&Host> = hosts.iter().collect();
+        let mut agents: Vec<_> = hosts.iter().map(|host| host.start(&[])).collect();
+        let (_, coordinator) = one_hive(&all, 40);
+        let first = eventually("three voters", s(30), || voters(&hosts[0]).filter(|voters| voters.len() == 3));
+        let gone = first.iter().find(|name| **name != coordinator).expect("a follower");
+        let gone = all.iter().position(|host| host.name == *gone).expect("ours");
+        let rest: Vec<&Host> = all.iter().enumerate().filter(|(at, _)| *at != gone).map(|(_, host)| *host).collect();
+        agents.remove(gone).kill();
+        eventually("another has its place", s(60), || {
+            let voters = voters(rest[0])?;
+            (voters.len() == 3 && !voters.contains(&all[gone].name)).then_some(())
+        });
+        agents.push(all[gone].start(&[]));
+        one_hive(&all, 60);
+        eventually("follows the hive as standby or observer", s(60), || {
+            let status = all[gone].status()?;
+            let own = status["members"].as_array()?.iter().find(|member| member["name"] == all[gone].name.as_str())?;
+            (["standby", "observer"].contains(&own["raft"].as_str()?)).then_some(())
+        });
+        let id = queue_trivial(rest[0]).expect("queued");
+        eventually("sees new work", s(60), || {
+            all[gone].json(&["job", "show", &id]).filter(|job| job["state"] == "received")
         });
     });
 }
