@@ -21,7 +21,7 @@ const REPOSITORY: &str = "/run/measured.git";
 /// From SIGKILL to the first survivor, and to every survivor, that shows the node as down.
 pub fn crash_seen(lab: &mut Lab, effort: Effort) -> Vec<Row> {
     let (hosts, mut agents) = hive_of(lab, effort.pick(10, 5), &[]);
-    let (rounds, budget) = (effort.pick(40, 2), s(effort.pick(330, 30)));
+    let (rounds, budget) = (effort.pick(40, 2), s(effort.pick(210, 30)));
     let began = Instant::now();
     let (mut first, mut all, mut falsely) = (Vec::new(), Vec::new(), 0);
     while first.is_empty() || (first.len() < rounds && began.elapsed() < budget) {
@@ -75,7 +75,7 @@ fn make_repository() {
 pub fn coordinator_killed(lab: &mut Lab, effort: Effort) -> Vec<Row> {
     make_repository();
     let (hosts, mut agents) = hive_of(lab, 3, &[]);
-    let (rounds, budget) = (effort.pick(100, 3), s(effort.pick(360, 40)));
+    let (rounds, budget) = (effort.pick(100, 3), s(effort.pick(270, 40)));
     let began = Instant::now();
     let (mut assigned, mut elected) = (Vec::new(), Vec::new());
     while assigned.is_empty() || (assigned.len() < rounds && began.elapsed() < budget) {

@@ -42,6 +42,31 @@ pub fn settle(hosts: &[Host], seconds: u64) {
     });
 }
 
+/// Waits until all are members, as the coordinator has it, and nine of ten are alive at the same time. So many agents on few
+/// processors keep suspecting each other, which does not matter for what they send.
+pub fn crowd(hosts: &[Host], seconds: u64) {
+    eventually("a hive of many", s(seconds), || {
+        let leader = &hosts[coordinator_of_most(hosts)];
+        let status = status(leader)?;
+        let alive = count(&status, |member| member["state"] == "alive");
+        let members = count(&status, |member| member["raft"] != "none");
+        let voters = count(&status, |member| member["raft"] == "voter");
+        (members == hosts.len() && voters == 5 && alive * 10 >= hosts.len() * 9).then_some(())
+    });
+}
+
+/// Index of the host that calls itself the coordinator with quorum.
+pub fn coordinator_of_most(hosts: &[Host]) -> usize {
+    eventually("a coordinator", s(60), || {
+        hosts.iter().position(|host| {
+            let leads = |status: Value| {
+                status["quorum"] == true && status["coordinator"]["name"].as_str() == Some(host.name.as_str())
+            };
+            status(host).is_some_and(leads)
+        })
+    })
+}
+
 /// Members that fit.
 pub fn count(status: &Value, fits: impl Fn(&Value) -> bool) -> usize {
     status["members"].as_array().map_or(0, |members| members.iter().filter(|member| fits(member)).count())

@@ -14,7 +14,7 @@ use hive::engine::job::{DebianSource, JobSpec, Work};
 use crate::Effort;
 use crate::client::{Client, job, socket_of, status};
 use crate::harness::{Host, Lab, s};
-use crate::hive_of::{coordinator, count, hive_of, settle, watch};
+use crate::hive_of::{coordinator, coordinator_of_most, count, crowd, hive_of, watch};
 use crate::row::{Judged, Row};
 
 /// No builds here.
@@ -79,7 +79,7 @@ fn bytes_of(host: &Host) -> (u64, u64) {
 
 /// kB/s that the coordinator sends and receives while jobs are queued through its socket at a steady pace.
 fn coordinator_rate(hosts: &[Host], span: Duration, jobs_per_s: u32) -> (f64, f64) {
-    let leader = coordinator(hosts);
+    let leader = coordinator_of_most(hosts);
     let mut writing = connect(&hosts[leader]);
     let before = bytes_of(&hosts[leader]);
     let began = Instant::now();
@@ -110,7 +110,7 @@ pub fn coordinator_bytes(lab: &mut Lab, effort: Effort) -> Vec<Row> {
         agents.push(host.start(&NO_BUILDS));
         hosts.push(host);
     }
-    settle(&hosts, 120);
+    crowd(&hosts, 120);
     let with_many = (coordinator_rate(&hosts, span, 0), coordinator_rate(&hosts, span, 20));
     let one = |name: String, (sent, received): (f64, f64)| {
         Row::new(&name, "kB/s", vec![sent]).note(format!("sent; received {received:.1} kB/s"))
