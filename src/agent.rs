@@ -108,8 +108,6 @@ pub enum Event {
         /// The claim that is to be replaced.
         generation: u64,
     },
-    /// This node has left its hive for another.
-    ChangedHive,
     /// A plan's proposals were answered.
     Planned {
         /// The term of the plan.
@@ -249,6 +247,9 @@ impl Agent {
         if self.joining.tick(&shared, now_ms).await? {
             self.asking.founded(&shared)?;
         }
+        if self.joining.take_changed_hive() {
+            self.asking.forget(&shared)?;
+        }
         self.asking.tick(&shared, now_ms)?;
         self.peers.tick(&shared, now_ms).await?;
         self.coordinating.tick(&shared, now_ms);
@@ -273,7 +274,6 @@ impl Agent {
                 });
                 if current == generation { self.asking.ask_again(&shared, None) } else { Ok(()) }
             }
-            Event::ChangedHive => self.asking.forget(&shared),
             Event::Planned { term, committed } => {
                 self.coordinating.on_planned(term, committed, now_ms());
                 Ok(())

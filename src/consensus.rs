@@ -78,9 +78,9 @@ impl Options {
     pub fn new(directory: impl Into<PathBuf>) -> Self {
         Self {
             directory: directory.into(),
-            heartbeat: Duration::from_millis(100),
-            election_min: Duration::from_millis(300),
-            election_max: Duration::from_millis(600),
+            heartbeat: Duration::from_millis(200),
+            election_min: Duration::from_millis(500),
+            election_max: Duration::from_millis(900),
             entries_per_append: 256,
             log_kept: 10_000,
             observers_max: 64,

@@ -12,8 +12,8 @@ use std::time::Duration;
 use anyhow::Context as _;
 
 use super::control::{self, Request};
+use super::propose;
 use super::shared::{OtherHive, Shared};
-use super::{Event, propose};
 use crate::api::NodePhase;
 use crate::clock::now_ms;
 use crate::config::FoundMode as ConfiguredFoundMode;
@@ -38,6 +38,12 @@ const JOIN_PATIENCE_MS: u64 = 10_000;
 const ADMIT_INTERVAL_MS: u64 = 1_000;
 /// How long a commit of `Admit` is awaited.
 const ADMIT_TIMEOUT: Duration = Duration::from_secs(5);
+/// An observer whose state is not older than this needs no new sources, milliseconds.
+const SERVED_WELL_MS: u64 = 2_000;
+/// Connections that a node keeps by dialing whom it hears; see [`peers`](super::peers).
+const HEARD_DIALED_MAX: usize = 64;
+/// Interval of comparing the known connections with those of the mesh, milliseconds: an event may have been dropped.
+const COMPARE_MS: u64 = 2_000;
 /// Interval of dialing configured addresses while alone, milliseconds. The mesh backs off by itself.
 const JOIN_DIAL_MS: u64 = 1_000;
 /// A node that mDNS found is dialed when none of its datagrams arrived for so long, milliseconds: four HELLOs of a seeker.
@@ -63,6 +69,8 @@ pub(super) struct Joining {
     discovered: BTreeMap<PeerId, (Vec<SocketAddr>, u64)>,
     said: Option<LocalFacts>,
     followed: Vec<PeerId>,
+    changed_hive: bool,
+    compared_ms: u64,
 }
 
 struct Join {
@@ -86,12 +94,37 @@ impl Joining {
             discovered: BTreeMap::new(),
             said: None,
             followed: Vec::new(),
+            changed_hive: false,
+            compared_ms: now_ms(),
         }
+    }
+
+    /// Whether this node has left its hive for another since this was asked last.
+    pub(super) fn take_changed_hive(&mut self) -> bool {
+        std::mem::take(&mut self.changed_hive)
+    }
+
+    /// Events of the mesh are dropped rather than awaited when the loop is slow; what they said is taken from the mesh itself.
+    async fn compare_connections(&mut self, shared: &Arc<Shared>, now_ms: u64) -> anyhow::Result<()> {
+        if now_ms.saturating_sub(self.compared_ms) < COMPARE_MS {
+            return Ok(());
+        }
+        self.compared_ms = now_ms;
+        let views: BTreeMap<PeerId, Facts> =
+            shared.mesh.peers().await.into_iter().map(|view| (view.peer, view.facts)).collect();
+        self.connected.retain(|peer, _| views.contains_key(peer));
+        for (peer, facts) in views {
+            if self.connected.get(&peer) != Some(&facts) {
+                self.on_peer(shared, &peer, facts, now_ms).await?;
+            }
+        }
+        Ok(())
     }
 
     /// Does what is due. Returns true in the one call in which this node founded its hive.
     pub(super) async fn tick(&mut self, shared: &Arc<Shared>, now_ms: u64) -> anyhow::Result<bool> {
         let mut founded = false;
+        self.compare_connections(shared, now_ms).await?;
         self.dial_discovered(shared, now_ms).await;
         if self.founding.is_some() {
             self.dial_configured(shared, now_ms).await;
@@ -209,9 +242,12 @@ impl Joining {
         let ours = shared.hive().map(|(hive_id, _)| hive_id);
         let known = shared.read(|state| state.member(peer).is_some_and(|member| !member.left));
         let other_hive = ours.is_some() && hive.is_some_and(|hive| Some(hive.hive_id) != ours);
-        if !self.connected.contains_key(peer) && (ours.is_none() || other_hive || !known) {
+        if !self.connected.contains_key(peer) {
+            // A member's address in the log may be an old one: where it was heard now is better.
             shared.mesh.add_addresses(peer, addresses).await;
-            shared.mesh.dial(peer).await;
+            if ours.is_none() || other_hive || !known || self.connected.len() < HEARD_DIALED_MAX {
+                shared.mesh.dial(peer).await;
+            }
         }
     }
 
@@ -349,9 +385,7 @@ impl Joining {
             .join_as_observer(hive.hive_id, hive.epoch, sources)
             .await
             .context("Failed to begin following the hive's log")?;
-        if changes_hive {
-            let _ = shared.events.try_send(Event::ChangedHive);
-        }
+        self.changed_hive |= changes_hive;
         self.admit_sent_ms = None;
         self.keep_joining(shared, now_ms).await
     }
@@ -398,7 +432,10 @@ impl Joining {
     /// An observer asks new sources too; voters and standbys need none.
     async fn keep_following(&mut self, shared: &Shared, hive: Allegiance) {
         let sources = self.sources(hive);
-        if shared.consensus.status().role != Role::Observer || sources.is_empty() || sources == self.followed {
+        let status = shared.consensus.status();
+        // One that is served well is left alone: in a rack that boots together the connections change many times.
+        let served = status.applied.is_some() && status.age_ms() < SERVED_WELL_MS;
+        if status.role != Role::Observer || served || sources.is_empty() || sources == self.followed {
             return;
         }
         match shared.consensus.join_as_observer(hive.hive_id, hive.epoch, sources.clone()).await {

@@ -124,6 +124,7 @@ impl Caller {
 
     /// Sends `body` and waits for the answer. `NotConnected` when it was certainly or probably not delivered.
     pub(crate) async fn call(&self, peer: &PeerId, body: Vec<u8>, timeout: Duration) -> io::Result<Vec<u8>> {
+        let mut unanswered = Unanswered(Some(self));
         let (reply, answer) = oneshot::channel();
         let exchange = async {
             self.tx.send(Call { body, reply }).await.map_err(|_| unconnected(peer))?;
@@ -131,16 +132,24 @@ impl Caller {
         };
         match tokio::time::timeout(timeout, exchange).await {
             Ok(answer) => {
+                unanswered.0 = None;
                 self.timeouts.store(0, Ordering::Relaxed);
                 answer
             }
-            Err(_) => {
-                if self.timeouts.fetch_add(1, Ordering::Relaxed) + 1 >= TIMEOUTS_MAX {
-                    self.timeouts.store(0, Ordering::Relaxed);
-                    self.reset.notify_one();
-                }
-                Err(io::Error::new(io::ErrorKind::TimedOut, format!("no answer from {peer} in time")))
-            }
+            Err(_) => Err(io::Error::new(io::ErrorKind::TimedOut, format!("no answer from {peer} in time"))),
+        }
+    }
+}
+
+/// Counts a call that got no answer, also one whose caller lost patience and dropped it; several in a row close the stream.
+struct Unanswered<'a>(Option<&'a Caller>);
+
+impl Drop for Unanswered<'_> {
+    fn drop(&mut self) {
+        let Some(caller) = self.0 else { return };
+        if caller.timeouts.fetch_add(1, Ordering::Relaxed) + 1 >= TIMEOUTS_MAX {
+            caller.timeouts.store(0, Ordering::Relaxed);
+            caller.reset.notify_one();
         }
     }
 }

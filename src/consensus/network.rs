@@ -26,7 +26,7 @@ use crate::transport::{CONTROL_FRAME_MAX, decode, encode, read_frame, write_fram
 
 /// An append with entries may wait this long: the follower has to bring them to its disk, and heartbeats go on beside it.
 const APPEND_TIMEOUT: Duration = Duration::from_secs(3);
-/// A heartbeat that is not answered in this time counts as lost.
+/// A heartbeat that is not answered in this time counts as lost. openraft itself waits for one heartbeat's interval only.
 const HEARTBEAT_TIMEOUT: Duration = Duration::from_millis(250);
 
 #[derive(Serialize, Deserialize)]

@@ -23,6 +23,8 @@ use crate::transport::{ByteStream, CONTROL_FRAME_MAX, RAFT_FRAME_MAX, read_frame
 
 /// A source that says nothing for this long is left: it tells the tip seven times in this time.
 const SILENCE_MAX: Duration = Duration::from_millis(1_200);
+/// A source that has heard no quorum for so long is left: it may be cut off from the others. Milliseconds.
+const DEAF_MAX_MS: u64 = 3_000;
 /// A source answers the first frame in this time; it may have to make a snapshot before.
 const FIRST_ANSWER_MAX: Duration = Duration::from_secs(30);
 /// Wait after a round in which no source would have us.
@@ -142,6 +144,7 @@ impl Observer {
         let hello = Hello::Follow { applied: status.applied, chain: status.chain, even_leader };
         write_frame(&mut stream, &hello, CONTROL_FRAME_MAX).await?;
         let mut patience = FIRST_ANSWER_MAX;
+        let since_ms = clock::now_ms();
         let mut checked = status.applied.map_or(0, |applied| applied.index);
         loop {
             let said = tokio::time::timeout(patience, read_frame(&mut stream, RAFT_FRAME_MAX))
@@ -157,8 +160,12 @@ impl Observer {
                     }
                 }
                 Said::Tip { leader, term, committed, quorum, heard_ago_ms } => {
-                    let heard_at_ms = clock::now_ms().saturating_sub(heard_ago_ms);
+                    let now_ms = clock::now_ms();
+                    let heard_at_ms = now_ms.saturating_sub(heard_ago_ms);
                     core.tip.send_replace(Tip { leader, term, committed, quorum, heard_at_ms });
+                    if now_ms.saturating_sub(heard_at_ms.max(since_ms)) > DEAF_MAX_MS {
+                        return Err(End::Left(io::Error::other("the source hears no leader; another may")));
+                    }
                 }
                 Said::Snapshot(offer) => {
                     self.install(&mut stream, &offer).await?;

@@ -14,7 +14,7 @@ use crate::store::space::Room;
 
 /// A leader that was not answered by a majority for this long has no quorum, whoever hears it: one election timeout and one
 /// heartbeat, so that a single late packet does not show.
-pub(crate) const QUORUM_STALE_MS: u64 = 900;
+pub(crate) const QUORUM_STALE_MS: u64 = 1_200;
 
 /// What this node is in the agreement.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

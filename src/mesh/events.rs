@@ -2,8 +2,8 @@
 //!
 //! The loop never waits for a reader. Events collect here and go out as the channel has room. When too many collect, what can
 //! be learned again is dropped (refusals, failed dials, discoveries); of statuses only the latest per node is kept at
-//! all; what changes the set of peers is kept up to a far bound, and beyond that [`EventQueue::lost`] counts and the reader
-//! compares with `MeshHandle::peers`. Never done here: deciding.
+//! all; what changes the set of peers is kept up to a far bound. The reader compares with `MeshHandle::peers` from time to time.
+//! Never done here: deciding.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::net::SocketAddr;
@@ -90,7 +90,6 @@ pub enum Event {
 pub(crate) struct EventQueue {
     events: VecDeque<Event>,
     statuses: BTreeMap<PeerId, Vec<u8>>,
-    lost: u64,
 }
 
 impl EventQueue {
@@ -107,8 +106,6 @@ impl EventQueue {
         };
         if self.events.len() < max {
             self.events.push_back(event);
-        } else {
-            self.lost += 1;
         }
     }
 
@@ -120,11 +117,6 @@ impl EventQueue {
 
     pub(crate) fn is_empty(&self) -> bool {
         self.events.is_empty() && self.statuses.is_empty()
-    }
-
-    /// Events dropped since the start.
-    pub(crate) fn lost(&self) -> u64 {
-        self.lost
     }
 }
 
@@ -147,7 +139,6 @@ mod tests {
             queue.push(down());
         }
         assert_eq!(queue.events.len(), ALL_MAX);
-        assert!(queue.lost() > 0);
     }
 
     #[test]

@@ -40,7 +40,6 @@ pub(crate) enum Command {
     Peers(oneshot::Sender<Vec<PeerView>>),
     Publish(Vec<u8>),
     SetMembers(BTreeSet<NetId>),
-    Lost(oneshot::Sender<u64>),
     Shutdown(oneshot::Sender<()>),
 }
 
@@ -171,11 +170,6 @@ impl MeshHandle {
     /// Connected peers, by PeerId.
     pub async fn peers(&self) -> Vec<PeerView> {
         self.ask(Command::Peers).await.unwrap_or_default()
-    }
-
-    /// Events that were dropped because nobody took them; when it rises, compare with [`MeshHandle::peers`].
-    pub async fn events_lost(&self) -> u64 {
-        self.ask(Command::Lost).await.unwrap_or_default()
     }
 
     /// Names the members whose relayed statuses count although this node has not met them.

@@ -267,9 +267,6 @@ impl Node {
                 self.publish(bytes);
             }
             Command::SetMembers(members) => self.sieve.members = members,
-            Command::Lost(reply) => {
-                let _ = reply.send(self.events.lost());
-            }
             Command::Shutdown(done) => {
                 // Taken by the loop itself; answered here so that nobody could ever wait for ever.
                 let _ = done.send(());
