@@ -36,6 +36,8 @@ use crate::transport;
 const PLAN_TIMEOUT: Duration = Duration::from_secs(2);
 /// How long a node may take for an errand.
 const ERRAND_TIMEOUT: Duration = Duration::from_secs(5);
+/// Interval of planning while the state does not move, milliseconds: leases, liveness and loads change beside it.
+const PLAN_INTERVAL_MS: u64 = 200;
 /// Before the next plan when one was not committed, milliseconds; doubles.
 const PLAN_PAUSE_MS: u64 = 250;
 const PLAN_PAUSE_MAX_MS: u64 = 5_000;
@@ -53,6 +55,8 @@ struct Term {
     elected_at_ms: u64,
     in_flight: BTreeMap<JobId, PeerId>,
     planning: bool,
+    /// The entry after which was planned last, and when.
+    planned: (u64, u64),
     /// No plan before this time: the last one was not committed.
     plan_not_before_ms: u64,
     plan_pause_ms: u64,
@@ -69,6 +73,7 @@ impl Term {
             elected_at_ms: now_ms,
             in_flight: BTreeMap::new(),
             planning: false,
+            planned: (0, 0),
             plan_not_before_ms: 0,
             plan_pause_ms: PLAN_PAUSE_MS,
             voters: Voters::default(),
@@ -112,8 +117,13 @@ impl Coordinating {
     }
 
     fn schedule(&mut self, shared: &Arc<Shared>, now_ms: u64) {
-        let ready = |term: &&mut Term| !term.planning && now_ms >= term.plan_not_before_ms;
+        let index = shared.read(State::applied_index);
+        let ready = |term: &&mut Term| {
+            let news = term.planned.0 != index || now_ms.saturating_sub(term.planned.1) >= PLAN_INTERVAL_MS;
+            !term.planning && news && now_ms >= term.plan_not_before_ms
+        };
         let Some(term) = self.term.as_mut().filter(ready) else { return };
+        term.planned = (index, now_ms);
         let mut view = view(shared);
         view.in_flight.clone_from(&term.in_flight);
         let now = Now { now_ms, hive_ms: shared.hive_ms(now_ms) };

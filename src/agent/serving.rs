@@ -17,6 +17,8 @@ use crate::transport::{CONTROL_FRAME_MAX, Incoming, RAFT_FRAME_MAX, read_frame, 
 
 /// Requests served at once: one per member of a large hive, so that a boot storm is answered in one go.
 const SERVED_MAX: usize = 128;
+/// Blobs fetched for others at once: they take minutes, and must not keep leases waiting.
+static KEEPING: Semaphore = Semaphore::const_new(8);
 /// A peer that opened a stream must send its request within this time.
 const READ_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -67,10 +69,13 @@ async fn answer(shared: &Arc<Shared>, peer: &PeerId, request: Request) -> Respon
             Err(error) => refused(error.to_string()),
         },
         Request::RetireReplica { raft_id } => retire(shared, raft_id).await,
-        Request::KeepBlob { sha256, size } => match blobs::keep(shared, peer, sha256, size).await {
-            Ok(()) => Response::Ok,
-            Err(why) => refused(why),
-        },
+        Request::KeepBlob { sha256, size } => {
+            let Ok(_place) = KEEPING.try_acquire() else { return refused("busy keeping other blobs") };
+            match blobs::keep(shared, peer, sha256, size).await {
+                Ok(()) => Response::Ok,
+                Err(why) => refused(why),
+            }
+        }
         Request::AskAgain { generation, reason } => {
             tracing::info!(reason, "the coordinator asks this node to ask again what to become");
             let event = Event::AskAgain { generation };

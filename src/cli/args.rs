@@ -311,6 +311,24 @@ pub(crate) enum SecretVerb {
         #[arg(long, value_name = "FILE")]
         secret_file: Option<PathBuf>,
     },
+    /// Print the value of the header X-Hive-Auth for one HTTP request, which is good once and for two minutes.
+    #[command(
+        after_help = "Example:\n  curl -H \"X-Hive-Auth: $(hive secret sign GET /hive/peers)\" http://10.0.0.5:8100/hive/peers"
+    )]
+    Sign {
+        /// GET or POST.
+        #[arg(value_name = "METHOD", value_parser = ["GET", "POST"])]
+        method: String,
+        /// The path, with its query if there is one.
+        #[arg(value_name = "PATH")]
+        path: String,
+        /// The file whose bytes are the request's body.
+        #[arg(long, value_name = "FILE")]
+        body: Option<PathBuf>,
+        /// The file of the secret; the configured one when left out.
+        #[arg(long, value_name = "FILE")]
+        secret_file: Option<PathBuf>,
+    },
 }
 
 /// `hive net …`

@@ -9,7 +9,8 @@ use super::args::SecretVerb;
 use super::output::{Failure, Outcome, Ui};
 use crate::api::ErrorCode;
 use crate::config::{Config, Flags, Surroundings, load};
-use crate::keyring::{Secret, SecretError};
+use crate::keyring::{Keyring, Secret, SecretError};
+use crate::web::auth;
 
 /// `hive secret …`
 pub(crate) fn secret(ui: &Ui, surroundings: &Surroundings, verb: SecretVerb) -> Outcome {
@@ -45,6 +46,16 @@ pub(crate) fn secret(ui: &Ui, surroundings: &Surroundings, verb: SecretVerb) -> 
             let path = file(surroundings, secret_file)?;
             let secret = read(&path)?;
             ui.data(&json!({ "fingerprint": secret.fingerprint(), "path": path }), || secret.fingerprint())?;
+        }
+        SecretVerb::Sign { method, path, body, secret_file } => {
+            let keyring = Keyring::new(&read(&file(surroundings, secret_file)?)?);
+            let body = match &body {
+                Some(body) => std::fs::read(body)
+                    .map_err(|error| Failure::usage(format!("{} cannot be read: {error}", body.display()), ""))?,
+                None => Vec::new(),
+            };
+            let signed = auth::sign(&keyring, &auth::Request { method: &method, path: &path, body: &body });
+            ui.data(&json!({ "header": auth::HEADER, "value": signed.header }), || signed.header.clone())?;
         }
     }
     Ok(0)

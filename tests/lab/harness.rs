@@ -21,7 +21,7 @@ const HOSTS: &str = "/run/hosts";
 /// A lab that lives longer than this is killed and its test fails.
 const LAB_DEADLINE: Duration = Duration::from_secs(240);
 /// The program as hosts see it: their own `/tmp` may hide where it was built.
-const PROGRAM: &str = "/run/lab/hive";
+pub const PROGRAM: &str = "/run/lab/hive";
 /// The secret that hosts share unless a test says otherwise.
 pub const SECRET: &str = "5f0c7d1be29a4836a1b2c3d4e5f60718293a4b5c6d7e8f90a1b2c3d4e5f60718";
 
