@@ -1,9 +1,10 @@
 //! Gets a blob from whoever has it: several sources at once, resumed where it stopped, verified before it is there.
 //!
 //! The blob is cut into ranges; each source works on one range at a time, and takes another when it is done, so that a fast
-//! source carries more. What is there already stays in `partial/` beside a small map, and survives a restart. When the whole
-//! does not match its digest, sources are tried one at a time from the beginning, and those that delivered wrong bytes are
-//! out. Never done here: deciding who has it (the caller names candidates).
+//! source carries more. What is there already stays in `partial/` beside a small map, and survives a restart. A source that
+//! fails, hangs or stays busy is left out, and it goes round again with the others. When the whole does not match its digest,
+//! sources are tried one at a time from the beginning, and those that delivered wrong bytes are out. Never done here: deciding
+//! who has it (the caller names candidates).
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fs::{self, File};
@@ -30,6 +31,8 @@ pub const CANDIDATES_MAX: usize = 64;
 const FAILURES_MAX: u32 = 3;
 /// Wait before a source that was busy or failed is asked again.
 const RETRY_PAUSE: Duration = Duration::from_millis(200);
+/// Wait before sources are asked again when all that are left were busy.
+const BUSY_PAUSE: Duration = Duration::from_secs(1);
 
 /// Why a blob could not be had.
 #[derive(Debug, thiserror::Error)]
@@ -90,6 +93,10 @@ struct Work {
     map: Map,
     waiting: VecDeque<u64>,
     delivered: BTreeSet<PeerId>,
+    /// Not to be asked again in this fetch.
+    failed: BTreeSet<PeerId>,
+    /// Busy whenever they were asked; worth another try when nobody else is left.
+    busy: BTreeSet<PeerId>,
     reasons: Vec<String>,
 }
 
@@ -169,12 +176,29 @@ async fn who_has<T: Transport>(
 impl<T: Transport> Fetch<'_, T> {
     async fn run(&self, mut sources: Vec<PeerId>) -> Result<u64, FetchError> {
         let mut reasons = Vec::new();
-        while !sources.is_empty() {
+        let mut waiting_for = BTreeSet::new();
+        let patience = Duration::from_millis(self.store.options().idle_timeout_ms);
+        let busy_until = tokio::time::Instant::now() + patience;
+        loop {
+            if sources.is_empty() {
+                if waiting_for.is_empty() || tokio::time::Instant::now() >= busy_until {
+                    break;
+                }
+                tokio::time::sleep(BUSY_PAUSE).await;
+                sources.extend(std::mem::take(&mut waiting_for));
+            }
             let (delivered, resumed) = match self.round(&sources).await? {
                 Round::Stored => return Ok(self.size),
-                Round::Incomplete { reasons: more } => {
+                Round::Incomplete { reasons: more, failed, busy } => {
                     reasons.extend(more);
-                    break;
+                    if failed.is_empty() && busy.is_empty() {
+                        // Nobody gave up and something is missing: going round would not end.
+                        break;
+                    }
+                    // A small blob is one range, and only the sources of one lane were asked for it.
+                    sources.retain(|source| !failed.contains(source) && !busy.contains(source));
+                    waiting_for.extend(busy);
+                    continue;
                 }
                 Round::Wrong { delivered, resumed } => (delivered, resumed),
             };
@@ -185,7 +209,7 @@ impl<T: Transport> Fetch<'_, T> {
             for source in delivered {
                 match self.round(std::slice::from_ref(&source)).await? {
                     Round::Stored => return Ok(self.size),
-                    Round::Incomplete { reasons: more } => reasons.extend(more),
+                    Round::Incomplete { reasons: more, .. } => reasons.extend(more),
                     Round::Wrong { .. } => {
                         tracing::warn!(%source, hash = %self.hash, "delivered wrong bytes for a blob");
                         reasons.push(format!("{source} delivered wrong bytes"));
@@ -229,7 +253,14 @@ impl<T: Transport> Fetch<'_, T> {
     async fn round(&self, sources: &[PeerId]) -> Result<Round, FetchError> {
         let (file, map, resumed) = self.open_partial()?;
         let waiting = map.missing();
-        let work = Mutex::new(Work { map, waiting, delivered: BTreeSet::new(), reasons: Vec::new() });
+        let work = Mutex::new(Work {
+            map,
+            waiting,
+            delivered: BTreeSet::new(),
+            failed: BTreeSet::new(),
+            busy: BTreeSet::new(),
+            reasons: Vec::new(),
+        });
         let file = Arc::new(file);
         let at_once = self.store.options().fetch_sources_max.max(1);
         // Sources beyond the first few stand by: each takes over when one before it has given up.
@@ -238,7 +269,7 @@ impl<T: Transport> Fetch<'_, T> {
         join_all(lanes.iter().map(|lane| self.lane(lane, &work, &file))).await;
         let work = work.into_inner().unwrap_or_else(PoisonError::into_inner);
         if !work.map.missing().is_empty() {
-            return Ok(Round::Incomplete { reasons: work.reasons });
+            return Ok(Round::Incomplete { reasons: work.reasons, failed: work.failed, busy: work.busy });
         }
         let (store, partial, hash) = (self.store.clone(), self.partial.clone(), self.hash);
         let adopted = blocking(move || store.adopt(&partial, hash)).await;
@@ -264,21 +295,31 @@ impl<T: Transport> Fetch<'_, T> {
                     return;
                 };
                 let result = self.range(source, range, work, file).await;
-                failures = if result.is_ok() { 0 } else { failures + 1 };
-                self.settle(work, source, range, result);
-                if failures > 0 {
+                failures = match &result {
+                    Ok(()) => 0,
+                    // Asking again would cost as long again.
+                    Err(error) if error.kind() == io::ErrorKind::TimedOut => FAILURES_MAX,
+                    Err(_) => failures + 1,
+                };
+                self.settle(work, source, range, result, failures >= FAILURES_MAX);
+                if (1..FAILURES_MAX).contains(&failures) {
                     tokio::time::sleep(RETRY_PAUSE).await;
                 }
             }
         }
     }
 
-    fn settle(&self, work: &Mutex<Work>, source: &PeerId, range: u64, result: io::Result<()>) {
+    fn settle(&self, work: &Mutex<Work>, source: &PeerId, range: u64, result: io::Result<()>, given_up: bool) {
         let mut work = work.lock().unwrap_or_else(PoisonError::into_inner);
         self.remember(&work.map);
         if let Err(error) = result {
             work.waiting.push_front(range);
-            work.reasons.push(format!("{source}: {error}"));
+            if given_up {
+                let busy = error.kind() == io::ErrorKind::ResourceBusy;
+                let set = if busy { &mut work.busy } else { &mut work.failed };
+                set.insert(source.clone());
+                work.reasons.push(format!("{source}: {error}"));
+            }
         }
     }
 
@@ -299,16 +340,20 @@ impl<T: Transport> Fetch<'_, T> {
         };
         let idle = Duration::from_millis(self.store.options().idle_timeout_ms);
         let timed_out = |_| io::Error::new(io::ErrorKind::TimedOut, "nothing came");
-        let mut stream = self.transport.open(source, PROTOCOL).await?;
-        let request = Request::Get { hash: self.hash, offset: start + have, length: Some(want - have) };
-        transport::write_frame(&mut stream, &request, CONTROL_FRAME_MAX).await?;
-        let answer = transport::read_frame::<Response>(&mut stream, CONTROL_FRAME_MAX);
-        match tokio::time::timeout(idle, answer).await.map_err(timed_out)?? {
+        let ask = async {
+            let mut stream = self.transport.open(source, PROTOCOL).await?;
+            let request = Request::Get { hash: self.hash, offset: start + have, length: Some(want - have) };
+            transport::write_frame(&mut stream, &request, CONTROL_FRAME_MAX).await?;
+            let answer = transport::read_frame::<Response>(&mut stream, CONTROL_FRAME_MAX).await?;
+            Ok::<_, io::Error>((stream, answer))
+        };
+        let (mut stream, answer) = tokio::time::timeout(idle, ask).await.map_err(timed_out)??;
+        match answer {
             Response::Bytes { size, length } if size == self.size && length == want - have => {}
+            Response::Busy => return Err(io::Error::new(io::ErrorKind::ResourceBusy, "is busy")),
             answer @ (Response::Bytes { .. }
             | Response::Have { .. }
             | Response::NotFound
-            | Response::Busy
             | Response::Refused { .. }) => {
                 return Err(io::Error::new(io::ErrorKind::InvalidData, format!("answered {answer:?}")));
             }
@@ -336,7 +381,7 @@ impl<T: Transport> Fetch<'_, T> {
 
 enum Round {
     Stored,
-    Incomplete { reasons: Vec<String> },
+    Incomplete { reasons: Vec<String>, failed: BTreeSet<PeerId>, busy: BTreeSet<PeerId> },
     Wrong { delivered: BTreeSet<PeerId>, resumed: bool },
 }
 
@@ -461,6 +506,77 @@ mod tests {
             })
             .await;
         near.open_verified(hash).expect("verified");
+    }
+
+    /// A source that says it has the blob and then answers `get`, or never (none), to whoever wants it, `times` times; later it
+    /// delivers.
+    fn useless(node: &Node, bytes: Vec<u8>, get: Option<Response>, times: u32) {
+        let mut incoming = node.accept(PROTOCOL).expect("accepts");
+        tokio::task::spawn_local(async move {
+            let mut hung = Vec::new();
+            let mut asked = 0;
+            while let Some(mut stream) = incoming.recv().await {
+                let request = transport::read_frame::<Request>(&mut stream.stream, CONTROL_FRAME_MAX).await;
+                let size = bytes.len() as u64;
+                let answer = match request.expect("a request") {
+                    Request::Have { .. } => Some(Response::Have { sizes: vec![Some(size)] }),
+                    Request::Get { .. } => {
+                        asked += 1;
+                        let delivers = asked > times;
+                        delivers.then_some(Response::Bytes { size, length: size }).or_else(|| get.clone())
+                    }
+                };
+                let Some(answer) = answer else {
+                    hung.push(stream);
+                    continue;
+                };
+                transport::write_frame(&mut stream.stream, &answer, CONTROL_FRAME_MAX).await.expect("writes");
+                if matches!(answer, Response::Bytes { .. }) {
+                    stream.stream.write_all(&bytes).await.expect("delivers");
+                }
+            }
+        });
+    }
+
+    #[tokio::test]
+    async fn a_blob_of_one_range_comes_from_another_source_when_the_first_is_useless() {
+        for get in [None, Some(Response::Busy), Some(Response::NotFound)] {
+            let network = Network::default();
+            let (_a, near) = store();
+            let (_b, far) = store();
+            let small = &content()[..5_000];
+            let (hash, _) = far.put(small, 1 << 20).expect("stored");
+            exchange::serve(&network.node("good"), far).expect("serves");
+            let node = network.node("near");
+            tokio::task::LocalSet::new()
+                .run_until(async {
+                    useless(&network.node("useless"), small.to_vec(), get, u32::MAX);
+                    let peers = [PeerId::new("useless"), PeerId::new("good")];
+                    assert_eq!(fetch(&near, &node, hash, None, &peers).await.expect("fetched"), 5_000);
+                })
+                .await;
+            near.open_verified(hash).expect("verified");
+        }
+    }
+
+    #[tokio::test]
+    async fn the_only_source_is_waited_for_while_it_is_busy_but_not_for_ever() {
+        let network = Network::default();
+        let (_a, near) = store();
+        let (_b, far) = store();
+        let small = &content()[..5_000];
+        let (hash, _) = far.put(small, 1 << 20).expect("stored");
+        let node = network.node("near");
+        tokio::task::LocalSet::new()
+            .run_until(async {
+                useless(&network.node("later"), small.to_vec(), Some(Response::Busy), 4);
+                useless(&network.node("never"), small.to_vec(), Some(Response::Busy), u32::MAX);
+                let error = fetch(&near, &node, hash, None, &[PeerId::new("never")]).await.expect_err("busy");
+                assert!(error.to_string().contains("is busy"), "{error}");
+                let size = fetch(&near, &node, hash, None, &[PeerId::new("later")]).await.expect("fetched");
+                assert_eq!(size, 5_000);
+            })
+            .await;
     }
 
     #[tokio::test]
