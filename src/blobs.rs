@@ -11,7 +11,7 @@ pub mod fetch;
 pub mod store;
 pub mod unpack;
 
-pub use store::{BlobError, BlobStore};
+pub use store::{BlobError, BlobStore, age_ms};
 
 /// Settings of the blob store.
 #[derive(Clone, Debug)]

@@ -25,6 +25,7 @@ pub mod beacon;
 pub mod founding;
 pub mod grammar;
 pub mod health;
+pub mod keeping;
 pub mod policy;
 pub mod role;
 pub mod scheduler;

@@ -126,6 +126,8 @@ pub fn sync_directory(directory: &Path) -> Result<(), StoreError> {
         .map_err(|source| StoreError::io("sync", directory, source))
 }
 
+/// In the name of every file of a database that was set aside.
+pub const ASIDE_MARK: &str = ".db.aside-";
 /// Most generations of a database that were set aside.
 const ASIDE_MAX: u32 = 10_000;
 
@@ -139,8 +141,9 @@ pub fn set_aside(directory: &Path, name: &str) -> Result<Option<PathBuf>, StoreE
         .map(|number| directory.join(format!("{name}.aside-{number}")))
         .find(|candidate| !candidate.exists())
         .ok_or_else(|| StoreError::Damaged { path: path.clone(), what: format!("{ASIDE_MAX} copies set aside") })?;
-    // Side files first: a main file without them would be a database of an earlier state under the old name.
-    for suffix in ["-wal", "-shm", ""] {
+    // The main file first: after a crash in between, a main file without its log would be a database of an earlier state under the
+    // old name, with an older vote. A log without its main file is dropped by SQLite when it makes the new one.
+    for suffix in ["", "-wal", "-shm"] {
         let from = directory.join(format!("{name}{suffix}"));
         let mut to = target.clone().into_os_string();
         to.push(suffix);
@@ -158,6 +161,34 @@ pub fn set_aside(directory: &Path, name: &str) -> Result<Option<PathBuf>, StoreE
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_crash_while_setting_aside_leaves_nothing_of_the_old_database_under_its_name() {
+        let directory = tempfile::tempdir().expect("temporary directory");
+        let path = directory.path().join("x.db");
+        let schema: database::Migrations = &["CREATE TABLE t(k INTEGER PRIMARY KEY) STRICT"];
+        let old = database::connect(&path, database::Durability::Full, schema).expect("opens");
+        old.execute("INSERT INTO t VALUES (1)", []).expect("writes");
+        // The process dies after the first rename: the log of the old database still has its name.
+        std::fs::copy(directory.path().join("x.db-wal"), directory.path().join("wal")).expect("copies");
+        drop(old);
+        std::fs::rename(&path, directory.path().join("x.db.aside-1")).expect("renames");
+        std::fs::rename(directory.path().join("wal"), directory.path().join("x.db-wal")).expect("renames");
+        let new = database::connect(&path, database::Durability::Full, schema).expect("opens");
+        let rows: i64 = new.query_row("SELECT count(*) FROM t", [], |row| row.get(0)).expect("counts");
+        assert_eq!(rows, 0);
+    }
+
+    #[test]
+    fn the_main_file_moves_first() {
+        let directory = tempfile::tempdir().expect("temporary directory");
+        std::fs::write(directory.path().join("x.db"), "main").expect("writes");
+        std::fs::write(directory.path().join("x.db-wal"), "wal").expect("writes");
+        // Something that cannot be renamed over stands where the log is to go, as if the process ended there.
+        std::fs::create_dir(directory.path().join("x.db.aside-1-wal")).expect("makes");
+        assert!(set_aside(directory.path(), "x.db").is_err());
+        assert!(!directory.path().join("x.db").exists(), "never a main file without its log");
+    }
 
     #[test]
     fn setting_aside_keeps_every_generation_with_its_side_files() {

@@ -1,23 +1,52 @@
 //! Blobs across the hive: fetched from whoever has them, copied so that one machine's end loses nothing.
 //!
 //! A source archive is on two more nodes before its job is acknowledged, an artifact on one more before its job is done, as far
-//! as the hive has that many. Never done here: storing (see [`blobs`](crate::blobs)), or deciding what a job is.
+//! as the hive has that many. What no job names any more is removed. Never done here: storing (see [`blobs`](crate::blobs)),
+//! deciding what a job is, or what is still needed (see [`keeping`]).
 
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::Path;
 use std::time::Duration;
 
 use super::control::{self, Request, Response};
 use super::shared::Shared;
 use super::views;
 use crate::blobs::fetch::fetch;
+use crate::blobs::{BlobError, BlobStore, age_ms};
+use crate::clock::now_ms;
 use crate::engine::id::{PeerId, Sha256Hash};
+use crate::engine::keeping;
+use crate::store::ASIDE_MARK;
 use crate::transport;
 
 /// Most time for another node to fetch a copy.
 const KEEP_TIMEOUT: Duration = Duration::from_secs(600);
+/// A copy of the state that may be older than this does not decide what is needed, milliseconds.
+const CURRENT_MS: u64 = 10_000;
+/// Nor does one that has had so little time since the start, milliseconds.
+const SETTLED_MS: u64 = 600_000;
+
+/// Whether the blob is here and its bytes are right. A copy that is there but damaged is set aside, so that it is fetched anew: what
+/// is acknowledged here may be the last good copy tomorrow. One that is there is wanted again, so it counts as new.
+async fn is_here(shared: &Shared, sha256: Sha256Hash, size: Option<u64>) -> Result<bool, String> {
+    match shared.blobs.open_verified_async(sha256).await {
+        Ok((_, found)) if size.is_none_or(|size| size == found) => {
+            if let Err(error) = shared.blobs.touch(sha256) {
+                tracing::debug!(%sha256, %error, "not touched");
+            }
+            // It may have been removed as old in this very moment.
+            Ok(shared.blobs.size(sha256).is_some())
+        }
+        Ok((_, found)) => Err(format!("it has {found} bytes, not the {} that were named", size.unwrap_or(found))),
+        Err(BlobError::NotFound(_) | BlobError::Corrupt(_)) => Ok(false),
+        Err(error) => Err(error.to_string()),
+    }
+}
 
 /// Fetches a blob from a peer that asked this node to keep it.
 pub(super) async fn keep(shared: &Shared, from: &PeerId, sha256: Sha256Hash, size: u64) -> Result<(), String> {
-    if shared.blobs.size(sha256) == Some(size) {
+    if is_here(shared, sha256, Some(size)).await? {
         return Ok(());
     }
     let from = std::slice::from_ref(from);
@@ -31,7 +60,7 @@ pub(super) async fn obtain(
     size: Option<u64>,
     first: Option<&PeerId>,
 ) -> Result<(), String> {
-    if shared.blobs.size(sha256).is_some() {
+    if is_here(shared, sha256, size).await? {
         return Ok(());
     }
     let mut sources: Vec<PeerId> = first.filter(|peer| **peer != shared.me.peer_id).into_iter().cloned().collect();
@@ -62,4 +91,75 @@ pub(super) async fn spread(shared: &Shared, sha256: Sha256Hash, size: u64, copie
         }
     }
     kept
+}
+
+/// Removes what this node no longer needs on its disk. Called every hour; `suspects` carries over what the last call doubted.
+pub(super) async fn clean(shared: &Shared, suspects: &mut BTreeSet<Sha256Hash>) {
+    let needed = if is_current(shared).await { Some(shared.read(keeping::needed)) } else { None };
+    let (blobs, state_dir) = (shared.blobs.clone(), shared.config.state_dir.clone());
+    let doubted = std::mem::take(suspects);
+    let cleaned = tokio::task::spawn_blocking(move || {
+        let leftovers = blobs.remove_leftovers(keeping::is_stale) + remove_aside(&state_dir);
+        if leftovers > 0 {
+            tracing::info!(leftovers, "removed parts of transfers, damaged blobs and databases that were set aside");
+        }
+        needed.map(|needed| remove_unneeded(&blobs, &needed, &doubted))
+    });
+    match cleaned.await {
+        Ok(Some(doubted)) => *suspects = doubted,
+        Ok(None) => tracing::debug!("blobs are not looked at: this node's copy of the state may be old"),
+        Err(error) => tracing::error!(%error, "cleaning up failed"),
+    }
+}
+
+/// Whether this node's copy of the state may say what is needed: it is the hive's present state, and no result of this node is
+/// still on its way into it.
+async fn is_current(shared: &Shared) -> bool {
+    let status = shared.consensus.status();
+    let settled = now_ms().saturating_sub(shared.me.started_ms) >= SETTLED_MS;
+    settled
+        && shared.is_member()
+        && status.quorum
+        && status.halted.is_none()
+        && status.age_ms() <= CURRENT_MS
+        && shared.consensus.outbox_list(1).await.is_ok_and(|waiting| waiting.is_empty())
+}
+
+fn remove_unneeded(
+    blobs: &BlobStore,
+    needed: &BTreeSet<Sha256Hash>,
+    doubted: &BTreeSet<Sha256Hash>,
+) -> BTreeSet<Sha256Hash> {
+    let stored = match blobs.list() {
+        Ok(stored) => stored,
+        Err(error) => {
+            tracing::warn!(%error, "blobs cannot be listed");
+            return BTreeSet::new();
+        }
+    };
+    let review = keeping::review(stored.iter().map(|one| (one.hash, one.age_ms)), needed, doubted);
+    for hash in &review.remove {
+        match blobs.remove(*hash) {
+            Ok(_) => tracing::info!(%hash, "removed a blob that no job names"),
+            Err(error) => tracing::warn!(%hash, %error, "a blob that no job names stays"),
+        }
+    }
+    review.suspects
+}
+
+/// Removes databases that were set aside long ago, with their side files.
+fn remove_aside(state_dir: &Path) -> usize {
+    let Ok(entries) = fs::read_dir(state_dir) else { return 0 };
+    let is_aside = |entry: &fs::DirEntry| entry.file_name().to_str().is_some_and(|name| name.contains(ASIDE_MARK));
+    let is_stale = |entry: &fs::DirEntry| {
+        entry.metadata().is_ok_and(|found| found.is_file() && keeping::is_stale(age_ms(&found)))
+    };
+    let mut removed = 0;
+    for entry in entries.flatten().filter(|entry| is_aside(entry) && is_stale(entry)) {
+        match fs::remove_file(entry.path()) {
+            Ok(()) => removed += 1,
+            Err(error) => tracing::warn!(file = %entry.path().display(), %error, "a database set aside stays"),
+        }
+    }
+    removed
 }

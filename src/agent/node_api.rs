@@ -22,7 +22,7 @@ use crate::clock::now_ms;
 use crate::engine::command::{Command, RejectCode, Reply, SUBMIT_JOBS_MAX};
 use crate::engine::grammar::{self, SOURCE_MAX_BYTES};
 use crate::engine::id::{JobId, PeerId, Sha256Hash};
-use crate::engine::job::{DebianSource, Job, JobSpec, JobState, Source, Work};
+use crate::engine::job::{Job, JobSpec, JobState};
 use crate::engine::scheduler::{self, Now, Subject};
 use crate::exec::logs::remote;
 use crate::keyring::Keyring;
@@ -33,7 +33,7 @@ use crate::web::node::{Answer, ByteStream, Download, JobQuery, LogQuery, LogStre
 const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long a reset identity is awaited: a ballot, a claim, and some patience with a missing quorum.
 const RESET_TIMEOUT: Duration = Duration::from_secs(15);
-/// Copies of a source archive on other nodes before its job is acknowledged, as far as there are as many.
+/// Copies of a source archive on other nodes before its job is acknowledged, as far as there are as many; see [`copies_needed`].
 const SOURCE_COPIES: usize = 2;
 /// Addresses that other subnets registered; the oldest is forgotten first.
 const REGISTERED_MAX: usize = 256;
@@ -88,18 +88,22 @@ impl Api {
 
     /// The archive must outlive this machine before its job is acknowledged.
     async fn secure_source(&self, spec: &JobSpec) -> ApiResult<()> {
-        let Some((sha256, size)) = archive_of(&spec.work) else { return Ok(()) };
+        let Some((sha256, size)) = spec.work.archive() else { return Ok(()) };
         blobs::obtain(&self.shared, sha256, Some(size), None).await.map_err(|error| {
             let message = format!("the source archive {sha256} is not to be had: {error}");
             ApiError::new(ErrorCode::Invalid, message, "upload it first: PUT /api/v1/blobs")
         })?;
         let wanted = self.shared.alive_peers().len().min(SOURCE_COPIES);
+        let voters = views::voters(&self.shared.consensus.status()).len();
         let kept = blobs::spread(&self.shared, sha256, size, wanted).await;
         if kept < wanted {
             tracing::warn!(%sha256, kept, wanted, "fewer copies of a source archive than wanted");
         }
-        if wanted > 0 && kept == 0 {
-            let message = "no other node could keep a copy of the source archive; nothing was queued";
+        let needed = copies_needed(wanted, voters);
+        if kept < needed {
+            let message = format!(
+                "{kept} other nodes could keep a copy of the source archive, {needed} are needed; nothing was queued"
+            );
             return Err(ApiError::new(ErrorCode::Degraded, message, "see hive status for full disks, then try again"));
         }
         Ok(())
@@ -344,19 +348,6 @@ fn local_log(reader: crate::exec::logs::LogReader, follow: bool) -> ByteStream {
     .boxed()
 }
 
-fn archive_of(work: &Work) -> Option<(Sha256Hash, u64)> {
-    match work {
-        Work::Command { source: Source::Blob { sha256, size }, .. }
-        | Work::Debian { source: DebianSource::Tree { source: Source::Blob { sha256, size } } } => {
-            Some((*sha256, *size))
-        }
-        Work::Command { source: Source::Git { .. }, .. }
-        | Work::Debian { source: DebianSource::Tree { source: Source::Git { .. } } | DebianSource::Archive { .. } } => {
-            None
-        }
-    }
-}
-
 fn not_found(message: impl Into<String>) -> ApiError {
     ApiError::new(ErrorCode::NotFound, message, "")
 }
@@ -546,5 +537,23 @@ impl NodeApi for Api {
 
     fn recover(&self, request: RecoverRequest) -> Answer<'_, RecoverReport> {
         recovering::recover(&self.shared, request).boxed()
+    }
+}
+
+/// Copies on other nodes without which a job is not acknowledged, when `wanted` are wanted: its archive has to survive as many lost
+/// machines as the log that holds the job, which is less than half of the voters; and one in any case.
+fn copies_needed(wanted: usize, voters: usize) -> usize {
+    (voters.saturating_sub(1) / 2).max(1).min(wanted)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_archive_survives_as_many_lost_machines_as_its_job() {
+        for (alive_others, voters, needed) in [(0, 1, 0), (1, 1, 1), (2, 3, 1), (4, 5, 2), (1, 5, 1), (9, 3, 1)] {
+            assert_eq!(copies_needed(alive_others.min(SOURCE_COPIES), voters), needed, "{alive_others} {voters}");
+        }
     }
 }

@@ -46,7 +46,7 @@ const BUILDS_MAX: usize = 256;
 const WATCHDOG_MS: u64 = 10_000;
 /// Interval of resolving `join` names.
 const HOUSEKEEPING: Duration = Duration::from_secs(30);
-/// Interval of looking at the machine's tools and of dropping old logs, in rounds of housekeeping.
+/// Interval of looking at the machine's tools and of dropping old logs and blobs, in rounds of housekeeping.
 const LOOK_EVERY: u32 = 120;
 /// The first look at the tools is so many rounds after the start at most, at random.
 const LOOK_SPREAD: u32 = 4;
@@ -338,11 +338,12 @@ async fn wait_for_signals(shared: Arc<Shared>) {
     let _ = shared.events.send(Event::Stop).await;
 }
 
-/// Slow looks at the outside: names, the machine, old logs.
+/// Slow looks at the outside: names, the machine, old logs and blobs.
 async fn keep_house(shared: Arc<Shared>) {
     let options = inventory_options(&shared.config);
     // Asking every tool for its version takes seconds of processor time, and a rack that boots together has none to spare.
     let first_look = u32::from(rand::random::<u8>()) % LOOK_SPREAD;
+    let mut suspects = std::collections::BTreeSet::new();
     for round in 0u32.. {
         let targets = resolve(&shared.config.join).await;
         if shared.events.send(Event::JoinTargets(targets)).await.is_err() {
@@ -359,6 +360,7 @@ async fn keep_house(shared: Arc<Shared>) {
             let logs = shared.logs.clone();
             let dropped = tokio::task::spawn_blocking(move || logs.retain()).await;
             tracing::debug!(?dropped, "old logs");
+            blobs::clean(&shared, &mut suspects).await;
         }
         tokio::time::sleep(HOUSEKEEPING).await;
     }

@@ -11,11 +11,13 @@ use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _, PermissionsExt as
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use sha2::{Digest as _, Sha256};
 use tokio::io::{AsyncRead, AsyncReadExt as _};
 
 use super::Options;
+use crate::clock;
 use crate::engine::id::Sha256Hash;
 
 /// Bytes copied and hashed at a time.
@@ -69,6 +71,23 @@ pub enum BlobError {
     Input(#[source] io::Error),
 }
 
+/// A blob as it lies on disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Stored {
+    /// Its name.
+    pub hash: Sha256Hash,
+    /// Its length in bytes.
+    pub size: u64,
+    /// How long ago it was stored or touched, by the wall clock.
+    pub age_ms: u64,
+}
+
+/// Since the last change of a file, by the wall clock. Of its change time, because that of its content may be anything.
+pub fn age_ms(metadata: &fs::Metadata) -> u64 {
+    let changed_ms = metadata.ctime().saturating_mul(1_000).saturating_add(metadata.ctime_nsec() / 1_000_000);
+    clock::unix_now().0.saturating_sub(u64::try_from(changed_ms).unwrap_or(0))
+}
+
 /// What tells whether a verified file is still the same.
 #[derive(Clone, Copy, PartialEq, Eq)]
 struct Stamp {
@@ -100,6 +119,10 @@ pub struct BlobStore {
 fn io_error(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> BlobError {
     let path = path.to_owned();
     move |source| BlobError::Io { action, path, source }
+}
+
+fn sync_directory(directory: &Path) -> Result<(), BlobError> {
+    File::open(directory).and_then(|handle| handle.sync_all()).map_err(io_error("sync", directory))
 }
 
 impl BlobStore {
@@ -262,8 +285,8 @@ impl BlobStore {
         }
     }
 
-    /// Names and lengths of all blobs, in the order of their names. Blocks.
-    pub fn list(&self) -> Result<Vec<(Sha256Hash, u64)>, BlobError> {
+    /// All blobs, in the order of their names. Blocks.
+    pub fn list(&self) -> Result<Vec<Stored>, BlobError> {
         let root = &self.inner.root;
         let mut found = Vec::new();
         for shard in fs::read_dir(root).map_err(io_error("list", root))?.flatten() {
@@ -274,17 +297,46 @@ impl BlobStore {
                 let name = entry.file_name();
                 let hash = name.to_str().and_then(|rest| format!("{prefix}{rest}").parse::<Sha256Hash>().ok());
                 if let (Some(hash), Ok(metadata)) = (hash, entry.metadata()) {
-                    found.push((hash, metadata.len()));
+                    found.push(Stored { hash, size: metadata.len(), age_ms: age_ms(&metadata) });
                 }
             }
         }
-        found.sort_unstable();
+        found.sort_unstable_by_key(|stored| stored.hash);
         Ok(found)
     }
 
-    /// Bytes of all blobs together. Blocks.
-    pub fn total_bytes(&self) -> Result<u64, BlobError> {
-        Ok(self.list()?.iter().map(|(_, size)| size).sum())
+    /// Says that a blob is wanted anew: whoever removes what is old leaves it.
+    pub fn touch(&self, hash: Sha256Hash) -> Result<(), BlobError> {
+        let path = self.path(hash);
+        let touch = || -> io::Result<()> {
+            let file = File::options().write(true).open(&path)?;
+            let before = Stamp::of(&file.metadata()?);
+            let now = Duration::from_millis(clock::unix_now().0);
+            file.set_modified(std::time::UNIX_EPOCH + now)?;
+            // The bytes are the same, only the change time is not: that need not be hashed again.
+            let after = Stamp::of(&file.metadata()?);
+            let mut verified = self.inner.verified.lock().unwrap_or_else(PoisonError::into_inner);
+            if let Some(known) = verified.get_mut(&hash).filter(|known| **known == before) {
+                *known = after;
+            }
+            Ok(())
+        };
+        touch().map_err(io_error("touch", &path))
+    }
+
+    /// Removes parts of transfers and damaged blobs whose age in milliseconds `is_stale`. Returns how many. Blocks.
+    pub fn remove_leftovers(&self, is_stale: impl Fn(u64) -> bool) -> usize {
+        let directories = ["partial", "corrupt"].map(|name| self.inner.root.join(name));
+        let entries = directories.iter().filter_map(|directory| fs::read_dir(directory).ok()).flatten().flatten();
+        let stale = entries.filter(|entry| entry.metadata().is_ok_and(|metadata| is_stale(age_ms(&metadata))));
+        let removed = stale.map(|entry| match fs::remove_file(entry.path()) {
+            Ok(()) => 1,
+            Err(error) => {
+                tracing::warn!(file = %entry.path().display(), %error, "a leftover cannot be removed");
+                0
+            }
+        });
+        removed.sum()
     }
 
     /// Moves a complete file into the store after checking its digest. The file is gone afterwards, whatever the answer.
@@ -301,11 +353,16 @@ impl BlobStore {
     fn install(&self, file: &File, temporary: &Path, hash: Sha256Hash) -> Result<u64, BlobError> {
         let path = self.path(hash);
         let directory = path.parent().unwrap_or(&self.inner.root);
-        fs::create_dir_all(directory).map_err(io_error("create", directory))?;
+        let root = &self.inner.root;
+        match fs::create_dir(directory) {
+            // Without this the new directory, and the blob in it, may be gone after a power cut.
+            Ok(()) => sync_directory(root)?,
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+            Err(error) => return Err(io_error("create", directory)(error)),
+        }
         file.sync_all().map_err(io_error("sync", temporary))?;
         fs::rename(temporary, &path).map_err(io_error("rename", &path))?;
-        let handle = File::open(directory).map_err(io_error("open", directory))?;
-        handle.sync_all().map_err(io_error("sync", directory))?;
+        sync_directory(directory)?;
         // Taken after the rename: renaming changes the change time.
         let metadata = file.metadata().map_err(io_error("inspect", &path))?;
         self.remember(hash, Stamp::of(&metadata));
@@ -401,8 +458,8 @@ mod tests {
         assert_eq!(hash.to_string(), "2cf24dba5fb0a30e26e83b2ac5b9e29e1b161e5c1fa7425e73043362938b9824");
         assert_eq!(size, 5);
         assert_eq!(store.put(&b"hello"[..], 1 << 20).expect("stored again"), (hash, 5));
-        assert_eq!(store.list().expect("lists"), vec![(hash, 5)]);
-        assert_eq!(store.total_bytes().expect("sums"), 5);
+        let listed: Vec<_> = store.list().expect("lists").iter().map(|stored| (stored.hash, stored.size)).collect();
+        assert_eq!(listed, [(hash, 5)]);
         let (mut file, _) = store.open_verified(hash).expect("opens");
         let mut text = String::new();
         file.read_to_string(&mut text).expect("reads");
@@ -440,6 +497,29 @@ mod tests {
         let options = Options { free_min_bytes: u64::MAX / 2, ..Options::default() };
         let store = BlobStore::open(directory.path(), options).expect("opens");
         assert!(matches!(store.put(&b"x"[..], 10), Err(BlobError::Full { .. })));
+    }
+
+    #[test]
+    fn touching_a_blob_keeps_it_verified() {
+        let (_directory, store) = store();
+        let (hash, _) = store.put(&b"wanted"[..], 1 << 20).expect("stored");
+        store.touch(hash).expect("touches");
+        let metadata = fs::metadata(store.path(hash)).expect("inspects");
+        let known = store.inner.verified.lock().expect("not poisoned").get(&hash).copied();
+        assert!(known == Some(Stamp::of(&metadata)), "not hashed again");
+        assert!(store.touch(Sha256Hash([0; 32])).is_err(), "is not there");
+    }
+
+    #[test]
+    fn leftovers_go_when_they_are_stale_and_blobs_stay() {
+        let (directory, store) = store();
+        let (hash, _) = store.put(&b"precious"[..], 1 << 20).expect("stored");
+        for name in ["partial/1", "partial/1.map", "corrupt/2"] {
+            fs::write(directory.path().join(name), b"old").expect("writes");
+        }
+        assert_eq!(store.remove_leftovers(|_| false), 0);
+        assert_eq!(store.remove_leftovers(|_| true), 3);
+        assert_eq!(store.size(hash), Some(8));
     }
 
     #[test]

@@ -51,6 +51,22 @@ pub enum Work {
     },
 }
 
+impl Work {
+    /// The archive that it is built from, with its length; none when the sources come from elsewhere.
+    pub fn archive(&self) -> Option<(Sha256Hash, u64)> {
+        match self {
+            Self::Command { source: Source::Blob { sha256, size }, .. }
+            | Self::Debian { source: DebianSource::Tree { source: Source::Blob { sha256, size } } } => {
+                Some((*sha256, *size))
+            }
+            Self::Command { source: Source::Git { .. }, .. }
+            | Self::Debian {
+                source: DebianSource::Tree { source: Source::Git { .. } } | DebianSource::Archive { .. },
+            } => None,
+        }
+    }
+}
+
 /// What a `debian` job builds.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "snake_case")]
