@@ -379,11 +379,12 @@ impl Agent {
         }
     }
 
-    /// Leadership goes first, while the others still hear us. Builds are told to end; what of them is left is ended when the agent
-    /// starts again.
+    /// Leadership goes first, while the others still hear us; then farewell, so that nobody has to suspect us before work is given to
+    /// others. Builds are told to end; what of them is left is ended when the agent starts again.
     async fn stop(self) {
         self.shared.update(|soft| soft.phase = Some(crate::api::NodePhase::Stopping));
         self.shared.consensus.shutdown().await;
+        self.shared.discovery.leave().await;
         self.drone.stop();
         self.shared.mesh.shutdown().await;
     }

@@ -40,7 +40,7 @@ use crate::ports::Holder;
 
 /// The port of discovery and liveness.
 pub const PORT: u16 = 50_555;
-/// The multicast group.
+/// The multicast group; over IPv6 `ff02::efff:1`.
 pub const MULTICAST_GROUP: Ipv4Addr = Ipv4Addr::new(239, 255, 0, 1);
 
 /// Settings of discovery.
@@ -54,7 +54,7 @@ pub struct Options {
     pub port: u16,
     /// Whether to call by broadcast and multicast at all. Without it only unicast targets are called.
     pub broadcast: bool,
-    /// Multicast group; none: broadcast only.
+    /// Multicast group; none: broadcast only. Over IPv6 it is `ff02::` with this group in its last 32 bits.
     pub multicast_group: Option<Ipv4Addr>,
     /// Which interfaces to use.
     pub interfaces: interfaces::Filter,

@@ -28,8 +28,12 @@ use crate::transport;
 
 /// An advisor that has not answered after this long will not: ballots are decided after 2 s.
 const ADVICE_TIMEOUT: Duration = Duration::from_millis(1_900);
-/// How long after a ballot without a result the next one is opened, milliseconds.
+/// How long after a ballot without a result the next one is opened, milliseconds. Doubles up to the second while nobody advises or no
+/// role is free: every ballot asks the whole hive.
 const AGAIN_MS: u64 = 3_000;
+const AGAIN_MS_MAX: u64 = 60_000;
+/// How long after a failure the identity file is written again, milliseconds.
+const WRITE_AGAIN_MS: u64 = 5_000;
 /// How long a claim may take to be committed before the node goes on provisionally.
 const CLAIM_TIMEOUT: Duration = Duration::from_secs(3);
 /// Before a failed installation of the role's packages is tried again; doubles up to the second.
@@ -45,6 +49,10 @@ pub(super) struct Asking {
     claiming: Option<Ranked>,
     /// Not before this time (0: at once).
     not_before_ms: u64,
+    /// Ballots without a result in a row.
+    fruitless: u32,
+    /// The identity file is not what it should be, and is written again at this time.
+    unwritten_ms: Option<u64>,
     /// Somebody wants a new answer although there is one.
     wanted: bool,
     /// Who asked for the reset and waits for the new identity.
@@ -68,9 +76,11 @@ impl Asking {
         shared: &Shared,
         waiting: Option<tokio::sync::oneshot::Sender<ApiResult<Identity>>>,
     ) -> anyhow::Result<()> {
-        shared.files.remove_identity()?;
+        shared.written("identity file", shared.files.remove_identity());
+        self.unwritten_ms = None;
         self.wanted = true;
         self.not_before_ms = 0;
+        self.fruitless = 0;
         self.claiming = None;
         self.ballot = None;
         self.waiting.extend(waiting);
@@ -92,6 +102,11 @@ impl Asking {
 
     /// Does what is due. Called often, cheap when nothing is.
     pub(super) fn tick(&mut self, shared: &Arc<Shared>, now_ms: u64) -> anyhow::Result<()> {
+        if self.unwritten_ms.is_some_and(|at_ms| now_ms >= at_ms)
+            && let Some(identity) = shared.soft(|soft| soft.identity.clone())
+        {
+            self.write(shared, &identity);
+        }
         if self.ballot.is_some() {
             return self.poll(shared, now_ms);
         }
@@ -178,7 +193,7 @@ impl Asking {
     }
 
     fn no_advice(&mut self, shared: &Arc<Shared>, now_ms: u64, unanswered: usize) -> anyhow::Result<()> {
-        self.not_before_ms = now_ms + AGAIN_MS;
+        self.later(now_ms);
         let alone = shared.read(|state| state.members().filter(|member| !member.left).count()) <= 1;
         let founder = shared.read(|state| state.member(&shared.me.peer_id).is_some_and(|member| member.founder));
         if alone && founder {
@@ -190,11 +205,23 @@ impl Asking {
             let error = crate::api::ApiError::new(
                 ErrorCode::Conflict,
                 "no member advised this node",
-                "it goes on asking every few seconds; see hive peers",
+                "it goes on asking, at least once a minute; see hive peers",
             );
             let _ = sender.send(Err(error));
         }
         Ok(())
+    }
+
+    /// Nothing came of the ballot. The next one is opened later than the one before.
+    fn later(&mut self, now_ms: u64) {
+        self.not_before_ms = now_ms + pause_ms(self.fruitless);
+        self.fruitless = self.fruitless.saturating_add(1);
+    }
+
+    /// Writes the identity file, and goes on without it when it cannot be written now.
+    fn write(&mut self, shared: &Shared, identity: &Identity) {
+        let written = shared.written("identity file", shared.files.write_identity(identity));
+        self.unwritten_ms = (!written).then(|| now_ms() + WRITE_AGAIN_MS);
     }
 
     fn claim(&mut self, shared: &Arc<Shared>, ranked: Ranked) {
@@ -229,7 +256,7 @@ impl Asking {
             }
             Ok(other) => {
                 tracing::warn!(?other, "no role of the ballot's ranking could be taken; asking again");
-                self.not_before_ms = now_ms() + AGAIN_MS;
+                self.later(now_ms());
                 Ok(())
             }
             Err(error) => {
@@ -249,7 +276,7 @@ impl Asking {
         }
         let reason = ranked.for_role(role).map(|given| given.reason).unwrap_or_default();
         let identity = self.compose(shared, role, Some(ranked), &reason, true);
-        shared.files.write_identity(&identity)?;
+        self.write(shared, &identity);
         shared.update(|soft| soft.identity = Some(identity));
         Ok(())
     }
@@ -263,7 +290,8 @@ impl Asking {
     }
 
     fn settle(&mut self, shared: &Arc<Shared>, identity: Identity) -> anyhow::Result<()> {
-        shared.files.write_identity(&identity)?;
+        self.fruitless = 0;
+        self.write(shared, &identity);
         for sender in self.waiting.drain(..) {
             let _ = sender.send(Ok(identity.clone()));
         }
@@ -326,12 +354,17 @@ impl Asking {
         });
         if let Some(identity) = identity {
             tracing::info!(role, state, "packages of the role");
-            shared.files.write_identity(&identity)?;
+            self.write(shared, &identity);
         }
         let failed = state.starts_with("failed");
         shared.notice("packages", failed.then(|| format!("Packages of role {role}: {state}")));
         Ok(())
     }
+}
+
+/// Before the next ballot after so many fruitless ones.
+fn pause_ms(fruitless: u32) -> u64 {
+    AGAIN_MS.saturating_mul(1u64.checked_shl(fruitless).unwrap_or(u64::MAX)).min(AGAIN_MS_MAX)
 }
 
 /// All members that are not known to be down, with their addresses. A node that has just joined knows nothing of most of them
@@ -403,4 +436,16 @@ fn install_packages(shared: &Arc<Shared>) {
             }
         }
     });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ballots_without_a_result_become_rare() {
+        let pauses: Vec<u64> = (0..7).map(pause_ms).collect();
+        assert_eq!(pauses, [3_000, 6_000, 12_000, 24_000, 48_000, 60_000, 60_000]);
+        assert_eq!(pause_ms(u32::MAX), AGAIN_MS_MAX);
+    }
 }

@@ -151,9 +151,8 @@ fn remove_unneeded(
 fn remove_aside(state_dir: &Path) -> usize {
     let Ok(entries) = fs::read_dir(state_dir) else { return 0 };
     let is_aside = |entry: &fs::DirEntry| entry.file_name().to_str().is_some_and(|name| name.contains(ASIDE_MARK));
-    let is_stale = |entry: &fs::DirEntry| {
-        entry.metadata().is_ok_and(|found| found.is_file() && keeping::is_stale(age_ms(&found)))
-    };
+    let is_stale =
+        |entry: &fs::DirEntry| entry.metadata().is_ok_and(|found| found.is_file() && keeping::is_stale(age_ms(&found)));
     let mut removed = 0;
     for entry in entries.flatten().filter(|entry| is_aside(entry) && is_stale(entry)) {
         match fs::remove_file(entry.path()) {

@@ -515,9 +515,9 @@ fn seek(shared: &Shared) -> Founding {
     founding
 }
 
-/// Carrier and address are there, or somebody to call by unicast is configured.
+/// Carrier and address are there, so that this node would be heard.
 fn linked(shared: &Shared) -> bool {
-    !shared.discovery.snapshot().interfaces.is_empty() || !shared.config.join.is_empty()
+    shared.discovery.snapshot().linked
 }
 
 fn set_phase(shared: &Shared, phase: NodePhase) {
@@ -549,6 +549,7 @@ pub(super) fn say_cloned(shared: &Shared, from: SocketAddr) {
          the copy: stop hive, remove {}, start it again.",
         key.display()
     );
+    shared.update(|soft| soft.cloned_ms = now_ms());
     shared.notice("clone", Some(text));
 }
 

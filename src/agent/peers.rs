@@ -20,6 +20,9 @@ const PUBLISH_MS: u64 = 5_000;
 const CONNECT_MS: u64 = 1_000;
 /// Interval of writing `peers.json` when something in it changed, milliseconds.
 const FILE_MS: u64 = 1_000;
+/// How long it is said that another machine uses this node's key after that was last seen, milliseconds. A member that is seldom
+/// heard is heard four times in it.
+const CLONE_SHOWN_MS: u64 = 120_000;
 /// Connections that a node keeps by dialing. Beyond so many members gossip and the log reach everybody over neighbours.
 const DIALED_MAX: usize = 64;
 
@@ -40,6 +43,7 @@ impl Peers {
             self.connected_ms = now_ms;
             self.keep_contacts(shared).await;
             self.keep_heard(shared, now_ms);
+            forget_clone(shared, now_ms);
         }
         if now_ms.saturating_sub(self.published_ms) >= PUBLISH_MS && shared.is_member() {
             self.published_ms = now_ms;
@@ -93,11 +97,19 @@ impl Peers {
     fn write_file(&mut self, shared: &Shared) -> anyhow::Result<()> {
         let peers = views::peers(shared);
         let text = serde_json::to_string(&peers)?;
-        if self.file.as_ref() != Some(&text) {
-            shared.files.write_peers(&peers)?;
+        if self.file.as_ref() != Some(&text) && shared.written("peers file", shared.files.write_peers(&peers)) {
             self.file = Some(text);
         }
         Ok(())
+    }
+}
+
+/// The copy of this machine has a key of its own by now, or is gone.
+fn forget_clone(shared: &Shared, now_ms: u64) {
+    let over = |cloned_ms: u64| cloned_ms != 0 && now_ms.saturating_sub(cloned_ms) >= CLONE_SHOWN_MS;
+    if over(shared.soft(|soft| soft.cloned_ms)) {
+        shared.update(|soft| soft.cloned_ms = 0);
+        shared.notice("clone", None);
     }
 }
 

@@ -3,7 +3,7 @@
 //! The event loop is the only writer of soft state; everything else reads it under a short lock. Never done here: deciding.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
 use serde::{Deserialize, Serialize};
@@ -18,6 +18,7 @@ use crate::clock::now_ms;
 use crate::config::Config;
 use crate::consensus::Consensus;
 use crate::discovery::DiscoveryHandle;
+use crate::discovery::interfaces::to_publish;
 use crate::engine::founding::HoldReason;
 use crate::engine::id::{Epoch, HiveId, PeerId};
 use crate::engine::member::{Inventory, MemberInfo};
@@ -144,6 +145,8 @@ pub(crate) struct Soft {
     pub identity: Option<Identity>,
     /// Other hives met lately.
     pub other_hives: BTreeMap<HiveId, OtherHive>,
+    /// When another machine was last seen to use this node's key; 0: never.
+    pub cloned_ms: u64,
     /// Peers that refused this node, with the reason, and when.
     pub refused_by: Option<(String, u64)>,
     /// Things the operator should know, by source.
@@ -196,6 +199,21 @@ impl Shared {
         });
     }
 
+    /// Says that a file for people and other programs could not be written, or that it could again. Whether it could. The node works
+    /// from memory and tries again later: a full disk is no reason to end.
+    pub(super) fn written(&self, source: &'static str, result: anyhow::Result<()>) -> bool {
+        let notice = result.err().map(|error| {
+            let text = format!("{error:#}; free some space, hive tries again by itself");
+            if !self.soft(|soft| soft.notices.contains_key(source)) {
+                tracing::warn!(error = %text, "hive goes on without writing a file");
+            }
+            text
+        });
+        let written = notice.is_none();
+        self.notice(source, notice);
+        written
+    }
+
     /// Roles and policy.
     pub(crate) fn definitions<R>(&self, look: impl FnOnce(&mut Definitions) -> R) -> R {
         look(&mut self.definitions.lock().unwrap_or_else(PoisonError::into_inner))
@@ -232,14 +250,16 @@ impl Shared {
         }
         let snapshot = self.discovery.snapshot();
         let mut addresses: Vec<SocketAddr> =
-            snapshot.interfaces.iter().map(|interface| SocketAddr::new(interface.address, port)).collect();
+            to_publish(&snapshot.interfaces).into_iter().map(|address| SocketAddr::new(address, port)).collect();
+        if addresses.is_empty() {
+            // The cable is out: what the hive knows stays, as the addresses will be the same when it is back.
+            let known = self.read(|state| state.member(&self.me.peer_id).map(|me| me.info.addresses.clone()));
+            return known.into_iter().flatten().filter_map(|address| address.parse().ok()).collect();
+        }
         // IPv4 first: it is what every node of a homelab reaches.
         addresses.sort_by_key(SocketAddr::is_ipv6);
         addresses.dedup();
         addresses.truncate(ADDRESSES_MAX);
-        if addresses.is_empty() {
-            addresses.push(SocketAddr::new(Ipv4Addr::LOCALHOST.into(), port));
-        }
         addresses
     }
 

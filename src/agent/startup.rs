@@ -35,7 +35,7 @@ use crate::exec::privilege::{Executor, Privilege};
 use crate::exec::{InstallPolicy, Options as ExecOptions, inventory};
 use crate::keyring::{Keyring, Secret};
 use crate::mesh::{self, Introduction, LocalFacts, NodeKey, open_policy};
-use crate::store::incarnation;
+use crate::store::{incarnation, space};
 use crate::tasks;
 use crate::transport::Transport as _;
 use crate::web;
@@ -101,7 +101,12 @@ pub fn run(loaded: Loaded) -> Ended {
 }
 
 fn failed(error: &anyhow::Error) -> Ended {
-    tracing::error!(error = %format!("{error:#}"), "the agent ends");
+    let hint = if space::is_disk_full(error.as_ref()) {
+        "the disk is full: free some space (df -h), then start hive again"
+    } else {
+        ""
+    };
+    tracing::error!(error = %format!("{error:#}"), hint, "the agent ends");
     Ended::Failed
 }
 

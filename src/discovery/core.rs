@@ -25,7 +25,7 @@ use self::legacy::Legacy;
 use super::events::{
     BeaconContent, BroadcastHearer, DiscoveryEvent, LegacyMode, LegacyPeerView, RefusalView, Snapshot,
 };
-use super::interfaces::Interface;
+use super::interfaces::{Interface, to_publish};
 use super::swim::probe::{Probes, Step};
 use super::swim::{Change, Liveness, MemberContact, Swim};
 use super::tap::TapRecord;
@@ -98,6 +98,7 @@ pub(super) struct Core {
     keyring: Option<Keyring>,
     content: BeaconContent,
     interfaces: BTreeSet<Interface>,
+    linked: bool,
     targets: Targets,
     members: Vec<MemberContact>,
     sequence: u64,
@@ -145,6 +146,7 @@ impl Core {
             keyring,
             content: BeaconContent::default(),
             interfaces: BTreeSet::new(),
+            linked: false,
             targets: Targets::default(),
             members: Vec::new(),
             rng,
@@ -221,6 +223,15 @@ impl Core {
 
     pub(super) fn has_join(&self) -> bool {
         self.targets.has_join()
+    }
+
+    /// Everybody it is to join is on this very machine.
+    pub(super) fn joins_itself(&self) -> bool {
+        self.targets.is_loopback_only()
+    }
+
+    pub(super) fn set_linked(&mut self, linked: bool) {
+        self.linked = linked;
     }
 
     pub(super) fn lookups(&mut self, now_ms: u64) -> Vec<Lookup> {
@@ -329,7 +340,9 @@ impl Core {
         if !self.content.addresses.is_empty() {
             return self.content.addresses.clone();
         }
-        self.interfaces.iter().map(|interface| interface.address).take(ADDRESSES_MAX).collect()
+        let mut addresses = to_publish(&self.interfaces);
+        addresses.truncate(ADDRESSES_MAX);
+        addresses
     }
 
     fn hello(&self, cast: Cast) -> Hello {
@@ -456,7 +469,8 @@ impl Core {
         let age = |last_ms: u64| now_ms.saturating_sub(last_ms);
         Snapshot {
             refusals: refusals.collect(),
-            interfaces: self.interfaces.iter().cloned().collect(),
+            interfaces: self.interfaces.clone(),
+            linked: self.linked,
             legacy_peers: self.legacy.peers(now_ms).map(|peer| LegacyPeerView::new(peer, now_ms)).collect(),
             broadcast_heard_by: self
                 .hearers
@@ -473,6 +487,11 @@ impl Core {
             events_dropped: self.dropped,
         }
     }
+}
+
+/// Whether an address has a meaning beyond one link of this machine.
+fn is_lasting(address: IpAddr) -> bool {
+    !matches!(address, IpAddr::V6(address) if address.is_unicast_link_local())
 }
 
 /// The engine's form of an address.

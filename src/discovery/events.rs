@@ -1,6 +1,6 @@
 //! What discovery tells the agent, and what the agent tells it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 
 use super::core::address_of;
@@ -229,7 +229,9 @@ pub struct Snapshot {
     /// What was refused.
     pub refusals: Vec<RefusalView>,
     /// Interfaces in use.
-    pub interfaces: Vec<Interface>,
+    pub interfaces: BTreeSet<Interface>,
+    /// This machine is on a network, as far as it will be.
+    pub linked: bool,
     /// Peers that speak wire v1.
     pub legacy_peers: Vec<LegacyPeerView>,
     /// Peers that heard our broadcast in the last two minutes.

@@ -1,8 +1,9 @@
 //! Which networks this machine is on, and which of them the hive uses.
 //!
-//! An interface counts when it has carrier and an address. Bridges that container engines make are left out, because the
-//! same subnet exists behind them on every machine; whoever wants one names it. Never done here: waiting. The caller
-//! scans again and again.
+//! An interface is used when it has carrier and an address. Bridges that container engines make are left out, because the
+//! same subnet exists behind them on every machine; whoever wants one names it. An address that the machine gave itself
+//! (169.254.0.0/16, fe80::/10) is good for calling, but says little about the network: the real one may be on its way, and
+//! [`Link`] waits for it. Never done here: waiting. The caller scans again and again.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -11,7 +12,11 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::str::FromStr;
 
 /// Interfaces of container engines and virtual machines' private networks.
-const CONTAINER_PREFIXES: [&str; 7] = ["docker", "br-", "veth", "virbr", "lxcbr", "cni", "podman"];
+const CONTAINER_PREFIXES: [&str; 6] = ["docker", "veth", "virbr", "lxcbr", "cni", "podman"];
+/// Docker names the bridge of a network `br-` and this many hexadecimal digits. Other bridges (`br-lan`) are the network itself.
+const NETWORK_ID_DIGITS: usize = 12;
+/// A machine that has nothing but addresses it gave itself for this long gets no others, milliseconds. DHCP takes seconds.
+const ALONE_MS: u64 = 10_000;
 /// Addresses that are used; a machine with more is a router with its own ideas.
 const INTERFACES_MAX: usize = 64;
 
@@ -31,6 +36,14 @@ pub struct Interface {
 }
 
 impl Interface {
+    /// The machine gave itself this address, without asking the network.
+    pub fn is_link_local(&self) -> bool {
+        match self.address {
+            IpAddr::V4(address) => address.is_link_local(),
+            IpAddr::V6(address) => address.is_unicast_link_local(),
+        }
+    }
+
     /// Whether `address` is on this link.
     pub fn contains(&self, address: IpAddr) -> bool {
         in_network(self.address, self.prefix_len, address)
@@ -110,8 +123,54 @@ impl Filter {
         if !self.include.is_empty() {
             return self.include.iter().any(|rule| rule.matches(name, address));
         }
-        !address.is_loopback() && !CONTAINER_PREFIXES.iter().any(|prefix| name.starts_with(prefix))
+        !address.is_loopback() && !is_of_containers(name)
     }
+}
+
+fn is_of_containers(name: &str) -> bool {
+    let digits = |id: &str| id.len() == NETWORK_ID_DIGITS && id.chars().all(|c| c.is_ascii_hexdigit());
+    CONTAINER_PREFIXES.iter().any(|prefix| name.starts_with(prefix)) || name.strip_prefix("br-").is_some_and(digits)
+}
+
+/// Addresses to tell others, in order. Of those that the machine gave itself only IPv4, and only when there is nothing better: an
+/// fe80 address means nothing without the name of an interface.
+pub fn to_publish(interfaces: &BTreeSet<Interface>) -> Vec<IpAddr> {
+    let given: Vec<IpAddr> = interfaces.iter().filter(|one| !one.is_link_local()).map(|one| one.address).collect();
+    if given.is_empty() {
+        return interfaces.iter().map(|one| one.address).filter(IpAddr::is_ipv4).collect();
+    }
+    given
+}
+
+/// Judges whether this machine is on a network as far as it will be: who founds a hive before it can be heard founds alone.
+#[derive(Debug, Default)]
+pub(super) struct Link {
+    /// Since when there are only addresses that the machine gave itself.
+    alone_since_ms: Option<u64>,
+}
+
+impl Link {
+    pub(super) fn judge(&mut self, found: &BTreeSet<Interface>, now_ms: u64) -> bool {
+        if found.is_empty() || found.iter().any(|interface| !interface.is_link_local()) {
+            self.alone_since_ms = None;
+            return !found.is_empty();
+        }
+        let since_ms = *self.alone_since_ms.get_or_insert(now_ms);
+        // Without IPv6 it cannot be told from a DHCP server that is slow, so 169.254 alone never counts.
+        now_ms.saturating_sub(since_ms) >= ALONE_MS && found.iter().any(|interface| interface.address.is_ipv6())
+    }
+}
+
+/// Whether any network of this machine has an address, used for the hive or not: `join` addresses may be reached over it.
+pub(super) fn has_address() -> bool {
+    let reaches = |interface: &if_addrs::Interface| {
+        let link_local = match interface.ip() {
+            IpAddr::V4(address) => address.is_link_local(),
+            IpAddr::V6(address) => address.is_unicast_link_local(),
+        };
+        interface.is_oper_up() && !interface.is_loopback() && !link_local && !is_of_containers(&interface.name)
+    };
+    if_addrs::get_if_addrs().is_ok_and(|all| all.iter().any(reaches))
 }
 
 fn in_network(network: IpAddr, length: u8, address: IpAddr) -> bool {
@@ -173,14 +232,56 @@ mod tests {
     #[test]
     fn container_bridges_and_loopback_need_to_be_named() {
         let default = Filter::default();
-        for name in ["docker0", "br-4f1e", "veth12", "virbr0", "lxcbr0", "cni0", "podman1"] {
+        for name in ["docker0", "br-0123456789ab", "veth12", "virbr0", "lxcbr0", "cni0", "podman1"] {
             assert!(!default.admits(name, ip("172.17.0.1")), "{name}");
             let named = Filter { include: rules(&[name]), exclude: Vec::new() };
             assert!(named.admits(name, ip("172.17.0.1")) && !named.admits("eth0", ip("10.0.0.1")), "{name}");
         }
         assert!(default.admits("eth0", ip("10.0.0.1")) && default.admits("br0", ip("10.0.0.1")));
+        for name in ["br-lan", "br-4f1e", "br-0123456789abc", "br-guest000000"] {
+            assert!(default.admits(name, ip("10.0.0.1")), "{name}");
+        }
         assert!(!default.admits("lo", ip("127.0.0.1")));
         assert!(Filter { include: rules(&["lo"]), exclude: Vec::new() }.admits("lo", ip("127.0.0.1")));
+    }
+
+    fn found(addresses: &[&str]) -> BTreeSet<Interface> {
+        let interface = |text: &&str| Interface {
+            name: "eth0".into(),
+            index: 2,
+            address: ip(text),
+            prefix_len: 64,
+            broadcast: None,
+        };
+        addresses.iter().map(interface).collect()
+    }
+
+    #[test]
+    fn an_address_that_the_machine_gave_itself_is_a_link_only_when_no_other_comes() {
+        let mut link = Link::default();
+        assert!(!link.judge(&found(&[]), 0));
+        assert!(!link.judge(&found(&["fe80::1"]), 1_000), "DHCP may be slow");
+        assert!(!link.judge(&found(&["fe80::1", "169.254.7.7"]), 10_999));
+        assert!(link.judge(&found(&["fe80::1"]), 11_000), "nothing else comes");
+        assert!(!link.judge(&found(&[]), 12_000));
+        assert!(!link.judge(&found(&["fe80::1"]), 13_000), "carrier was gone: it begins anew");
+        assert!(link.judge(&found(&["fe80::1", "192.168.1.2"]), 13_500));
+        assert!(link.judge(&found(&["fd00::1"]), 14_000));
+        assert!(!link.judge(&found(&["169.254.7.7"]), 15_000));
+        assert!(!link.judge(&found(&["169.254.7.7"]), 99_000));
+    }
+
+    #[test]
+    fn addresses_that_nobody_else_can_use_are_not_published() {
+        for (have, published) in [
+            (&["10.0.0.1", "169.254.7.7", "fd00::1", "fe80::1"][..], &["10.0.0.1", "fd00::1"][..]),
+            (&["169.254.7.7", "fe80::1"], &["169.254.7.7"]),
+            (&["fe80::1"], &[]),
+            (&[], &[]),
+        ] {
+            let expected: Vec<IpAddr> = published.iter().map(|text| ip(text)).collect();
+            assert_eq!(to_publish(&found(have)), expected, "{have:?}");
+        }
     }
 
     #[test]

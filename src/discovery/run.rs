@@ -3,8 +3,9 @@
 //! Each turn reads what has arrived, up to a bound, before it looks at timers: after a pause the answers that came
 //! meanwhile must count before anybody is suspected, and under a flood the timers must have their turn all the same.
 
+use std::collections::BTreeSet;
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, SocketAddr, SocketAddrV6};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,7 +15,7 @@ use tokio::sync::{mpsc, watch};
 use super::core::{Core, To};
 use super::events::{BeaconContent, DiscoveryEvent, Snapshot};
 use super::handle::{Command, port_error};
-use super::interfaces::{self, Interface};
+use super::interfaces::{self, Interface, Link};
 use super::swim::MemberContact;
 use super::tap::{TapRecord, decode_for_display};
 use super::targets::Lookup;
@@ -83,8 +84,7 @@ impl Sockets {
             for _ in 0..BATCH {
                 match socket.try_recv_from(buffer) {
                     Ok((length, from)) => {
-                        let from = SocketAddr::new(from.ip().to_canonical(), from.port());
-                        take(from, buffer.get(..length).unwrap_or_default());
+                        take(canonical(from), buffer.get(..length).unwrap_or_default());
                     }
                     Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
                     // Errors of earlier sends may surface here; the next datagram is not affected.
@@ -106,11 +106,23 @@ impl Sockets {
     }
 }
 
+/// The sender as it is compared and answered: IPv4 as such, and of IPv6 only what tells one address from another. A link-local
+/// address keeps its interface, without which it cannot be answered.
+fn canonical(from: SocketAddr) -> SocketAddr {
+    match from {
+        SocketAddr::V6(from) if from.ip().is_unicast_link_local() => {
+            SocketAddrV6::new(*from.ip(), from.port(), 0, from.scope_id()).into()
+        }
+        from => SocketAddr::new(from.ip().to_canonical(), from.port()),
+    }
+}
+
 /// The thread's state beside [`Core`].
 pub(super) struct Runner {
     options: Options,
     sockets: Sockets,
     core: Core,
+    link: Link,
     events: mpsc::Sender<DiscoveryEvent>,
     snapshot: watch::Sender<Arc<Snapshot>>,
     next_scan_ms: u64,
@@ -129,7 +141,18 @@ impl Runner {
     ) -> Self {
         core.set_targets(&options.join, &[]);
         let (lookups_in, lookups) = mpsc::channel(LOOKUPS_MAX);
-        Self { options, sockets, core, events, snapshot, next_scan_ms: 0, next_publish_ms: 0, lookups_in, lookups }
+        Self {
+            options,
+            sockets,
+            core,
+            link: Link::default(),
+            events,
+            snapshot,
+            next_scan_ms: 0,
+            next_publish_ms: 0,
+            lookups_in,
+            lookups,
+        }
     }
 
     pub(super) async fn run(mut self, mut inputs: Inputs) {
@@ -206,10 +229,13 @@ impl Runner {
                 return;
             }
         };
-        // A node that only ever meets others on its own machine has nothing but loopback.
-        if found.is_empty() && self.core.has_join() {
+        // A node that only ever meets others on its own machine has nothing but loopback. For any other, loopback would be an address
+        // at which nobody finds it, taken while the real one is still on its way.
+        if found.is_empty() && self.core.joins_itself() {
             found = interfaces::scan(&self.options.interfaces, true).unwrap_or_default();
         }
+        let linked = self.link.judge(&found, now_ms) || (self.core.has_join() && interfaces::has_address());
+        self.core.set_linked(linked);
         let known = self.core.interfaces();
         if found == *known {
             return;
@@ -217,9 +243,8 @@ impl Runner {
         let new: Vec<Interface> = found.difference(known).cloned().collect();
         for interface in new {
             tracing::info!(interface = interface.name, address = %interface.address, "discovery uses an interface");
-            if let (true, Some(group), IpAddr::V4(_)) =
-                (self.options.broadcast, self.options.multicast_group, interface.address)
-                && let Err(error) = socket::join(&self.sockets.v4, group, &interface)
+            if let (true, Some(group)) = (self.options.broadcast, self.options.multicast_group)
+                && let Err(error) = socket::join(&self.sockets.v4, self.sockets.v6.as_ref(), group, &interface)
             {
                 tracing::debug!(%error, interface = interface.name, "no multicast on this interface");
             }
@@ -264,16 +289,25 @@ impl Runner {
         if !self.options.broadcast {
             return;
         }
-        let mut called = std::collections::BTreeSet::new();
+        let port = self.sockets.port;
+        let (mut called, mut called_v6) = (BTreeSet::new(), BTreeSet::new());
         for interface in self.core.interfaces() {
             if let Some(broadcast) = interface.broadcast.filter(|broadcast| called.insert(*broadcast)) {
-                self.sockets.send(bytes, SocketAddr::from((broadcast, self.sockets.port)));
+                self.sockets.send(bytes, SocketAddr::from((broadcast, port)));
             }
-            if let (true, Some(group), IpAddr::V4(address)) =
-                (multicast, self.options.multicast_group, interface.address)
-                && !address.is_loopback()
-                && let Err(error) = socket::send_multicast(&self.sockets.v4, bytes, address, group, self.sockets.port)
-            {
+            let Some(group) = self.options.multicast_group.filter(|_| multicast && !interface.address.is_loopback())
+            else {
+                continue;
+            };
+            let sent = match (interface.address, &self.sockets.v6) {
+                (IpAddr::V4(address), _) => socket::send_multicast(&self.sockets.v4, bytes, address, group, port),
+                // Once per interface, however many addresses it has.
+                (IpAddr::V6(_), Some(v6)) if called_v6.insert(interface.index) => {
+                    socket::send_multicast_v6(v6, bytes, interface.index, group, port)
+                }
+                (IpAddr::V6(_), _) => Ok(()),
+            };
+            if let Err(error) = sent {
                 tracing::debug!(%error, interface = interface.name, "multicast");
             }
         }
@@ -310,8 +344,8 @@ pub fn listen(options: Options, keyring: Option<Keyring>) -> Result<mpsc::Receiv
         };
         let _ = ready.send(Ok(()));
         for interface in interfaces::scan(&options.interfaces, false).unwrap_or_default() {
-            if let (Some(group), IpAddr::V4(_)) = (options.multicast_group, interface.address) {
-                let _ = socket::join(&sockets.v4, group, &interface);
+            if let Some(group) = options.multicast_group {
+                let _ = socket::join(&sockets.v4, sockets.v6.as_ref(), group, &interface);
             }
         }
         let mut buffer = vec![0u8; v1::DATAGRAM_MAX + 1];

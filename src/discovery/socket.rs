@@ -4,7 +4,7 @@
 //! (no `SO_REUSEADDR`), and whoever comes second is told which process has it.
 
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6};
 
 use socket2::{Domain, InterfaceIndexOrAddress, Protocol, SockRef, Socket, Type};
 use tokio::net::UdpSocket;
@@ -27,6 +27,8 @@ pub(super) fn open(address: IpAddr, port: u16) -> io::Result<UdpSocket> {
         socket.set_multicast_all_v4(false)?;
     } else {
         socket.set_only_v6(true)?;
+        socket.set_multicast_hops_v6(MULTICAST_TTL)?;
+        socket.set_multicast_all_v6(false)?;
     }
     if let Err(error) = socket.set_recv_buffer_size(RECEIVE_BUFFER_BYTES) {
         tracing::debug!(%error, "the receive buffer stays as it is");
@@ -53,10 +55,33 @@ pub(super) fn send_multicast(
     socket_ref.send_to(bytes, &SocketAddr::from((group, port)).into()).map(|_| ())
 }
 
-/// Listens to the multicast group on an interface. Joining twice is no error.
-pub(super) fn join(socket: &UdpSocket, group: Ipv4Addr, interface: &Interface) -> io::Result<()> {
-    let on = InterfaceIndexOrAddress::Index(interface.index);
-    match SockRef::from(socket).join_multicast_v4_n(&group, &on) {
+/// The IPv6 group that goes with an IPv4 one: `ff02::` (the link and no further) with the IPv4 group in its last 32 bits, so
+/// `239.255.0.1` has `ff02::efff:1`.
+pub(super) fn group_v6(group: Ipv4Addr) -> Ipv6Addr {
+    Ipv6Addr::from_bits(0xff02 << 112 | u128::from(group.to_bits()))
+}
+
+/// Sends to the IPv6 multicast group through one interface.
+pub(super) fn send_multicast_v6(
+    socket: &UdpSocket,
+    bytes: &[u8],
+    interface: u32,
+    group: Ipv4Addr,
+    port: u16,
+) -> io::Result<()> {
+    send(socket, bytes, SocketAddrV6::new(group_v6(group), port, 0, interface).into())
+}
+
+/// Listens to the multicast group of the interface's address family. Joining twice is no error.
+pub(super) fn join(v4: &UdpSocket, v6: Option<&UdpSocket>, group: Ipv4Addr, interface: &Interface) -> io::Result<()> {
+    let joined = match (interface.address, v6) {
+        (IpAddr::V4(_), _) => {
+            SockRef::from(v4).join_multicast_v4_n(&group, &InterfaceIndexOrAddress::Index(interface.index))
+        }
+        (IpAddr::V6(_), Some(v6)) => SockRef::from(v6).join_multicast_v6(&group_v6(group), interface.index),
+        (IpAddr::V6(_), None) => Ok(()),
+    };
+    match joined {
         Err(error) if error.kind() == io::ErrorKind::AddrInUse => Ok(()),
         other => other,
     }
@@ -70,6 +95,12 @@ pub(super) fn any(v6: bool) -> IpAddr {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_groups_of_both_families_go_together() {
+        assert_eq!(group_v6(Ipv4Addr::new(239, 255, 0, 1)), "ff02::efff:1".parse::<Ipv6Addr>().expect("address"));
+        assert!(group_v6(Ipv4Addr::new(239, 1, 2, 3)).is_multicast());
+    }
 
     #[tokio::test]
     async fn the_port_is_not_shared_with_a_second_agent() {

@@ -114,9 +114,17 @@ impl Targets {
         all
     }
 
-    /// Whether nobody is configured by name or address.
+    /// Whether somebody is configured by name or address.
     pub(super) fn has_join(&self) -> bool {
         !self.fixed.is_empty() || !self.names.is_empty()
+    }
+
+    /// Whether all who are configured are on this machine; not known before all names are resolved.
+    pub(super) fn is_loopback_only(&self) -> bool {
+        let here = |addresses: &[SocketAddr]| addresses.iter().all(|address| address.ip().is_loopback());
+        self.has_join()
+            && here(&self.fixed)
+            && self.names.values().all(|name| !name.addresses.is_empty() && here(&name.addresses))
     }
 }
 
@@ -144,6 +152,26 @@ mod tests {
         ] {
             assert_eq!(parse_target(text, 50_555), expected.map(|(host, port)| (host.to_owned(), port)), "{text}");
         }
+    }
+
+    #[test]
+    fn only_who_joins_nobody_else_stays_on_this_machine() {
+        let only = |join: &[&str]| {
+            let mut targets = Targets::default();
+            let join: Vec<String> = join.iter().map(|&text| text.to_owned()).collect();
+            targets.set(&join, &[], 50_555);
+            let before = targets.is_loopback_only();
+            for lookup in targets.lookups(0) {
+                let ip = if lookup.host == "localhost" { [127, 0, 0, 1] } else { [10, 0, 0, 1] };
+                targets.resolved(lookup, vec![SocketAddr::from((ip, 50_555))], 0);
+            }
+            (before, targets.is_loopback_only())
+        };
+        assert_eq!(only(&[]), (false, false));
+        assert_eq!(only(&["127.0.0.1", "[::1]:7"]), (true, true));
+        assert_eq!(only(&["127.0.0.1", "10.0.0.1"]), (false, false));
+        assert_eq!(only(&["localhost"]), (false, true));
+        assert_eq!(only(&["localhost", "build1"]), (false, false));
     }
 
     #[test]

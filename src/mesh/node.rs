@@ -346,8 +346,9 @@ impl Node {
 
     fn on_behaviour_event(&mut self, event: BehaviourEvent) {
         match event {
-            BehaviourEvent::Mdns(mdns::Event::Discovered(found)) => self.on_discovered(found),
-            BehaviourEvent::Mdns(mdns::Event::Expired(_)) => {}
+            BehaviourEvent::Mdns(mdns::Event::Discovered(found))
+            | BehaviourEvent::MdnsV6(mdns::Event::Discovered(found)) => self.on_discovered(found),
+            BehaviourEvent::Mdns(mdns::Event::Expired(_)) | BehaviourEvent::MdnsV6(mdns::Event::Expired(_)) => {}
             BehaviourEvent::Ping(ping::Event { peer, connection, result }) => {
                 let Err(error) = result else { return };
                 tracing::info!(%peer, %error, "connection without life, closing it");

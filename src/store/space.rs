@@ -3,6 +3,7 @@
 //! *Low* (5 % or 512 MiB, whichever is reached first) refuses new proposals. *Critical* (64 MiB) also refuses the log entries
 //! that others send, because a database that cannot commit ends the process. Never done here: deleting anything.
 
+use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -49,6 +50,22 @@ pub fn judge(free_bytes: u64, total_bytes: u64) -> Room {
 pub fn measure(path: &Path) -> Result<(u64, u64), StoreError> {
     let stat = rustix::fs::statvfs(path).map_err(|error| StoreError::io("measure", path, error.into()))?;
     Ok((stat.f_bavail.saturating_mul(stat.f_frsize), stat.f_blocks.saturating_mul(stat.f_frsize)))
+}
+
+/// Whether a full disk is at the bottom of an error, whatever was to be written.
+pub fn is_disk_full(error: &(dyn std::error::Error + 'static)) -> bool {
+    let mut cause = Some(error);
+    while let Some(error) = cause {
+        let kind = error.downcast_ref::<io::Error>().map(io::Error::kind);
+        let code = error.downcast_ref::<rusqlite::Error>().and_then(rusqlite::Error::sqlite_error_code);
+        if matches!(kind, Some(io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded))
+            || code == Some(rusqlite::ErrorCode::DiskFull)
+        {
+            return true;
+        }
+        cause = error.source();
+    }
+    false
 }
 
 /// The current judgement. Cheap to clone.
@@ -115,6 +132,16 @@ mod tests {
         assert_eq!(judge(200 << 20, 4 * GIB), Room::Low);
         assert_eq!(judge(60 << 20, 4 * GIB), Room::Critical);
         assert_eq!(judge(0, 0), Room::Critical);
+    }
+
+    #[test]
+    fn a_full_disk_is_recognised_at_the_bottom_of_an_error() {
+        let at = Path::new("incarnation");
+        let full = StoreError::io("write", at, io::ErrorKind::StorageFull.into());
+        assert!(is_disk_full(&full));
+        let sqlite = rusqlite::Error::SqliteFailure(rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_FULL), None);
+        assert!(is_disk_full(&StoreError::Sqlite { path: at.to_owned(), source: sqlite }));
+        assert!(!is_disk_full(&StoreError::io("write", at, io::ErrorKind::PermissionDenied.into())));
     }
 
     #[test]

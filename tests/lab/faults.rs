@@ -285,3 +285,35 @@ fn a_voter_that_was_replaced_while_it_was_away_comes_back_as_what_it_is() {
         });
     });
 }
+
+#[test]
+fn a_full_disk_does_not_end_the_agent_and_a_start_on_one_says_what_to_do() {
+    in_lab("faults::a_full_disk_does_not_end_the_agent_and_a_start_on_one_says_what_to_do", |lab| {
+        let host = lab.host();
+        sh(&format!("mount -t tmpfs -o size=192m tmpfs {}", host.state().display()));
+        let agent = host.start(&[]);
+        assert_eq!(roles(&[&host], 20), ["founder"]);
+        let filler = host.state().join("filler");
+        let fill = || {
+            // It ends with an error when nothing more fits, which is what is wanted.
+            sh(&format!("head -c 300m /dev/zero > {} 2>&1 || true", filler.display()));
+        };
+        fill();
+        // The answer may be an error: nothing can be committed now. The agent has to live, and to say what is wrong.
+        host.hive(&["identity", "reset"]);
+        eventually("a notice about the file", s(30), || {
+            let status = host.status()?;
+            status["notices"].to_string().contains("identity.json").then_some(())
+        });
+        std::fs::remove_file(&filler).expect("frees the disk");
+        eventually("the identity is written after all", s(60), || host.identity());
+        eventually("the notice is gone", s(30), || {
+            let status = host.status()?;
+            (!status["notices"].to_string().contains("identity.json")).then_some(())
+        });
+        agent.terminate();
+        fill();
+        let _agent = host.start(&[]);
+        eventually("it says what to do", s(15), || host.log().contains("free some space (df -h)").then_some(()));
+    });
+}

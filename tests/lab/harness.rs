@@ -146,6 +146,18 @@ impl Lab {
         Host { number, name, address, root }
     }
 
+    /// The next host with IPv6 only: a link-local address and `fd77::<number>`.
+    pub fn host_v6(&mut self) -> Host {
+        let host = self.host();
+        let (name, number) = (&host.name, host.number);
+        // `nodad`: nobody else is here, and waiting for that would only make the test slow.
+        sh(&format!(
+            "ip -n {name} -4 addr flush dev eth0 && ip -n {name} addr add fd77::{number}/64 dev eth0 nodad && \
+             ip -n {name} -6 addr add fe80::77:{number}/64 dev eth0 nodad"
+        ));
+        Host { address: format!("fd77::{number}"), ..host }
+    }
+
     /// So many hosts.
     pub fn hosts<const N: usize>(&mut self) -> [Host; N] {
         std::array::from_fn(|_| self.host())

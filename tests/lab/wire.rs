@@ -8,12 +8,16 @@ use crate::harness::{Host, eventually, in_lab, run, s};
 const NO_BROADCAST: &str = "ether type ip ip daddr '{ 10.77.0.255, 255.255.255.255 }'";
 const NO_GROUP: &str = "ether type ip ip daddr 239.255.0.1";
 const NO_MDNS: &str = "ether type ip ip daddr 224.0.0.251";
+const NO_GROUP_V6: &str = "ether type ip6 ip6 daddr ff02::efff:1";
+const NO_MDNS_V6: &str = "ether type ip6 ip6 daddr ff02::fb";
 
 #[test]
 fn broadcast_alone_is_enough() {
     in_lab("wire::broadcast_alone_is_enough", |lab| {
         lab.drop_frames(NO_GROUP);
+        lab.drop_frames(NO_GROUP_V6);
         lab.drop_frames(NO_MDNS);
+        lab.drop_frames(NO_MDNS_V6);
         let hosts: [Host; 3] = lab.hosts();
         let _agents: Vec<_> = hosts.iter().map(|host| host.start(&[])).collect();
         one_hive(&hosts.iter().collect::<Vec<_>>(), 30);
@@ -25,9 +29,30 @@ fn multicast_alone_is_enough() {
     in_lab("wire::multicast_alone_is_enough", |lab| {
         lab.drop_frames(NO_BROADCAST);
         lab.drop_frames(NO_MDNS);
+        lab.drop_frames(NO_MDNS_V6);
         let hosts: [Host; 3] = lab.hosts();
         let _agents: Vec<_> = hosts.iter().map(|host| host.start(&[])).collect();
         one_hive(&hosts.iter().collect::<Vec<_>>(), 30);
+    });
+}
+
+#[test]
+fn ipv6_alone_is_enough() {
+    in_lab("wire::ipv6_alone_is_enough", |lab| {
+        lab.drop_frames(NO_MDNS_V6);
+        let hosts: [Host; 3] = std::array::from_fn(|_| lab.host_v6());
+        let _agents: Vec<_> = hosts.iter().map(|host| host.start(&[])).collect();
+        one_hive(&hosts.iter().collect::<Vec<_>>(), 40);
+    });
+}
+
+#[test]
+fn mdns_over_ipv6_alone_is_enough() {
+    in_lab("wire::mdns_over_ipv6_alone_is_enough", |lab| {
+        lab.drop_frames(NO_GROUP_V6);
+        let hosts: [Host; 3] = std::array::from_fn(|_| lab.host_v6());
+        let _agents: Vec<_> = hosts.iter().map(|host| host.start(&[])).collect();
+        one_hive(&hosts.iter().collect::<Vec<_>>(), 60);
     });
 }
 
@@ -36,6 +61,7 @@ fn mdns_alone_is_enough() {
     in_lab("wire::mdns_alone_is_enough", |lab| {
         lab.drop_frames(NO_BROADCAST);
         lab.drop_frames(NO_GROUP);
+        lab.drop_frames(NO_GROUP_V6);
         let hosts: [Host; 3] = lab.hosts();
         let _agents: Vec<_> = hosts.iter().map(|host| host.start(&[])).collect();
         one_hive(&hosts.iter().collect::<Vec<_>>(), 60);
@@ -47,7 +73,9 @@ fn join_alone_is_enough() {
     in_lab("wire::join_alone_is_enough", |lab| {
         lab.drop_frames(NO_BROADCAST);
         lab.drop_frames(NO_GROUP);
+        lab.drop_frames(NO_GROUP_V6);
         lab.drop_frames(NO_MDNS);
+        lab.drop_frames(NO_MDNS_V6);
         let [first, second] = lab.hosts();
         let _founder = first.start(&[]);
         roles(&[&first], 15);

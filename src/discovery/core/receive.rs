@@ -7,7 +7,7 @@ use super::super::events::{DiscoveryEvent, Heard};
 use super::super::tap::decode_for_display;
 use super::super::v1;
 use super::super::wire::{self, Body, Cast, Datagram, Hello, Welcome, WireError};
-use super::{Core, HEARERS_MAX, PEERS_MAX, SEEKERS_MAX, Sign, To, make_room, source_of};
+use super::{Core, HEARERS_MAX, PEERS_MAX, SEEKERS_MAX, Sign, To, is_lasting, make_room, source_of};
 use crate::clock;
 use crate::engine::beacon::refusals::Reason;
 use crate::engine::beacon::{BeaconState, Nonce};
@@ -84,6 +84,13 @@ impl Core {
         }
     }
 
+    /// A call over IPv6 comes from a link-local address; what a member says about itself is better than that.
+    fn note_place(&mut self, sender: &PeerId, from: SocketAddr) {
+        if is_lasting(from.ip()) {
+            self.heard_at.insert(sender.clone(), from);
+        }
+    }
+
     fn note_sign(&mut self, datagram: &Datagram, now_ms: u64) {
         let theirs = i64::try_from(datagram.sent_at.0).unwrap_or(i64::MAX);
         let ours = i64::try_from(clock::unix_now().0).unwrap_or(i64::MAX);
@@ -96,7 +103,7 @@ impl Core {
         let Datagram { hive, sender, incarnation, body, .. } = datagram;
         let ours = self.swim.as_ref().is_some_and(|(own, swim)| Some(*own) == hive && swim.is_member(&sender));
         if ours && !matches!(body, Body::Swim(_)) {
-            self.heard_at.insert(sender.clone(), from);
+            self.note_place(&sender, from);
             if let Some((_, swim)) = &mut self.swim {
                 swim.heard(&sender, incarnation, from, now_ms);
             }
@@ -123,7 +130,7 @@ impl Core {
                     return Err(Reason::ForeignEpoch);
                 }
                 swim.handle(&sender, &packet, now_ms)?;
-                self.heard_at.insert(sender, from);
+                self.note_place(&sender, from);
             }
         }
         Ok(())

@@ -29,6 +29,8 @@ pub(super) struct Behaviour {
     pub(super) doorman: Doorman,
     pub(super) limits: connection_limits::Behaviour,
     pub(super) mdns: Toggle<mdns::tokio::Behaviour>,
+    /// The library speaks one address family per instance.
+    pub(super) mdns_v6: Toggle<mdns::tokio::Behaviour>,
     pub(super) ping: ping::Behaviour,
     pub(super) streams: Streams,
     pub(super) gossip: gossipsub::Behaviour,
@@ -63,25 +65,23 @@ pub(super) fn build_swarm(
         .with_max_established_outgoing(Some(options.outbound_max))
         .with_max_established(Some(options.connections_max))
         .with_max_established_per_peer(Some(options.per_peer_max));
-    let mdns = options
-        .mdns
-        .then(|| {
-            let config = mdns::Config {
-                ttl: Duration::from_millis(options.mdns_ttl_ms),
-                query_interval: Duration::from_millis(options.mdns_query_interval_ms),
-                enable_ipv6: false,
-            };
-            mdns::tokio::Behaviour::new(config, local)
-        })
-        .transpose()
-        .map_err(|error| setup("mDNS")(error.to_string()))?;
+    let mdns = |enable_ipv6: bool| {
+        let config = mdns::Config {
+            ttl: Duration::from_millis(options.mdns_ttl_ms),
+            query_interval: Duration::from_millis(options.mdns_query_interval_ms),
+            enable_ipv6,
+        };
+        let started = options.mdns.then(|| mdns::tokio::Behaviour::new(config, local)).transpose();
+        started.map(Toggle::from).map_err(|error| setup("mDNS")(error.to_string()))
+    };
     let ping = ping::Config::new()
         .with_interval(Duration::from_millis(options.ping_interval_ms))
         .with_timeout(Duration::from_millis(options.ping_timeout_ms));
     let behaviour = Behaviour {
         doorman: Doorman::new(options.pending_per_address_max),
         limits: connection_limits::Behaviour::new(limits),
-        mdns: mdns.into(),
+        mdns: mdns(false)?,
+        mdns_v6: mdns(true)?,
         ping: ping::Behaviour::new(ping),
         streams: Streams::new(local, shared.acceptors.clone()),
         gossip: gossip::behaviour(key.pair()).map_err(setup("gossipsub"))?,
