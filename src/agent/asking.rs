@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use super::control::{self, Request, Response};
 use super::shared::Shared;
-use super::{Event, propose};
+use super::{Event, packages, propose};
 use crate::api::{AdviceView, ApiResult, ErrorCode, Identity, MemberState, RankedAdvice};
 use crate::clock::{now_ms, unix_now};
 use crate::engine::ballot::{AdviceMsg, Ballot, BallotStep, IdentifyMsg, Outcome, Ranked};
@@ -356,8 +356,8 @@ impl Asking {
             tracing::info!(role, state, "packages of the role");
             self.write(shared, &identity);
         }
-        let failed = state.starts_with("failed");
-        shared.notice("packages", failed.then(|| format!("Packages of role {role}: {state}")));
+        let trouble = packages::is_trouble(&state);
+        shared.notice("packages", trouble.then(|| format!("Packages of role {role}: {state}")));
         Ok(())
     }
 }
@@ -402,15 +402,15 @@ fn views(shared: &Shared, ranked: &Ranked) -> Vec<AdviceView> {
     ranked.advice.iter().map(view).collect()
 }
 
-/// Installs the packages of the role in the background, by the configured mode; what failed is tried again, because an archive that
-/// does not answer at a machine's first boot answers later.
+/// Installs the packages of the role and runs its check in the background, by the configured mode; what failed is tried again, because
+/// an archive that does not answer at a machine's first boot answers later.
 fn install_packages(shared: &Arc<Shared>) {
     let Some(identity) = shared.soft(|soft| soft.identity.clone()) else { return };
-    let mode = super::packages::mode(shared.config.packages);
+    let mode = packages::mode(shared.config.packages);
     let done = match mode {
         Mode::Off => true,
         Mode::DryRun => !["pending", "failed"].iter().any(|word| identity.packages_state.starts_with(word)),
-        Mode::On => identity.packages_state == "installed",
+        Mode::On => packages::is_fit(&identity.packages_state),
     };
     if done {
         return;
@@ -420,8 +420,10 @@ fn install_packages(shared: &Arc<Shared>) {
         let distro = shared.inventory().distro;
         let mut pause = PACKAGES_PAUSE;
         loop {
-            let state = super::packages::install(&shared, &distro, &identity.packages).await;
-            let again = mode == Mode::On && state.starts_with("failed");
+            let roles = shared.definitions(|definitions| definitions.roles());
+            let check = roles.get(&identity.role).map(|role| role.health_check.clone()).unwrap_or_default();
+            let state = packages::install(&shared, &distro, &identity.packages, &check).await;
+            let again = mode == Mode::On && packages::is_trouble(&state);
             let _ = shared.events.send(Event::Packages { role: identity.role.clone(), state }).await;
             if !again {
                 return;

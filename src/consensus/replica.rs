@@ -324,12 +324,12 @@ impl Replica {
         let path = file.to_owned();
         let load = move || {
             let (meta, rows) = hive_db::read_snapshot(&path)?;
-            let state = load_state(&path, &meta, rows.clone())?;
+            let state = load_state(&path, &meta, rows)?;
             let membership = codec::membership_from_bytes(&meta.membership)
                 .map_err(|error| StoreError::Damaged { path, what: error.to_string() })?;
-            Ok::<_, StoreError>((Position { meta, membership }, rows, state))
+            Ok::<_, StoreError>((Position { meta, membership }, state))
         };
-        let (position, rows, state) = tokio::task::spawn_blocking(load).await.map_err(|_| StoreError::Closed)??;
+        let (position, state) = tokio::task::spawn_blocking(load).await.map_err(|_| StoreError::Closed)??;
         let _one_at_a_time = self.inner.applying.lock().await;
         let own = self.meta();
         if position.meta.hive != own.hive {
@@ -339,7 +339,7 @@ impl Replica {
         if position.meta.applied <= own.applied {
             return Ok(());
         }
-        self.db().install(file, &position.meta, rows).await?;
+        self.db().install(file, &position.meta).await?;
         *self.inner.state.write().unwrap_or_else(PoisonError::into_inner) = state;
         tracing::info!(applied = ?position.meta.applied, "a snapshot was installed");
         self.publish(position);

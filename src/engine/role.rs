@@ -144,7 +144,7 @@ pub struct RoleDef {
     pub config: Map<String, Value>,
     /// What a machine must have to be advised this role, see [`has_capability`].
     pub requires: BTreeSet<String>,
-    /// Services that are expected to run on a node of this role.
+    /// Services that are expected to run on a node of this role. Nothing acts on them yet: they are what healing will restart.
     pub services: Vec<String>,
     /// Program and arguments that succeed on a node that is fit for the role; empty: none.
     pub health_check: Vec<String>,

@@ -143,7 +143,8 @@ impl LogStore {
         attempts
     }
 
-    /// Drops logs that are too old or too many, never one that grows. Answers how many. Blocks; call it every hour or so.
+    /// Drops logs that are too old or too many, never one that grows. Answers how many. A log that cannot be looked at or dropped is left
+    /// for the next time and keeps no other from going. Blocks; call it every hour or so.
     pub fn retain(&self) -> io::Result<usize> {
         let options = &self.inner.options;
         let now_ms = clock::unix_now().0;
@@ -152,16 +153,9 @@ impl LogStore {
             let Some(id) = job.file_name().to_str().and_then(|name| name.parse::<JobId>().ok()) else {
                 continue;
             };
-            for entry in fs::read_dir(job.path())?.flatten() {
-                let attempt = entry.file_name().to_str().and_then(|name| name.split('.').next()?.parse::<u32>().ok());
-                let Some(attempt) = attempt else { continue };
-                if self.inner.growing.lock().unwrap_or_else(PoisonError::into_inner).contains_key(&(id, attempt)) {
-                    continue;
-                }
-                let metadata = entry.metadata()?;
-                let modified = metadata.modified()?.duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
-                let modified_ms = u64::try_from(modified.as_millis()).unwrap_or(u64::MAX);
-                logs.push((modified_ms, metadata.len(), entry.path()));
+            match self.ended_of(id, &job.path()) {
+                Ok(ended) => logs.extend(ended),
+                Err(error) => tracing::warn!(directory = %job.path().display(), %error, "logs cannot be listed"),
             }
         }
         logs.sort_unstable();
@@ -172,7 +166,10 @@ impl LogStore {
             if !old && total <= options.total_max_bytes {
                 continue;
             }
-            fs::remove_file(&path)?;
+            if let Err(error) = fs::remove_file(&path) {
+                tracing::warn!(file = %path.display(), %error, "an old log cannot be dropped");
+                continue;
+            }
             total -= bytes;
             removed += 1;
             if let Some(directory) = path.parent() {
@@ -181,6 +178,25 @@ impl LogStore {
             }
         }
         Ok(removed)
+    }
+
+    /// The logs of a job that no longer grow: when they last changed, how long they are, where they are.
+    fn ended_of(&self, job: JobId, directory: &Path) -> io::Result<Vec<(u64, u64, PathBuf)>> {
+        let mut logs = Vec::new();
+        for entry in fs::read_dir(directory)?.flatten() {
+            let attempt = entry.file_name().to_str().and_then(|name| name.split('.').next()?.parse::<u32>().ok());
+            let Some(attempt) = attempt else { continue };
+            if self.inner.growing.lock().unwrap_or_else(PoisonError::into_inner).contains_key(&(job, attempt)) {
+                continue;
+            }
+            // One that is gone since it was listed has ended and was compressed, and is there under its other name.
+            let Ok(metadata) = entry.metadata() else { continue };
+            let Ok(modified) = metadata.modified() else { continue };
+            let modified = modified.duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+            let modified_ms = u64::try_from(modified.as_millis()).unwrap_or(u64::MAX);
+            logs.push((modified_ms, metadata.len(), entry.path()));
+        }
+        Ok(logs)
     }
 }
 

@@ -21,6 +21,8 @@ const QUEUE_MAX: usize = 1_024;
 const GROUP_MAX: usize = 256;
 /// Commit durations that are kept for the percentile.
 const TIMINGS_MAX: usize = 512;
+/// How long a statement waits for another connection to the same file.
+pub const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 /// Commits older than this no longer count.
 const TIMINGS_WINDOW_MS: u64 = 60_000;
 
@@ -90,7 +92,7 @@ pub fn connect(path: &Path, durability: Durability, migrations: Migrations) -> R
     // SQLite gives its side files the mode of the database. One that cannot be made here is reported by opening it.
     std::fs::OpenOptions::new().create_new(true).write(true).mode(0o600).open(path).ok();
     let mut connection = Connection::open(path).map_err(fail)?;
-    connection.busy_timeout(Duration::from_secs(5)).map_err(fail)?;
+    connection.busy_timeout(BUSY_TIMEOUT).map_err(fail)?;
     connection.pragma_update(None, "journal_mode", "WAL").map_err(fail)?;
     let synchronous = match durability {
         Durability::Full => "FULL",

@@ -2,18 +2,21 @@
 //!
 //! Commits survive the end of the process; a power cut may take back the last ones, and the log then repeats them. So the log
 //! is purged only after [`HiveDb::barrier`]. A snapshot is an online backup of this file; installing one reads its rows through
-//! a connection of its own and never runs its schema.
+//! a connection of its own and never runs its schema. Values of the history table are never held in memory: there may be 100,000
+//! of them, and nobody needs them to go on.
 
+use std::fs::File;
 use std::path::Path;
+use std::time::Duration;
 
 use rusqlite::{Connection, OpenFlags, OptionalExtension as _, params};
 use serde::{Deserialize, Serialize};
 
-use super::database::{Database, Done, Durability, Migrations};
+use super::database::{BUSY_TIMEOUT, Database, Done, Durability, Migrations};
 use super::raft_db::LogPoint;
-use super::{FatalHook, StoreError};
+use super::{FatalHook, StoreError, sync_directory};
 use crate::engine::id::{Epoch, HiveId};
-use crate::engine::state::{Change, Row};
+use crate::engine::state::{Change, Row, table};
 use crate::transport::{decode, encode};
 
 /// Name of the file in the state directory.
@@ -40,13 +43,14 @@ pub struct HiveMeta {
     pub chain: [u8; 32],
 }
 
-/// All rows.
+/// All rows. Those of the history table have no value: only their keys are needed.
 pub type Rows = Vec<(Row, Vec<u8>)>;
 
 /// The open database.
 #[derive(Clone, Debug)]
 pub struct HiveDb {
     db: Database,
+    fatal: FatalHook,
 }
 
 fn damaged(path: &Path, what: impl ToString) -> StoreError {
@@ -63,8 +67,10 @@ fn read_meta(path: &Path, connection: &Connection) -> Result<HiveMeta, StoreErro
 
 fn read_rows(path: &Path, connection: &Connection) -> Result<Rows, StoreError> {
     let read = || -> rusqlite::Result<Rows> {
-        let mut statement = connection.prepare("SELECT tbl, key, value FROM kv ORDER BY tbl, key")?;
-        let rows = statement.query_map([], |row| Ok((Row { table: row.get(0)?, key: row.get(1)? }, row.get(2)?)))?;
+        let mut statement = connection
+            .prepare("SELECT tbl, key, CASE tbl WHEN ?1 THEN x'' ELSE value END FROM kv ORDER BY tbl, key")?;
+        let rows = statement
+            .query_map([table::HISTORY], |row| Ok((Row { table: row.get(0)?, key: row.get(1)? }, row.get(2)?)))?;
         rows.collect()
     };
     read().map_err(StoreError::sqlite(path))
@@ -120,7 +126,7 @@ fn open_snapshot(path: &Path) -> Result<Connection, StoreError> {
     Ok(connection)
 }
 
-/// Everything in a snapshot file.
+/// What a snapshot file stands for, and its rows.
 pub fn read_snapshot(path: &Path) -> Result<(HiveMeta, Rows), StoreError> {
     let connection = open_snapshot(path)?;
     Ok((read_meta(path, &connection)?, read_rows(path, &connection)?))
@@ -131,11 +137,11 @@ impl HiveDb {
     pub fn open(directory: &Path, fatal: FatalHook) -> Result<(Self, HiveMeta, Rows), StoreError> {
         let path = directory.join(FILE);
         let (db, (meta, rows)) =
-            Database::open(&path, Durability::Normal, MIGRATIONS, "hive-state-db", fatal, |connection| {
-                checkpoint(connection).map_err(StoreError::sqlite(&path))?;
+            Database::open(&path, Durability::Normal, MIGRATIONS, "hive-state-db", fatal.clone(), |connection| {
+                make_durable(&path, connection)?;
                 Ok((read_meta(&path, connection)?, read_rows(&path, connection)?))
             })?;
-        Ok((Self { db }, meta, rows))
+        Ok((Self { db, fatal }, meta, rows))
     }
 
     /// The database underneath.
@@ -161,7 +167,8 @@ impl HiveDb {
 
     /// Makes everything queued before durable.
     pub async fn barrier(&self) -> Result<(), StoreError> {
-        self.db.exclusive(|connection| checkpoint(connection)).await?.map_err(StoreError::sqlite(self.db.path()))
+        let path = self.db.path().to_owned();
+        self.db.exclusive(move |connection| make_durable(&path, connection)).await?
     }
 
     /// Writes a copy of the database as it is after everything queued before, and says what it stands for.
@@ -185,23 +192,36 @@ impl HiveDb {
             .await?
     }
 
-    /// Replaces all rows by those of a snapshot file, in one transaction, durable when this returns.
-    pub async fn install(&self, snapshot: &Path, meta: &HiveMeta, rows: Rows) -> Result<(), StoreError> {
+    /// Replaces all rows by those of a snapshot file, in one transaction, durable when this returns. The rows go from file to file.
+    pub async fn install(&self, snapshot: &Path, meta: &HiveMeta) -> Result<(), StoreError> {
         let bytes = encode(meta).map_err(|error| damaged(snapshot, error))?;
         let point = meta.applied.map(|at| (at, meta.chain));
-        self.db
-            .write(move |connection| {
-                connection.execute_batch("DELETE FROM kv; DELETE FROM points;")?;
-                let mut insert = connection.prepare_cached("INSERT INTO kv VALUES (?1, ?2, ?3)")?;
-                for (row, value) in &rows {
-                    insert.execute(params![row.table, row.key, value])?;
-                }
+        let (from, own) = (snapshot.to_owned(), self.db.path().to_owned());
+        let installed = self.db.exclusive(move |connection| {
+            let source = open_snapshot(&from)?;
+            let transaction = connection.transaction().map_err(StoreError::sqlite(&own))?;
+            transaction.execute_batch("DELETE FROM kv; DELETE FROM points;").map_err(StoreError::sqlite(&own))?;
+            copy_rows((&from, &source), (&own, &transaction))?;
+            let finish = || {
                 if let Some((at, chain)) = &point {
-                    write_point(connection, *at, chain)?;
+                    write_point(&transaction, *at, chain)?;
                 }
-                write_meta(connection, &bytes)
-            })
-            .await?;
+                write_meta(&transaction, &bytes)
+            };
+            finish().map_err(StoreError::sqlite(&own))?;
+            transaction.commit().map_err(StoreError::sqlite(&own))
+        });
+        let installed = installed.await?;
+        if let Err(error @ StoreError::Sqlite { path, .. }) = &installed
+            && path == self.db.path()
+        {
+            // Not the file that somebody sent, but our own device: as with any other write, nothing is retried.
+            self.fatal.call(&format!(
+                "{error}: {}",
+                std::error::Error::source(error).map_or_else(String::new, ToString::to_string)
+            ));
+        }
+        installed?;
         self.barrier().await
     }
 
@@ -222,8 +242,40 @@ impl HiveDb {
     }
 }
 
-fn checkpoint(connection: &Connection) -> rusqlite::Result<()> {
-    connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()))
+/// Copies all rows, one at a time.
+fn copy_rows(from: (&Path, &Connection), to: (&Path, &Connection)) -> Result<(), StoreError> {
+    let mut select = from.1.prepare("SELECT tbl, key, value FROM kv").map_err(StoreError::sqlite(from.0))?;
+    let mut insert = to.1.prepare("INSERT INTO kv VALUES (?1, ?2, ?3)").map_err(StoreError::sqlite(to.0))?;
+    let mut rows = select.query([]).map_err(StoreError::sqlite(from.0))?;
+    while let Some(row) = rows.next().map_err(StoreError::sqlite(from.0))? {
+        let read = || Ok((row.get::<_, u8>(0)?, row.get::<_, Vec<u8>>(1)?, row.get::<_, Vec<u8>>(2)?));
+        let values = read().map_err(StoreError::sqlite(from.0))?;
+        insert.execute(values).map_err(StoreError::sqlite(to.0))?;
+    }
+    Ok(())
+}
+
+/// Makes all commits survive a power cut.
+fn make_durable(path: &Path, connection: &Connection) -> Result<(), StoreError> {
+    if checkpoint(connection).map_err(StoreError::sqlite(path))? {
+        return Ok(());
+    }
+    // Somebody reads the database (a backup, an operator's shell), so not all of its log could be moved into it. Then the log is what
+    // has to be on disk: its frames are replayed after a power cut.
+    let mut log = path.as_os_str().to_owned();
+    log.push("-wal");
+    let log = Path::new(&log);
+    File::open(log).and_then(|file| file.sync_all()).map_err(|error| StoreError::io("sync", log, error))?;
+    path.parent().map_or(Ok(()), sync_directory)
+}
+
+/// Moves the write-ahead log into the database, as far as readers allow. Whether it was all of it. Does not wait for readers: the
+/// writer has other work.
+fn checkpoint(connection: &Connection) -> rusqlite::Result<bool> {
+    connection.busy_timeout(Duration::ZERO)?;
+    let busy = connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |row| row.get::<_, i64>(0));
+    connection.busy_timeout(BUSY_TIMEOUT)?;
+    Ok(busy? == 0)
 }
 
 #[cfg(test)]
@@ -260,11 +312,61 @@ mod tests {
         let other = tempfile::tempdir().expect("temporary directory");
         let (target, ..) = HiveDb::open(other.path(), FatalHook::exit()).expect("opens");
         target.apply(vec![change(5, Some(5))], &meta(1)).await.expect("queued");
-        let (snapshot_meta, snapshot_rows) = read_snapshot(&file).expect("reads");
-        target.install(&file, &snapshot_meta, snapshot_rows).await.expect("installs");
+        let (snapshot_meta, _) = read_snapshot(&file).expect("reads");
+        target.install(&file, &snapshot_meta).await.expect("installs");
         target.database().close().await;
         let (_, loaded, rows) = HiveDb::open(other.path(), FatalHook::exit()).expect("opens");
         assert_eq!(loaded, meta(2));
         assert_eq!(rows, vec![(Row { table: 3, key: vec![2] }, vec![9])]);
+    }
+
+    #[tokio::test]
+    async fn history_travels_but_is_not_held_in_memory() {
+        let directory = tempfile::tempdir().expect("temporary directory");
+        let (db, ..) = HiveDb::open(directory.path(), FatalHook::exit()).expect("opens");
+        let history = Row { table: table::HISTORY, key: vec![1] };
+        let past = Change { row: history.clone(), value: Some(vec![7; 1_000]) };
+        db.apply(vec![change(1, Some(1)), past], &meta(1)).await.expect("queued");
+        let file = directory.path().join("copy");
+        db.backup(&file).await.expect("copies");
+        let other = tempfile::tempdir().expect("temporary directory");
+        let (target, ..) = HiveDb::open(other.path(), FatalHook::exit()).expect("opens");
+        target.install(&file, &meta(1)).await.expect("installs");
+        target.database().close().await;
+        let (target, _, rows) = HiveDb::open(other.path(), FatalHook::exit()).expect("opens");
+        assert_eq!(rows, vec![(Row { table: 3, key: vec![1] }, vec![1]), (history, Vec::new())]);
+        let stored = "SELECT length(value) FROM kv WHERE tbl = 9";
+        let stored = target.database().write(|db| db.query_row(stored, [], |row| row.get::<_, i64>(0))).await;
+        assert_eq!(stored.expect("reads"), 1_000);
+    }
+
+    #[tokio::test]
+    async fn a_snapshot_that_cannot_be_read_changes_nothing() {
+        let directory = tempfile::tempdir().expect("temporary directory");
+        let (db, ..) = HiveDb::open(directory.path(), FatalHook::exit()).expect("opens");
+        db.apply(vec![change(1, Some(1))], &meta(1)).await.expect("queued");
+        let junk = directory.path().join("junk");
+        std::fs::write(&junk, [9; 4_096]).expect("writes");
+        assert!(db.install(&junk, &meta(2)).await.is_err());
+        db.database().close().await;
+        let (_, loaded, rows) = HiveDb::open(directory.path(), FatalHook::exit()).expect("opens");
+        assert_eq!((loaded, rows.len()), (meta(1), 1));
+    }
+
+    #[tokio::test]
+    async fn a_reader_does_not_pass_for_a_finished_checkpoint() {
+        let directory = tempfile::tempdir().expect("temporary directory");
+        let (db, ..) = HiveDb::open(directory.path(), FatalHook::exit()).expect("opens");
+        let done = || db.database().exclusive(|connection| checkpoint(connection));
+        db.apply(vec![change(1, Some(1))], &meta(1)).await.expect("queued");
+        assert!(done().await.expect("runs").expect("checkpoints"));
+        db.apply(vec![change(1, Some(2))], &meta(2)).await.expect("queued");
+        let reader = Connection::open(directory.path().join(FILE)).expect("opens");
+        reader.execute_batch("BEGIN; SELECT * FROM kv;").expect("reads");
+        db.apply(vec![change(1, Some(3))], &meta(3)).await.expect("queued");
+        assert!(!done().await.expect("runs").expect("checkpoints"));
+        db.barrier().await.expect("durable all the same");
+        drop(reader);
+        assert!(done().await.expect("runs").expect("checkpoints"));
     }
 }

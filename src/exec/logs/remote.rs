@@ -24,6 +24,8 @@ const FOLLOWERS_MAX: usize = 64;
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
 /// While nothing is printed, a sign of life goes out so often; a reader that hears nothing for three times that gives up.
 const ALIVE_INTERVAL: Duration = Duration::from_secs(10);
+/// A reader that takes nothing for this long is gone, or holds a place that others wait for.
+const WRITE_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// What a peer asks.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -56,7 +58,7 @@ pub fn serve<T: Transport>(transport: &T, store: LogStore) -> io::Result<tokio::
         while let Some(stream) = incoming.recv().await {
             let (store, slots, peer) = (store.clone(), slots.clone(), stream.peer);
             tasks::spawn("buildlog-stream", async move {
-                if let Err(error) = answer(stream.stream, &store, &slots).await {
+                if let Err(error) = answer(stream.stream, &store, &slots, WRITE_TIMEOUT).await {
                     tracing::debug!(%peer, %error, "log stream ended");
                 }
             });
@@ -64,16 +66,16 @@ pub fn serve<T: Transport>(transport: &T, store: LogStore) -> io::Result<tokio::
     }))
 }
 
-async fn answer(mut stream: ByteStream, store: &LogStore, slots: &Semaphore) -> io::Result<()> {
+async fn answer(mut stream: ByteStream, store: &LogStore, slots: &Semaphore, patience: Duration) -> io::Result<()> {
     let request = transport::read_frame::<Request>(&mut stream, CONTROL_FRAME_MAX);
     let request = tokio::time::timeout(REQUEST_TIMEOUT, request)
         .await
         .map_err(|_| io::Error::new(io::ErrorKind::TimedOut, "no request"))??;
     let Ok(_slot) = slots.try_acquire() else {
-        return last(&mut stream, &Frame::Busy).await;
+        return last(&mut stream, &Frame::Busy, patience).await;
     };
     let Some(mut reader) = store.reader(request.job, request.attempt, request.offset)? else {
-        return last(&mut stream, &Frame::NotFound).await;
+        return last(&mut stream, &Frame::NotFound, patience).await;
     };
     loop {
         let next = async {
@@ -89,21 +91,24 @@ async fn answer(mut stream: ByteStream, store: &LogStore, slots: &Semaphore) -> 
             tokio::select! {
                 result = &mut next => break result?,
                 () = tokio::time::sleep(ALIVE_INTERVAL) => {
-                    transport::write_frame(&mut stream, &Frame::Alive, CONTROL_FRAME_MAX).await?;
+                    send(&mut stream, &Frame::Alive, patience).await?;
                 }
             }
         };
         match bytes {
-            Some(bytes) => {
-                transport::write_frame(&mut stream, &Frame::Chunk(bytes.to_vec()), CONTROL_FRAME_MAX).await?
-            }
-            None => return last(&mut stream, &Frame::End).await,
+            Some(bytes) => send(&mut stream, &Frame::Chunk(bytes.to_vec()), patience).await?,
+            None => return last(&mut stream, &Frame::End, patience).await,
         }
     }
 }
 
-async fn last(stream: &mut ByteStream, frame: &Frame) -> io::Result<()> {
-    transport::write_frame(stream, frame, CONTROL_FRAME_MAX).await?;
+async fn send(stream: &mut ByteStream, frame: &Frame, patience: Duration) -> io::Result<()> {
+    let sent = tokio::time::timeout(patience, transport::write_frame(stream, frame, CONTROL_FRAME_MAX));
+    sent.await.map_err(|_| io::Error::new(io::ErrorKind::TimedOut, "the reader takes nothing"))?
+}
+
+async fn last(stream: &mut ByteStream, frame: &Frame, patience: Duration) -> io::Result<()> {
+    send(stream, frame, patience).await?;
     stream.shutdown().await
 }
 
@@ -182,5 +187,20 @@ mod tests {
         let absent = Request { attempt: 4, ..request };
         let mut absent = RemoteLog::open(&near, &far, &absent).await.expect("opens");
         assert_eq!(absent.next().await.expect_err("absent").kind(), io::ErrorKind::NotFound);
+    }
+
+    #[tokio::test]
+    async fn a_reader_that_stops_reading_loses_its_place() {
+        let (_directory, store) = store(1 << 20);
+        let job = JobId(uuid::Uuid::from_u128(7));
+        let mut writer = store.create(job, 1, 1 << 20).expect("creates");
+        writer.write(&[b'x'; 100_000]).expect("writes");
+        let (mut near, far) = tokio::io::duplex(1_024);
+        let request = Request { job, attempt: 1, offset: 0, follow: true };
+        transport::write_frame(&mut near, &request, CONTROL_FRAME_MAX).await.expect("asks");
+        let slots = Semaphore::new(1);
+        let error = answer(Box::pin(far), &store, &slots, Duration::from_millis(100)).await.expect_err("gives up");
+        assert_eq!(error.kind(), io::ErrorKind::TimedOut);
+        assert_eq!(slots.available_permits(), 1);
     }
 }
