@@ -145,8 +145,6 @@ pub enum Event {
     },
     /// The machine was looked at more closely.
     Inventory(Box<Inventory>),
-    /// `join` names were resolved.
-    JoinTargets(Vec<std::net::SocketAddr>),
     /// The agent is to end.
     Stop,
 }
@@ -293,10 +291,6 @@ impl Agent {
             Event::Reported { token, settled } => self.drone.on_reported(&shared, token, settled).await,
             Event::Inventory(inventory) => {
                 *shared.inventory.write().unwrap_or_else(std::sync::PoisonError::into_inner) = *inventory;
-                Ok(())
-            }
-            Event::JoinTargets(targets) => {
-                shared.update(|soft| soft.join_targets = targets);
                 Ok(())
             }
             Event::Stop => Ok(()),

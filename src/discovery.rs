@@ -33,7 +33,6 @@ pub use self::handle::{AdviceRefused, Discovery, DiscoveryHandle};
 pub use self::run::listen;
 pub use self::swim::MemberContact;
 pub use self::tap::{TapRecord, decode_for_display};
-pub use self::targets::parse_target;
 pub use self::wire::{Cast, Hello, HiveEpoch, Welcome};
 use crate::engine::id::PeerId;
 use crate::ports::Holder;
@@ -58,8 +57,8 @@ pub struct Options {
     pub multicast_group: Option<Ipv4Addr>,
     /// Which interfaces to use.
     pub interfaces: interfaces::Filter,
-    /// `join`: `HOST` or `HOST:PORT`, called by unicast.
-    pub join: Vec<String>,
+    /// `join`: hosts, by name or address, and their ports; called by unicast.
+    pub join: Vec<(String, u16)>,
     /// Wire v1.
     pub legacy: LegacyMode,
     /// Where v1 nodes listen for answers.

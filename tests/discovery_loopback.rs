@@ -42,7 +42,7 @@ fn loopback(port: u16) -> SocketAddr {
     SocketAddr::from((Ipv4Addr::LOCALHOST, port))
 }
 
-fn options(number: u8, join: Vec<String>) -> Options {
+fn options(number: u8, join: Vec<(String, u16)>) -> Options {
     Options {
         peer_id: peer(number),
         port: 0,
@@ -127,7 +127,7 @@ fn downs(node: &mut Node) -> Vec<DiscoveryEvent> {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_seeker_finds_a_member_by_name_alone() {
     let mut member = start(options(1, Vec::new()), BeaconState::Member);
-    let mut seeker = start(options(2, vec![format!("localhost:{}", member.handle.port())]), BeaconState::Seeking);
+    let mut seeker = start(options(2, vec![("localhost".to_owned(), member.handle.port())]), BeaconState::Seeking);
     let heard = wait_for(&mut member.events, DEADLINE, "the seeker's HELLO", |event| match event {
         DiscoveryEvent::HelloSeen { heard, hello } if hello.state == BeaconState::Seeking => Some(heard),
         _ => None,
@@ -147,7 +147,7 @@ async fn a_seeker_finds_a_member_by_name_alone() {
 #[tokio::test(flavor = "multi_thread")]
 async fn two_seekers_find_each_other_when_only_one_knows_the_other() {
     let mut first = start(options(1, Vec::new()), BeaconState::Seeking);
-    let target = format!("127.0.0.1:{}", first.handle.port());
+    let target = ("127.0.0.1".to_owned(), first.handle.port());
     let mut second = start(options(2, vec![target]), BeaconState::Seeking);
     for (node, other) in [(&mut first, second.peer.clone()), (&mut second, peer(1))] {
         wait_for(&mut node.events, DEADLINE, "the other's HELLO", |event| match event {
@@ -161,7 +161,7 @@ async fn two_seekers_find_each_other_when_only_one_knows_the_other() {
 #[tokio::test(flavor = "multi_thread")]
 async fn ipv6_works_by_unicast() {
     let member = start(options(1, Vec::new()), BeaconState::Member);
-    let mut seeker = start(options(2, vec![format!("[::1]:{}", member.handle.port())]), BeaconState::Seeking);
+    let mut seeker = start(options(2, vec![("::1".to_owned(), member.handle.port())]), BeaconState::Seeking);
     let from = wait_for(&mut seeker.events, DEADLINE, "a WELCOME over IPv6", |event| match event {
         DiscoveryEvent::WelcomeSeen { heard, .. } => Some(heard.from),
         _ => None,
@@ -267,7 +267,7 @@ async fn a_flood_of_junk_does_not_stop_honest_traffic() {
         }
         sent
     });
-    let join = vec![format!("127.0.0.1:{}", target.port())];
+    let join = vec![("127.0.0.1".to_owned(), target.port())];
     let mut seeker = start(options(9, join), BeaconState::Seeking);
     wait_for(&mut seeker.events, DEADLINE, "a WELCOME in the flood", |event| match event {
         DiscoveryEvent::WelcomeSeen { .. } => Some(()),
@@ -291,7 +291,7 @@ async fn a_flood_of_junk_does_not_stop_honest_traffic() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_wrong_secret_is_seen_on_both_sides() {
     let mut first = start(options(1, Vec::new()), BeaconState::Member);
-    let mut wrong = options(2, vec![format!("127.0.0.1:{}", first.handle.port())]);
+    let mut wrong = options(2, vec![("127.0.0.1".to_owned(), first.handle.port())]);
     wrong.incarnation = 1;
     let content = BeaconContent { name: "wrong".to_owned(), ..BeaconContent::default() };
     let (handle, _events) = Discovery::start(wrong, Some(Keyring::new(&Secret::generate())), content).expect("starts");

@@ -9,7 +9,7 @@ use crate::discovery::v1;
 use crate::engine::ballot::{AdviceMsg, IdentifyMsg};
 use crate::engine::id::PeerId;
 use crate::engine::member::Inventory;
-use crate::engine::policy::{Advice, QueueCounts, Snapshot, evaluate};
+use crate::engine::policy::{Advice, Snapshot, evaluate};
 use crate::engine::role::census;
 
 /// Answers IDENTIFY. Refuses, with a sentence, when this node is not a member itself.
@@ -40,18 +40,7 @@ pub(super) fn advise_about(shared: &Shared, about: Option<&PeerId>, node: Invent
 fn snapshot_for(shared: &Shared, asking: Option<&PeerId>, node: Inventory) -> Snapshot {
     let (census, others, queue) = shared.read(|state| {
         let others = state.members().filter(|member| !member.left && Some(&member.info.peer_id) != asking).count();
-        let counts = state.counts();
-        let queue = QueueCounts {
-            needed: counts.needed,
-            delegated: counts.delegated,
-            building: counts.building,
-            received: counts.received,
-            blocked: counts.blocked,
-            failed: counts.failed,
-            cancelled: counts.cancelled,
-            quarantined: counts.quarantined,
-        };
-        (census(state.members(), asking), others, queue)
+        (census(state.members(), asking), others, state.counts())
     });
     let census: BTreeMap<String, u32> = census;
     let members = u32::try_from(others).unwrap_or(u32::MAX).saturating_add(1);

@@ -212,8 +212,8 @@ impl Joining {
             return;
         }
         self.last_dial_ms = now_ms;
-        let known: Vec<SocketAddr> =
-            shared.soft(|soft| soft.join_targets.iter().chain(&soft.registered).copied().collect());
+        let mut known = shared.discovery.snapshot().join.clone();
+        known.extend(shared.soft(|soft| soft.registered.clone()));
         for address in known {
             shared.mesh.dial_address(address).await;
         }

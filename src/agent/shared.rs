@@ -151,8 +151,6 @@ pub(crate) struct Soft {
     pub refused_by: Option<(String, u64)>,
     /// Things the operator should know, by source.
     pub notices: BTreeMap<&'static str, String>,
-    /// Addresses of the `join` setting, resolved.
-    pub join_targets: Vec<SocketAddr>,
     /// When the state last moved, and the index it reached.
     pub applied: (u64, u64),
     /// Nodes that registered over HTTP from other subnets, newest last.

@@ -22,7 +22,7 @@ use super::shared::{Me, Shared, Soft};
 use super::{Agent, EVENTS_MAX, Event, Inputs, blobs, control, peers, serving};
 use crate::blobs::{BlobStore, exchange, unpack};
 use crate::clock::now_ms;
-use crate::config::{Config, JoinTarget, LegacyMode as ConfiguredLegacy, Loaded};
+use crate::config::{Config, LegacyMode as ConfiguredLegacy, Loaded};
 use crate::consensus::{Consensus, Identity as ConsensusIdentity, Options as ConsensusOptions};
 use crate::discovery::{BeaconContent, Discovery, Heard, LegacyMode, Options as DiscoveryOptions, interfaces};
 use crate::engine::id::Sha256Hash;
@@ -44,7 +44,7 @@ use crate::web;
 const BUILDS_MAX: usize = 256;
 /// Interval of telling the service manager that the loop lives, milliseconds; a third of the unit's 30 s.
 const WATCHDOG_MS: u64 = 10_000;
-/// Interval of resolving `join` names.
+/// One round of housekeeping.
 const HOUSEKEEPING: Duration = Duration::from_secs(30);
 /// Interval of looking at the machine's tools and of dropping old logs and blobs, in rounds of housekeeping.
 const LOOK_EVERY: u32 = 120;
@@ -343,17 +343,13 @@ async fn wait_for_signals(shared: Arc<Shared>) {
     let _ = shared.events.send(Event::Stop).await;
 }
 
-/// Slow looks at the outside: names, the machine, old logs and blobs.
+/// Slow looks: at the machine, at old logs and blobs. Ends with the runtime.
 async fn keep_house(shared: Arc<Shared>) {
     let options = inventory_options(&shared.config);
     // Asking every tool for its version takes seconds of processor time, and a rack that boots together has none to spare.
     let first_look = u32::from(rand::random::<u8>()) % LOOK_SPREAD;
     let mut suspects = std::collections::BTreeSet::new();
     for round in 0u32.. {
-        let targets = resolve(&shared.config.join).await;
-        if shared.events.send(Event::JoinTargets(targets)).await.is_err() {
-            return;
-        }
         if round % LOOK_EVERY == first_look + 1 {
             let mut found = inventory::with_versions(inventory::detect(&options), &options).await;
             found.labels.extend(shared.config.labels.iter().cloned());
@@ -369,17 +365,6 @@ async fn keep_house(shared: Arc<Shared>) {
         }
         tokio::time::sleep(HOUSEKEEPING).await;
     }
-}
-
-async fn resolve(targets: &[JoinTarget]) -> Vec<SocketAddr> {
-    let mut addresses = Vec::new();
-    for target in targets {
-        match tokio::net::lookup_host((target.host.as_str(), target.port)).await {
-            Ok(found) => addresses.extend(found),
-            Err(error) => tracing::warn!(host = target.host, %error, "a join address cannot be resolved"),
-        }
-    }
-    addresses
 }
 
 /// Addresses at which a peer may be dialed: where its datagram came from first.
@@ -434,7 +419,7 @@ fn discovery_options(
         broadcast: !stays_at_home(config),
         multicast_group: Some(config.discovery.multicast_group),
         interfaces: interfaces::Filter { include, exclude: rules(&config.exclude_interfaces)? },
-        join: config.join.iter().map(join_text).collect(),
+        join: config.join.iter().map(|target| (target.host.clone(), target.port)).collect(),
         legacy: match config.discovery.legacy_v1 {
             ConfiguredLegacy::Off => LegacyMode::Off,
             ConfiguredLegacy::Answer => LegacyMode::Answer,
@@ -442,14 +427,6 @@ fn discovery_options(
         },
         ..DiscoveryOptions::default()
     })
-}
-
-fn join_text(target: &JoinTarget) -> String {
-    if target.host.contains(':') {
-        format!("[{}]:{}", target.host, target.port)
-    } else {
-        format!("{}:{}", target.host, target.port)
-    }
 }
 
 fn web_options(config: &Config) -> web::Options {

@@ -2,6 +2,8 @@
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
+use crate::engine::grammar;
+
 /// A host to be asked to let this node in.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct JoinTarget {
@@ -53,11 +55,9 @@ pub fn is_join_target(text: &str) -> bool {
     JoinTarget::parse(text).is_some()
 }
 
-/// Whether a text names a node: 1–63 characters of `[A-Za-z0-9._-]`, beginning with a letter or digit.
+/// Whether a text names a node.
 pub fn is_node_name(text: &str) -> bool {
-    text.len() <= 63
-        && text.starts_with(|first: char| first.is_ascii_alphanumeric())
-        && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-'))
+    grammar::node_name(text).is_ok()
 }
 
 /// Whether a text is an interface name (a trailing `*` matches the rest), or a network as `ADDRESS/PREFIX`.

@@ -82,7 +82,10 @@ const PLAIN: Setting = Setting {
 pub const SETTINGS: &[Setting] = &[
     Setting {
         key: "name",
-        kind: Kind::Text { expected: "1-63 characters of A-Z a-z 0-9 . _ -", check: grammar::is_node_name },
+        kind: Kind::Text {
+            expected: "1-63 characters of A-Z a-z 0-9 . _ -, a letter or digit first",
+            check: grammar::is_node_name,
+        },
         default: Default::Unset("the machine's host name"),
         placeholder: "NAME",
         meaning: "Name of this node, shown everywhere.",

@@ -217,8 +217,8 @@ impl Core {
         self.flush_swim();
     }
 
-    pub(super) fn set_targets(&mut self, join: &[String], cached: &[SocketAddr]) {
-        self.targets.set(join, cached, self.fixed.port);
+    pub(super) fn set_targets(&mut self, join: &[(String, u16)], cached: &[SocketAddr]) {
+        self.targets.set(join, cached);
     }
 
     pub(super) fn has_join(&self) -> bool {
@@ -471,6 +471,7 @@ impl Core {
             refusals: refusals.collect(),
             interfaces: self.interfaces.clone(),
             linked: self.linked,
+            join: self.targets.join(),
             legacy_peers: self.legacy.peers(now_ms).map(|peer| LegacyPeerView::new(peer, now_ms)).collect(),
             broadcast_heard_by: self
                 .hearers

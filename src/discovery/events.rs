@@ -5,10 +5,11 @@ use std::net::{IpAddr, SocketAddr};
 
 use super::core::address_of;
 use super::interfaces::Interface;
-use super::wire::{Hello, HiveEpoch, NAME_MAX, Welcome};
+use super::wire::{Hello, HiveEpoch, Welcome};
 use crate::engine::beacon::BeaconState;
 use crate::engine::beacon::legacy::LegacyPeer;
 use crate::engine::beacon::refusals::Reason;
+use crate::engine::grammar::NODE_NAME_MAX;
 use crate::engine::id::PeerId;
 
 /// What the beacon says. Replaced as a whole whenever something of it changes.
@@ -18,7 +19,7 @@ pub struct BeaconContent {
     pub state: BeaconState,
     /// Its hive; none while it seeks. SWIM runs while `state` is member and this is set; a change starts it afresh.
     pub hive: Option<HiveEpoch>,
-    /// Its name, `[A-Za-z0-9._-]`, at most 63; anything else becomes `-`.
+    /// Its name, `[A-Za-z0-9._-]`, at most 63, a letter or digit first; anything else becomes `-`, or goes when it is in front.
     pub name: String,
     /// Where it is, best first; empty: the addresses of its interfaces.
     pub addresses: Vec<IpAddr>,
@@ -56,9 +57,11 @@ impl Default for BeaconContent {
     }
 }
 
+/// Made to fit [`node_name`](crate::engine::grammar::node_name).
 fn cleaned(name: &str) -> String {
     let allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
-    let name: String = name.chars().take(NAME_MAX).map(|c| if allowed(c) { c } else { '-' }).collect();
+    let name = name.trim_start_matches(|c: char| !c.is_ascii_alphanumeric());
+    let name: String = name.chars().take(NODE_NAME_MAX).map(|c| if allowed(c) { c } else { '-' }).collect();
     if name.is_empty() { "unnamed".to_owned() } else { name }
 }
 
@@ -232,6 +235,8 @@ pub struct Snapshot {
     pub interfaces: BTreeSet<Interface>,
     /// This machine is on a network, as far as it will be.
     pub linked: bool,
+    /// The addresses of `join`, names resolved.
+    pub join: Vec<SocketAddr>,
     /// Peers that speak wire v1.
     pub legacy_peers: Vec<LegacyPeerView>,
     /// Peers that heard our broadcast in the last two minutes.
@@ -244,4 +249,23 @@ pub struct Snapshot {
     pub health_score: u32,
     /// Hints that the agent was too slow for.
     pub events_dropped: u64,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::grammar::node_name;
+
+    #[test]
+    fn whatever_a_machine_is_called_others_take_its_name() {
+        let long = "n".repeat(200);
+        for (name, expected) in
+            [("build-1.lan", "build-1.lan"), ("-x", "x"), ("..", "unnamed"), ("", "unnamed"), ("b\u{fc}ro 1", "b-ro-1")]
+        {
+            assert_eq!(cleaned(name), expected);
+        }
+        for name in ["-x", "", "\u{fc}", &long, "._-a"] {
+            assert_eq!(node_name(&cleaned(name)), Ok(()), "{name}");
+        }
+    }
 }

@@ -39,32 +39,16 @@ pub(super) struct Targets {
     turn: usize,
 }
 
-/// Takes `HOST`, `HOST:PORT`, `1.2.3.4`, `[::1]:50555` or `::1` apart. None when the port is not a number or the host is empty.
-pub fn parse_target(text: &str, default_port: u16) -> Option<(String, u16)> {
-    if let Ok(address) = text.parse::<SocketAddr>() {
-        return Some((address.ip().to_string(), address.port()));
-    }
-    if text.parse::<std::net::IpAddr>().is_ok() {
-        return Some((text.to_owned(), default_port));
-    }
-    let (host, port) = match text.rsplit_once(':') {
-        Some((host, port)) => (host, port.parse().ok()?),
-        None => (text, default_port),
-    };
-    let is_name = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_');
-    (!host.is_empty() && host.len() <= 253 && host.chars().all(is_name)).then(|| (host.to_owned(), port))
-}
-
 impl Targets {
-    /// Replaces what is called. Entries that do not parse are left out; the configuration has refused them before.
-    pub(super) fn set(&mut self, join: &[String], cached: &[SocketAddr], default_port: u16) {
+    /// Replaces what is called.
+    pub(super) fn set(&mut self, join: &[(String, u16)], cached: &[SocketAddr]) {
         self.fixed.clear();
         let mut names = BTreeMap::new();
-        for (host, port) in join.iter().take(JOIN_MAX).filter_map(|text| parse_target(text, default_port)) {
+        for (host, port) in join.iter().take(JOIN_MAX) {
             match host.parse() {
-                Ok(ip) => self.fixed.push(SocketAddr::new(ip, port)),
+                Ok(ip) => self.fixed.push(SocketAddr::new(ip, *port)),
                 Err(_) => {
-                    let key = (host, port);
+                    let key = (host.clone(), *port);
                     let known = self.names.remove(&key).unwrap_or_default();
                     names.insert(key, known);
                 }
@@ -98,8 +82,7 @@ impl Targets {
 
     /// The next few to call, without those that `skip` knows to be there already.
     pub(super) fn next(&mut self, skip: impl Fn(&SocketAddr) -> bool) -> Vec<SocketAddr> {
-        let mut all: Vec<SocketAddr> = self.fixed.clone();
-        all.extend(self.names.values().flat_map(|name| name.addresses.iter().copied()));
+        let mut all = self.join();
         all.extend(&self.cached);
         all.retain(|address| !skip(address));
         let mut seen = std::collections::BTreeSet::new();
@@ -112,6 +95,12 @@ impl Targets {
         all.truncate(CALLED_AT_ONCE);
         self.turn = start + all.len();
         all
+    }
+
+    /// All addresses of those who are configured, as far as their names are resolved.
+    pub(super) fn join(&self) -> Vec<SocketAddr> {
+        let resolved = self.names.values().flat_map(|name| name.addresses.iter().copied());
+        self.fixed.iter().copied().chain(resolved).collect()
     }
 
     /// Whether somebody is configured by name or address.
@@ -135,31 +124,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn targets_are_taken_apart() {
-        for (text, expected) in [
-            ("build1", Some(("build1", 50_555))),
-            ("build1.example:7", Some(("build1.example", 7))),
-            ("10.0.0.1", Some(("10.0.0.1", 50_555))),
-            ("10.0.0.1:7", Some(("10.0.0.1", 7))),
-            ("::1", Some(("::1", 50_555))),
-            ("[::1]:7", Some(("::1", 7))),
-            ("build1:port", None),
-            ("build1:70000", None),
-            ("", None),
-            (":7", None),
-            ("a b", None),
-            ("-x;rm", None),
-        ] {
-            assert_eq!(parse_target(text, 50_555), expected.map(|(host, port)| (host.to_owned(), port)), "{text}");
-        }
-    }
-
-    #[test]
     fn only_who_joins_nobody_else_stays_on_this_machine() {
         let only = |join: &[&str]| {
             let mut targets = Targets::default();
-            let join: Vec<String> = join.iter().map(|&text| text.to_owned()).collect();
-            targets.set(&join, &[], 50_555);
+            let join: Vec<(String, u16)> = join.iter().map(|&host| (host.to_owned(), 50_555)).collect();
+            targets.set(&join, &[]);
             let before = targets.is_loopback_only();
             for lookup in targets.lookups(0) {
                 let ip = if lookup.host == "localhost" { [127, 0, 0, 1] } else { [10, 0, 0, 1] };
@@ -168,7 +137,7 @@ mod tests {
             (before, targets.is_loopback_only())
         };
         assert_eq!(only(&[]), (false, false));
-        assert_eq!(only(&["127.0.0.1", "[::1]:7"]), (true, true));
+        assert_eq!(only(&["127.0.0.1", "::1"]), (true, true));
         assert_eq!(only(&["127.0.0.1", "10.0.0.1"]), (false, false));
         assert_eq!(only(&["localhost"]), (false, true));
         assert_eq!(only(&["localhost", "build1"]), (false, false));
@@ -178,7 +147,7 @@ mod tests {
     fn everybody_has_a_turn() {
         let cached: Vec<SocketAddr> = (1..=100u8).map(|last| SocketAddr::from(([10, 0, 0, last], 1))).collect();
         let mut targets = Targets::default();
-        targets.set(&["10.0.0.1:1".to_owned(), "10.1.0.1".to_owned()], &cached, 50_555);
+        targets.set(&[("10.0.0.1".to_owned(), 1), ("10.1.0.1".to_owned(), 50_555)], &cached);
         let mut called = BTreeSet::new();
         for _ in 0..7 {
             let now = targets.next(|address| address.ip() == cached[5].ip());
@@ -193,7 +162,7 @@ mod tests {
     #[test]
     fn names_are_resolved_again_with_growing_pauses() {
         let mut targets = Targets::default();
-        targets.set(&["build1".to_owned()], &[], 50_555);
+        targets.set(&[("build1".to_owned(), 50_555)], &[]);
         let mut asked = Vec::new();
         for now_ms in (0..200_000).step_by(500) {
             asked.extend(targets.lookups(now_ms).iter().map(|_| now_ms));
@@ -203,12 +172,12 @@ mod tests {
         let lookup = Lookup { host: "build1".to_owned(), port: 50_555 };
         let address = SocketAddr::from(([10, 0, 0, 1], 50_555));
         targets.resolved(lookup.clone(), vec![address], 200_000);
-        assert_eq!(targets.next(|_| false), [address]);
+        assert_eq!((targets.next(|_| false), targets.join()), (vec![address], vec![address]));
         assert!(targets.lookups(259_999).is_empty());
         assert_eq!(targets.lookups(260_000), std::slice::from_ref(&lookup));
         targets.resolved(lookup, Vec::new(), 260_100);
         assert_eq!(targets.next(|_| false), [address], "a failure keeps what was known");
-        targets.set(&[], &[], 50_555);
+        targets.set(&[], &[]);
         assert!(targets.next(|_| false).is_empty());
     }
 }

@@ -40,7 +40,7 @@ const PING_PAD: usize = 128;
 /// Most addresses in one datagram.
 pub const ADDRESSES_MAX: usize = 8;
 /// Longest name of a node or a hive, bytes.
-pub const NAME_MAX: usize = 63;
+pub const NAME_MAX: usize = crate::engine::grammar::NODE_NAME_MAX;
 /// Nesting that typed payloads need, and a little more.
 const NESTING_MAX: usize = 8;
 

@@ -1,4 +1,4 @@
-//! The grammar of everything that may be queued: package names, refs, URLs, labels, patterns, programs.
+//! The grammar of everything that may be queued (package names, refs, URLs, labels, patterns, programs), and of nodes' names.
 //!
 //! Checked by the command line, by the node that is asked, by every replica before it takes a job in, and by the drone before
 //! it hands a value to a program: the same rules, so that nobody refuses what another accepted. What passes here can stand as
@@ -10,6 +10,8 @@ use std::collections::BTreeSet;
 use super::id::JobId;
 use super::job::{Artifact, DebianSource, JobSpec, Limits, Source, Work};
 
+/// Longest name of a node.
+pub const NODE_NAME_MAX: usize = 63;
 /// Most labels of a job.
 pub const LABELS_MAX: usize = 32;
 /// Most artifact patterns of a job.
@@ -148,6 +150,18 @@ pub fn artifact_name(name: &str) -> Result<(), GrammarError> {
         rest: |c| alphanumeric(c) || matches!(c, '+' | '.' | '_' | '~' | '-'),
         length: 1..=255,
         expected: "1 to 255 letters, digits, '+', '.', '_', '~' or '-', a letter or digit first",
+    }
+    .check(name)
+}
+
+/// The name of a node, as it is configured, sent, shown and replicated.
+pub fn node_name(name: &str) -> Result<(), GrammarError> {
+    Rule {
+        field: "node name",
+        first: alphanumeric,
+        rest: |c| alphanumeric(c) || matches!(c, '.' | '_' | '-'),
+        length: 1..=NODE_NAME_MAX,
+        expected: "1 to 63 letters, digits, '.', '_' or '-', a letter or digit first",
     }
     .check(name)
 }
@@ -600,6 +614,16 @@ mod tests {
             ],
         );
         all_refused(pattern, &["[]", "[]]", "[!]", "[z-a]", "[a-c-e]", "[--a]"]);
+    }
+
+    #[test]
+    fn node_names_can_stand_in_a_command_line_and_in_a_path() {
+        for good in ["a", "build-1.lan", "Build_1", "7", &"n".repeat(NODE_NAME_MAX)] {
+            assert_eq!(node_name(good), Ok(()), "{good}");
+        }
+        for bad in ["", "-x", ".x", "_x", "../x", "a b", "a/b", "ü", &"n".repeat(NODE_NAME_MAX + 1)] {
+            assert!(node_name(bad).is_err(), "{bad}");
+        }
     }
 
     #[test]

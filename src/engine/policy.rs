@@ -19,6 +19,7 @@ use toml::Spanned;
 
 use super::member::Inventory;
 use super::role::{DefinitionError, FOUNDER, RoleSet, Source, is_name};
+use super::state::QueueCounts;
 
 mod expr;
 pub mod source;
@@ -43,27 +44,6 @@ pub struct Fact {
     pub value: serde_json::Value,
     /// How long ago, milliseconds.
     pub age_ms: u64,
-}
-
-/// Jobs by state, as policies see them: `queue.needed`, …
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Default, Serialize, Deserialize)]
-pub struct QueueCounts {
-    /// Jobs that wait.
-    pub needed: u64,
-    /// Jobs given to a drone.
-    pub delegated: u64,
-    /// Attempts that run.
-    pub building: u64,
-    /// Jobs done.
-    pub received: u64,
-    /// Jobs blocked.
-    pub blocked: u64,
-    /// Jobs failed.
-    pub failed: u64,
-    /// Jobs cancelled.
-    pub cancelled: u64,
-    /// Jobs quarantined.
-    pub quarantined: u64,
 }
 
 /// Everything a policy may look at when it is asked about one node.

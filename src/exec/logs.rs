@@ -92,7 +92,7 @@ impl LogStore {
         let file = File::options().write(true).create(true).truncate(true).open(&path)?;
         let (growth, receiver) = watch::channel(Growth::default());
         self.inner.growing.lock().unwrap_or_else(PoisonError::into_inner).insert((job, attempt), receiver);
-        Ok(LogWriter { store: self.clone(), key: (job, attempt), file, growth, max_bytes, printed: 0, dropped: 0 })
+        Ok(LogWriter { store: self.clone(), key: (job, attempt), file, growth, max_bytes, dropped: 0 })
     }
 
     /// Reads a log from `offset` on, following it while it grows. None when there is no such log here.
@@ -130,7 +130,8 @@ impl LogStore {
     }
 
     /// Numbers of the attempts of a job that have a log here, rising.
-    pub fn attempts(&self, job: JobId) -> Vec<u32> {
+    #[cfg(test)]
+    fn attempts(&self, job: JobId) -> Vec<u32> {
         let entries = fs::read_dir(self.inner.options.directory.join(job.to_string()));
         let mut attempts: Vec<u32> = entries
             .into_iter()
@@ -207,14 +208,12 @@ pub struct LogWriter {
     file: File,
     growth: watch::Sender<Growth>,
     max_bytes: u64,
-    printed: u64,
     dropped: u64,
 }
 
 impl LogWriter {
     /// Appends output. What is beyond the cap is counted and dropped, with one line that says so.
     pub fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
-        self.printed = self.printed.saturating_add(bytes.len() as u64);
         let kept = self.growth.borrow().bytes;
         let room = usize::try_from(self.max_bytes.saturating_sub(kept)).unwrap_or(usize::MAX).min(bytes.len());
         if room > 0 {
@@ -242,11 +241,6 @@ impl LogWriter {
         self.file.write_all(bytes)?;
         self.growth.send_modify(|growth| growth.bytes += bytes.len() as u64);
         Ok(())
-    }
-
-    /// Bytes that the build printed, kept or not.
-    pub fn printed_bytes(&self) -> u64 {
-        self.printed
     }
 
     /// Ends the log: followers see its end, and a large one is compressed. Blocks for as long as compressing takes.
@@ -420,7 +414,6 @@ mod tests {
         for _ in 0..100 {
             writer.write(b"0123456").expect("writes");
         }
-        assert_eq!(writer.printed_bytes(), 700);
         writer.finish().expect("finishes");
         let text = all(store.reader(job(1), 1, 0).expect("opens").expect("there")).await;
         let text = String::from_utf8(text).expect("text");

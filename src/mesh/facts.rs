@@ -10,10 +10,9 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 use serde_bytes::ByteArray;
 
+use crate::engine::grammar::{self, NODE_NAME_MAX};
 use crate::engine::id::{Epoch, HiveId, UnixMillis};
 
-/// Longest node name, bytes.
-pub const NAME_MAX: usize = 63;
 /// Longest version text, bytes.
 pub const VERSION_MAX: usize = 24;
 /// Most entries of [`Facts::extension`].
@@ -107,7 +106,7 @@ pub struct Facts {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum FactsError {
     /// The name.
-    #[error("a node name has 1 to {NAME_MAX} characters of A-Z a-z 0-9 . _ -")]
+    #[error("a node name has 1 to {NODE_NAME_MAX} characters of A-Z a-z 0-9 . _ -, a letter or digit first")]
     Name,
     /// The version.
     #[error("a version has at most {VERSION_MAX} printable characters")]
@@ -152,8 +151,7 @@ impl LocalFacts {
 }
 
 fn validate_name(name: &str) -> Result<(), FactsError> {
-    let allowed = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-');
-    if (1..=NAME_MAX).contains(&name.len()) && name.bytes().all(allowed) { Ok(()) } else { Err(FactsError::Name) }
+    grammar::node_name(name).map_err(|_| FactsError::Name)
 }
 
 fn validate_extension(extension: &BTreeMap<String, String>) -> Result<(), FactsError> {
@@ -194,7 +192,7 @@ pub(super) mod tests {
                 hive_id: HiveId([0xff; 16]),
                 epoch: Epoch { counter: u64::MAX, id: EpochId([0xff; 16]) },
             }),
-            name: "n".repeat(NAME_MAX),
+            name: "n".repeat(NODE_NAME_MAX),
             version: "v".repeat(VERSION_MAX),
             feature_level: u32::MAX,
             listen_port: u16::MAX,

@@ -117,7 +117,8 @@ impl MeshHandle {
     }
 
     /// Facts of a connected peer.
-    pub fn facts_of(&self, peer: &PeerId) -> Option<Facts> {
+    #[cfg(test)]
+    pub(super) fn facts_of(&self, peer: &PeerId) -> Option<Facts> {
         self.shared.gate.connected_facts(from_text(peer)?)
     }
 

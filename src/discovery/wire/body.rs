@@ -5,8 +5,9 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use serde::{Deserialize, Serialize};
 use serde_bytes::ByteBuf;
 
-use super::{ADDRESSES_MAX, NAME_MAX, WireError};
+use super::{ADDRESSES_MAX, WireError};
 use crate::engine::beacon::{BeaconState, Nonce};
+use crate::engine::grammar;
 
 /// How a HELLO was sent. The sender says it under its signature; the receiving socket cannot tell.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -149,10 +150,7 @@ fn fixed(bytes: &ByteBuf) -> Result<[u8; 16], WireError> {
 
 /// Names end up in logs and on pages, so only the grammar of names gets through.
 fn name_from_wire(name: String) -> Result<String, WireError> {
-    let allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
-    if name.is_empty() || name.len() > NAME_MAX || !name.chars().all(allowed) {
-        return Err(WireError::Malformed);
-    }
+    grammar::node_name(&name).map_err(|_| WireError::Malformed)?;
     Ok(name)
 }
 

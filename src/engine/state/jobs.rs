@@ -154,11 +154,6 @@ impl Jobs {
         self.sessions.iter().map(|(id, entry)| (id, &entry.session))
     }
 
-    pub(super) fn of_session(&self, id: &SessionId) -> impl Iterator<Item = &Job> {
-        let ordinals = self.sessions.get(id).into_iter().flat_map(|entry| &entry.jobs);
-        ordinals.filter_map(|ordinal| self.jobs.get(self.by_ordinal.get(ordinal)?))
-    }
-
     pub(super) fn in_order(&self) -> impl DoubleEndedIterator<Item = &Job> {
         self.by_ordinal.values().filter_map(|id| self.jobs.get(id))
     }

@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use super::rows::RowKey;
 use super::{Context, DroneRecord, Executed, Reject, State, reject};
 use crate::engine::command::{RejectCode, Reply};
+use crate::engine::grammar::{self, NODE_NAME_MAX};
 use crate::engine::id::{PEER_ID_MAX_LEN, PeerId};
 use crate::engine::member::{Inventory, Member, MemberInfo};
 
@@ -20,7 +21,6 @@ pub const ADDRESSES_MAX: usize = 8;
 /// Most Raft ids remembered. Ids are 64 random bits; forgetting the oldest unbound one risks nothing real.
 const RAFT_IDS_MAX: usize = 4_096;
 /// Longest host name label.
-const NAME_MAX_LEN: usize = 63;
 /// Longest string in an inventory.
 const FACT_MAX_LEN: usize = 128;
 
@@ -96,7 +96,7 @@ impl Members {
         let free = |name: &str| self.names.get(name).is_none_or(|holder| holder == peer);
         let suffixed = (2_u32..).map(|number| {
             let suffix = format!("-{number}");
-            let base: String = wanted.chars().take(NAME_MAX_LEN - suffix.len()).collect();
+            let base: String = wanted.chars().take(NODE_NAME_MAX - suffix.len()).collect();
             base + &suffix
         });
         let mut candidates = std::iter::once(wanted.to_owned()).chain(suffixed);
@@ -107,12 +107,6 @@ impl Members {
 
 fn check(holds: bool, why: &str) -> Result<(), Reject> {
     if holds { Ok(()) } else { reject(RejectCode::Invalid, why) }
-}
-
-/// `[A-Za-z0-9._-]`, 1 to 63 of them.
-fn is_name(name: &str) -> bool {
-    (1..=NAME_MAX_LEN).contains(&name.len())
-        && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"._-".contains(&byte))
 }
 
 /// `HOST:PORT`, where the host looks like an IP address or a name.
@@ -128,7 +122,8 @@ fn check_info(info: &MemberInfo) -> Result<(), Reject> {
     let peer = info.peer_id.as_str();
     let peer_ok = (1..=PEER_ID_MAX_LEN).contains(&peer.len()) && peer.bytes().all(|byte| byte.is_ascii_alphanumeric());
     check(peer_ok, "malformed PeerId")?;
-    check(is_name(&info.name), "the name must be 1 to 63 letters, digits, '.', '_', '-'")?;
+    let named = grammar::node_name(&info.name);
+    named.or_else(|error| reject(RejectCode::Invalid, error.to_string()))?;
     check(info.addresses.len() <= ADDRESSES_MAX, "at most 8 addresses")?;
     check(info.addresses.iter().all(|address| is_address(address)), "addresses must be IP:PORT")?;
     check(info.version.len() <= FACT_MAX_LEN, "the version is longer than 128 bytes")?;

@@ -105,11 +105,6 @@ impl State {
         self.jobs.sessions()
     }
 
-    /// Jobs of a session in memory, in the order of submission.
-    pub fn session_jobs(&self, id: &SessionId) -> impl Iterator<Item = &Job> {
-        self.jobs.of_session(id)
-    }
-
     /// Live attempts of a drone, with their jobs.
     pub fn live_attempts(&self, peer: &PeerId) -> impl Iterator<Item = (&Job, &Attempt)> {
         self.jobs.live_of(peer).filter_map(|job| job.live_attempt().map(|attempt| (job, attempt)))
