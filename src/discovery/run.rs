@@ -113,7 +113,7 @@ fn canonical(from: SocketAddr) -> SocketAddr {
         SocketAddr::V6(from) if from.ip().is_unicast_link_local() => {
             SocketAddrV6::new(*from.ip(), from.port(), 0, from.scope_id()).into()
         }
-        from => SocketAddr::new(from.ip().to_canonical(), from.port()),
+        SocketAddr::V4(_) | SocketAddr::V6(_) => SocketAddr::new(from.ip().to_canonical(), from.port()),
     }
 }
 
