@@ -346,6 +346,11 @@ pub(crate) enum ConfigVerb {
         #[command(flatten)]
         agent: Box<AgentArgs>,
     },
+    /// Check settings, roles, policies, facts, build user and secret as the agent does before it starts.
+    Check {
+        #[command(flatten)]
+        agent: Box<AgentArgs>,
+    },
     /// Print all settings with flag, variable, default and meaning, as Markdown.
     Reference,
     /// Print a configuration file with every setting at its default.

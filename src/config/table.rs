@@ -52,6 +52,11 @@ impl Setting {
     pub fn variable(&self) -> Option<String> {
         self.flag().map(|flag| variable_of(&flag))
     }
+
+    /// The variable by which an installation presets it: an operator's file, variable or flag wins over it.
+    pub fn preset(&self) -> Option<String> {
+        self.flag().map(|flag| variable_of(&format!("default-{flag}")))
+    }
 }
 
 /// The variable of a flag.
