@@ -8,7 +8,7 @@ PROGRAM = target/release/hive
 .PHONY: help build try test test-all bench install uninstall lint fmt
 
 help: ## this list
-	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' Makefile
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile
 
 build: ## the program, optimised
 	@tests/deps.sh build

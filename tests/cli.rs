@@ -248,11 +248,15 @@ fn what_the_configuration_names_is_checked_before_anything_is_bound() {
     write("weak", "passwordpassword", 0o600);
     write("open", "b7c1a0ffee11d2d3b7c1a0ffee11d2d3", 0o644);
     write("roles/builder.toml", "name = \"builder\"\npurpose = 3\n", 0o644);
-    write("policies/mine.toml", "name = \"mine\"\n\n[[rules]]\nwhen = \"members >\"\nadvise = \"builder\"\n", 0o644);
+    write(
+        "policies/mine.toml",
+        "name = \"mine\"\n\n[[rule]]\nname = \"r\"\nreason = \"x\"\nwhen = \"members >\"\nadvise = \"builder\"\n",
+        0o644,
+    );
     let fact = "[[facts]]\nname = \"good\"\nfile = \"/x\"\n[[facts]]\nname = \"bad\"\nfile = \"x\"\n";
     let cases: [(&str, String, &str); 8] = [
         ("role", "roles_dir = \"roles\"".into(), "roles/builder.toml:2: "),
-        ("policy", "policies_dir = \"policies\"\npolicy = \"mine\"".into(), "policies/mine.toml:4: "),
+        ("policy", "policies_dir = \"policies\"\npolicy = \"mine\"".into(), "policies/mine.toml:6: "),
         (
             "policy name",
             "policy = \"nope\"".into(),
@@ -326,7 +330,10 @@ fn an_agent_whose_port_is_taken_names_the_process_and_ends_with_1() {
                 let tcp = tcp.expect("the same number is free for TCP");
                 (Some(tcp), format!("127.0.0.1:{port}"))
             }
-            _ => (None, "127.0.0.1:0".to_owned()),
+            _ => {
+                drop(tcp);
+                (None, "127.0.0.1:0".to_owned())
+            }
         };
         let udp = (which == "UDP").then_some(udp);
         let path = |name: &str| directory.path().join(name).display().to_string();

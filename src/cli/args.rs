@@ -320,7 +320,7 @@ pub(crate) enum NetVerb {
     Show(NetArgs),
     /// Find the next free address of the network by asking for each.
     NextIp(NetArgs),
-    /// Find it and add it to the interface as a secondary address (needs root).
+    /// Find it and add it to the interface as a secondary address: as root, or through the agent and its helper.
     Claim(NetArgs),
 }
 

@@ -478,9 +478,20 @@ mod tests {
             (status, reset)
         })
         .await;
+        let mut unix = StdUnixStream::connect(site.directory.path().join("hive.sock")).expect("connects");
+        let claim = "{\"interface\":\"eth0\",\"cidr\":\"10.0.0.7/24\"}";
+        let claimed = client(move || {
+            let head = format!(
+                "POST /api/v1/addresses HTTP/1.1\r\nContent-Type: application/json\r\nContent-Length: {}",
+                claim.len()
+            );
+            exchange(&mut unix, &format!("{head}\r\n{CLOSE}{claim}"))
+        })
+        .await;
+        assert!(claimed.starts_with("HTTP/1.1 200 ") && claimed.contains("10.0.0.7/24"), "{claimed}");
         assert!(status.starts_with("HTTP/1.1 200 ") && status.contains("\"ok\":true"), "{status}");
         assert!(identity.starts_with("HTTP/1.1 404 ") && identity.contains("nobody advises"), "{identity}");
-        assert_eq!(site.node.acts(), ["reset identity"]);
+        assert_eq!(site.node.acts(), ["reset identity", "claim 10.0.0.7/24 on eth0"]);
         site.handle.shutdown().await;
         assert!(!site.directory.path().join("hive.sock").exists());
     }
