@@ -294,7 +294,19 @@ fn what_the_configuration_names_is_checked_before_anything_is_bound() {
         assert!(said.contains("hive config show --origin"), "the hint: {said}");
         assert!(!path("state").exists(), "{what}: nothing was written");
     }
-    write("hive.toml", "policy = \"nope\"\n[build]\nuser = \"root\"\n", 0o644);
+}
+
+#[test]
+fn config_check_tells_everything_at_once_and_starts_nothing() {
+    let directory = tempfile::tempdir().expect("temporary directory");
+    let path = |name: &str| directory.path().join(name);
+    let write = |name: &str, text: &str| {
+        fs::write(path(name), text).expect("writes");
+        fs::set_permissions(path(name), fs::Permissions::from_mode(0o600)).expect("chmod");
+    };
+    write("strong", "b7c1a0ffee11d2d3b7c1a0ffee11d2d3");
+    write("weak", "passwordpassword");
+    write("hive.toml", "policy = \"nope\"\n[build]\nuser = \"root\"\n");
     let file = path("hive.toml").display().to_string();
     let weak = path("weak").display().to_string();
     let line = ["config", "check", "--config", &file, "--secret-file", &weak];
@@ -304,7 +316,7 @@ fn what_the_configuration_names_is_checked_before_anything_is_bound() {
     }
     let shown = hive(&["config", "show", "--config", &file]).output().expect("runs");
     assert_eq!(shown.status.code(), Some(2), "shown would mean good: {}", text_of(&shown));
-    write("hive.toml", "", 0o644);
+    write("hive.toml", "");
     let strong = path("strong").display().to_string();
     let good = hive(&["config", "check", "--config", &file, "--secret-file", &strong]).output().expect("runs");
     assert!(good.status.success(), "{}", text_of(&good));

@@ -47,6 +47,8 @@ const WATCHDOG_MS: u64 = 10_000;
 const HOUSEKEEPING: Duration = Duration::from_secs(30);
 /// Interval of looking for a helper that is away.
 const HELPER_RETRY: Duration = Duration::from_secs(2);
+/// A helper that answers is asked again in every so many of these rounds.
+const HELPER_LOOK_EVERY: u32 = 15;
 /// Interval of looking at the machine's tools and of dropping old logs, in rounds of housekeeping.
 const LOOK_EVERY: u32 = 120;
 /// The first look at the tools is so many rounds after the start at most, at random.
@@ -332,13 +334,17 @@ async fn keep_house(shared: Arc<Shared>) {
 
 /// Notices when the helper goes, and when it is back.
 async fn watch_helper(shared: Arc<Shared>) {
-    loop {
-        let unable = shared.executor.capabilities().unable.is_some();
-        tokio::time::sleep(if unable { HELPER_RETRY } else { HOUSEKEEPING }).await;
-        if !shared.executor.refresh().await {
-            continue;
+    let mut known = shared.executor.capabilities();
+    for round in 1u32.. {
+        tokio::time::sleep(HELPER_RETRY).await;
+        if shared.executor.capabilities().unable.is_some() || round % HELPER_LOOK_EVERY == 0 {
+            shared.executor.refresh().await;
         }
         let capabilities = shared.executor.capabilities();
+        if capabilities == known {
+            continue;
+        }
+        known = Arc::clone(&capabilities);
         match &capabilities.unable {
             Some(why) => tracing::warn!(why, "no build can be started on this host"),
             None => tracing::info!(user = capabilities.build_user, "builds can be started on this host"),

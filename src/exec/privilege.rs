@@ -155,7 +155,14 @@ impl Executor {
     pub(super) async fn start(&self, step: Step) -> Result<Running, ExecError> {
         match &self.way {
             Way::Local { launcher, .. } => launcher.start(step, rustix::process::geteuid().as_raw()).await,
-            Way::Helper(client) => client.start(step).await,
+            Way::Helper(client) => {
+                let started = client.start(step).await;
+                // The next build is not to find this out again.
+                if let Err(error @ ExecError::Helper { .. }) = &started {
+                    *self.capabilities.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(away(error));
+                }
+                started
+            }
         }
     }
 
