@@ -603,6 +603,38 @@ async fn builds_run_through_the_helper() {
     helper.kill().await.expect("ends");
 }
 
+/// Agent and helper read the same file, unless the agent could have written it.
+#[tokio::test]
+async fn the_helper_goes_by_the_file_when_only_root_can_write_it() {
+    require_root();
+    let directory = directory();
+    let options = options(directory.path());
+    let config = directory.path().join("hive.toml");
+    let preset = directory.path().join("preset");
+    let text = format!("[build]\nwork_dir = \"{}\"\nuser = \"daemon\"\ncores = 1\n", options.work_dir.display());
+    fs::write(&config, text).expect("writes");
+    for (number, (mode, trusted)) in [(0o644, true), (0o664, false)].into_iter().enumerate() {
+        fs::set_permissions(&config, fs::Permissions::from_mode(mode)).expect("chmod");
+        let socket = directory.path().join(format!("helper{number}.sock"));
+        let mut helper = tokio::process::Command::new(env!("CARGO_BIN_EXE_hive"))
+            .args(["helper", "--agent-user", "root", "--socket"])
+            .arg(&socket)
+            .env("HIVE_CONFIG", &config)
+            .env("HIVE_DEFAULT_BUILD_WORK_DIR", &preset)
+            .kill_on_drop(true)
+            .spawn()
+            .expect("helper starts");
+        until("the helper listens", || std::os::unix::net::UnixStream::connect(&socket).ok()).await;
+        let executor = Executor::open(options.clone(), Privilege::Helper(socket)).await.expect("opens");
+        let found = executor.capabilities();
+        let (work_dir, percent) = if trusted { (&options.work_dir, 100) } else { (&preset, 0) };
+        assert_eq!((&found.work_dir, found.cpu_max_percent), (work_dir, percent), "{found:?}");
+        assert_eq!(found.build_user == "daemon", trusted, "{found:?}");
+        assert_eq!(found.unable.is_none(), trusted, "{found:?}");
+        helper.kill().await.expect("ends");
+    }
+}
+
 /// A host whose helper is away stays a member that builds nothing, and builds again by itself.
 #[tokio::test]
 async fn a_helper_may_come_later_and_must_mean_the_same_directory() {

@@ -278,6 +278,26 @@ fn the_installer_opens_an_nftables_firewall_once_and_leaves_an_open_one_alone() 
     assert!(!open.contains("dport"), "{open}");
 }
 
+/// By the program's own rules, before anything is touched.
+#[test]
+fn the_installer_refuses_what_the_program_would_refuse() {
+    let directory = tempfile::tempdir().expect("temporary directory");
+    let script = installer(directory.path(), "find_init() { say reached; exit 0; }\nmain \"$@\"");
+    std::os::unix::fs::symlink(env!("CARGO_BIN_EXE_hive"), directory.path().join("hive")).expect("links");
+    let long = "x".repeat(64);
+    let cases = [
+        ("--name", "-x", "expected 1-63"),
+        ("--name", long.as_str(), "expected 1-63"),
+        ("--join", "h:99999", "HOST[:PORT]"),
+        ("--join", "h:1", "reached"),
+    ];
+    for (flag, value, said) in cases {
+        let output = run(Command::new("dash").arg(&script).args([flag, value]));
+        assert!(text(&output).contains(said), "this needs root; {value}: {}", text(&output));
+        assert_eq!(text(&output).contains("nothing was started"), said != "reached", "{}", text(&output));
+    }
+}
+
 #[test]
 fn copying_files_only_makes_a_package_and_nothing_else() {
     let directory = tempfile::tempdir().expect("temporary directory");
