@@ -340,8 +340,8 @@ main() {
 	# A program for another C library or processor says so here, not in a restart loop.
 	"$program" --version >/dev/null || fail "the program does not run on this machine; build it here: make build"
 	# Before anything is touched: what the program will refuse later.
-	set -- --config /dev/null ${name:+--name "$name"}
-	for address in $joins; do set -- "$@" --join "$address"; done
+	set -- --config /dev/null ${name:+"--name=$name"}
+	for address in $joins; do set -- "$@" "--join=$address"; done
 	check_settings "$@"
 	find_init
 	make_users

@@ -517,7 +517,7 @@ mod tests {
         let broken = "Setting up x (1)\ndpkg: error processing package x (--configure):\n installed x package post-installation \
                       script subprocess returned error exit status 1\nE: Sub-process /usr/bin/dpkg returned an error code (1)\n";
         let runner = Recorded::new(&[(1, ""), (100, broken), (1, broken)]);
-        let state = debian(Mode::On, &["x"], &runner).await.to_string();
+        let state = debian(Mode::On, &["xz"], &runner).await.to_string();
         assert!(state.contains("error processing package x") && state.contains("script subprocess"), "{state}");
     }
 
