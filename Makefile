@@ -8,7 +8,7 @@ PROGRAM = target/release/hive
 .PHONY: help build try test test-all bench install uninstall lint fmt
 
 help: ## this list
-	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' Makefile
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile
 
 build: ## the program, optimised
 	@tests/deps.sh build
@@ -28,12 +28,12 @@ test: ## every test, with lints, as root where hosts are booted
 	@if $(CARGO) nextest --version >/dev/null 2>&1; then \
 		echo '$(CARGO) nextest run --locked'; exec $(CARGO) nextest run --locked --no-fail-fast; \
 	else \
-		echo '$(CARGO) test --locked'; exec $(CARGO) test --locked --no-fail-fast; \
+		echo '$(CARGO) test --locked'; exec $(CARGO) test --locked --no-fail-fast -- --test-threads=2; \
 	fi
 	@echo 'figures, short form; measured again before a miss counts, as the machine may be busy'
 	$(CARGO) bench --locked --profile dev --bench figures -- --short || $(CARGO) bench --locked --profile dev --bench figures -- --short
 
-test-all: ## also the tests that need more than two cores, or are known to fail (.config/nextest.toml says which and why)
+test-all: ## also the tests that .config/nextest.toml leaves out of `make test`, when there are any
 	@tests/deps.sh test
 	$(CARGO) nextest run --locked --no-fail-fast --profile all
 

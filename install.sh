@@ -178,6 +178,11 @@ setting() {
 	mv -f "$new" $etc/hive.toml
 }
 
+# check_settings [FLAG]...: by the rules of the program itself, which says what is wrong.
+check_settings() {
+	"$program" config show "$@" >/dev/null || fail "with these settings it would not start; nothing was started"
+}
+
 # Discovery and liveness (UDP), mesh (TCP) and HTTP.
 open_firewall() {
 	if command -v ufw >/dev/null 2>&1 && ufw status 2>/dev/null | grep -q '^Status: active'; then
@@ -234,11 +239,24 @@ keep_nftables() {
 	fi
 }
 
+# The Python agent that came before has the names that are aliases of ours, and the same port. systemd makes no alias where there is a unit.
+retire_old_units() {
+	for old in build-agent build-advisor; do
+		unit=/etc/systemd/system/$old.service
+		if [ ! -e $unit ] && [ ! -L $unit ]; then continue; fi
+		case $(readlink $unit || true) in */hive.service) continue ;; esac
+		say "hive: $old.service of an earlier system is stopped and disabled; its unit is kept as $unit.before-hive"
+		systemctl disable --now $old.service || say "hive: $old.service could not be stopped; end it yourself if it still runs" >&2
+		if [ -e $unit ] || [ -L $unit ]; then mv -f $unit $unit.before-hive; fi
+	done
+}
+
 start_units() {
 	case $init in
 	systemd)
+		retire_old_units
 		systemctl daemon-reload
-		systemctl enable hive-helper.service hive.service 2>/dev/null || fail "systemctl enable failed"
+		said=$(systemctl enable hive-helper.service hive.service 2>&1) || fail "systemctl enable failed: $said"
 		systemctl restart hive-helper.service hive.service || {
 			log_tail >&2
 			fail "the service does not start; its last lines are above"
@@ -264,14 +282,33 @@ running() {
 	esac
 }
 
-# Done means: the agent answers and the hive has told this node what it is.
+# own FIELD: what the agent says about itself; nothing when it does not answer.
+own() {
+	"$prefix/bin/hive" status --json 2>/dev/null | sed -n "s/.*\"self\":{[^}]*\"$1\":\"\([A-Za-z0-9_-]*\)\".*/\1/p"
+}
+
+# Done means: the agent is a member and the hive has told it what it is. The identity of before an upgrade says neither.
+is_done() { [ "$(own state)" = member ] && [ -n "$(own role)" ] && [ -s $state/identity.json ]; }
+
+why_not() {
+	case $(own state) in
+	refused) say "others are here and refuse this node: most likely the secrets differ. Compare \`hive secret fingerprint\` on both sides, put the hive's into $etc/shared_secret and start hive again" ;;
+	seeking | founding) say "it has found no hive: does a member run, and do 50555/udp and 50555/tcp reach it? Name one with --join HOST" ;;
+	joining) say "it has found a hive that has not admitted it yet: is there a quorum? See \`hive status\` on a member" ;;
+	member) say "the hive has not told it what it is yet: is there a quorum? See \`hive status\`" ;;
+	stopping) say "it is stopping" ;;
+	*) say "the agent does not answer" ;;
+	esac
+}
+
 wait_for_identity() {
 	waited=0
-	until [ -s $state/identity.json ] && "$prefix/bin/hive" status --json >/dev/null 2>&1; do
+	until is_done; do
 		if [ "$waited" -ge "$deadline" ]; then
 			log_tail >&2
 			running || say "hive: the service is not running" >&2
-			fail "no identity after $deadline s; the service's last lines are above, \`hive doctor\` says what is wrong"
+			"$prefix/bin/hive" status >&2 || true
+			fail "this node is no member after $deadline s: $(why_not). \`hive doctor\` says more; the service's last lines are above"
 		fi
 		sleep 1
 		waited=$((waited + 1))
@@ -302,10 +339,15 @@ main() {
 	[ "$(id -u)" = 0 ] || fail "this needs root: sudo sh install.sh"
 	# A program for another C library or processor says so here, not in a restart loop.
 	"$program" --version >/dev/null || fail "the program does not run on this machine; build it here: make build"
+	# Before anything is touched: what the program will refuse later.
+	set -- --config /dev/null ${name:+"--name=$name"}
+	for address in $joins; do set -- "$@" "--join=$address"; done
+	check_settings "$@"
 	find_init
 	make_users
 	copy_files
 	configure
+	check_settings
 	open_firewall
 	[ $start = yes ] || return 0
 	had_secret=no

@@ -31,6 +31,7 @@ mod joining;
 mod node_api;
 mod packages;
 mod peers;
+mod preparing;
 mod recovering;
 mod serving;
 mod shared;
@@ -38,6 +39,8 @@ mod startup;
 mod views;
 mod voters;
 
+pub use preparing::{Prepared, check, prepare};
+pub(crate) use startup::exec_options;
 pub use startup::{Ended, run};
 
 use self::asking::Asking;

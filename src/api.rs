@@ -512,6 +512,16 @@ pub struct StoredBlob {
     pub size: u64,
 }
 
+/// Body of `POST /api/v1/addresses`, and its answer: an address for an interface of this machine.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AddressClaim {
+    /// The interface's name.
+    pub interface: String,
+    /// The address with its prefix length, `10.0.0.7/24`.
+    pub cidr: String,
+}
+
 /// Body of `POST /hive/join`: a node from another subnet says where it is.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct JoinRequest {

@@ -4,11 +4,13 @@
 //! `helper` and `build-shim` run something here; everything else is a client. Never done here: deciding anything about the hive.
 
 use std::ffi::OsString;
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{CommandFactory as _, FromArgMatches as _};
 
-use crate::config::{Loaded, Surroundings, load};
+use crate::config::{ConfigError, Flags, Loaded, Surroundings, load};
+use crate::exec::helper::server::HelperOptions;
 
 mod agent_args;
 mod args;
@@ -121,7 +123,11 @@ fn helper(words: impl Iterator<Item = OsString>) -> ExitCode {
     let filter = filter.unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
     let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false);
     log.with_ansi(false).init();
-    match crate::exec::helper::server::parse(words) {
+    let options = match helper_options(&surroundings::of_process()) {
+        Ok(options) => options,
+        Err(failure) => return ExitCode::from(Ui::of_process(false).failure(&failure)),
+    };
+    match crate::exec::helper::server::parse(options, words) {
         Ok(options) => crate::exec::helper::server::main(options),
         Err(problem) => {
             ExitCode::from(Ui::of_process(false).failure(&Failure::usage(problem, "see hive-helper.service")))
@@ -129,19 +135,51 @@ fn helper(words: impl Iterator<Item = OsString>) -> ExitCode {
     }
 }
 
+/// What the helper goes by: the agent's own file, so that both mean the same directory, user and limits. A file that somebody other
+/// than root may have written is left out, since the agent may write beside it and must not tell root what to do.
+fn helper_options(surroundings: &Surroundings) -> Result<HelperOptions, Failure> {
+    let named = surroundings.variables.get("HIVE_CONFIG").map(PathBuf::from);
+    let path = named.unwrap_or_else(|| surroundings.default_file());
+    let trusted = match std::fs::symlink_metadata(&path) {
+        Ok(metadata) => is_roots_alone(&metadata),
+        Err(_) => false,
+    };
+    if !trusted && path.symlink_metadata().is_ok() {
+        let path = path.display();
+        tracing::warn!(
+            "{path} is not read: it must be a file of root's that nobody else can write; mend it with: chown root {path} && chmod 0644 {path}"
+        );
+    }
+    // Nothing to read, where a path must be named lest the default one is taken.
+    let path = if trusted { path } else { PathBuf::from("/dev/null") };
+    let loaded = load(surroundings, Some(&path), &Flags::new()).map_err(misconfigured)?;
+    let mut options = HelperOptions { exec: crate::agent::exec_options(&loaded.config), ..HelperOptions::default() };
+    if let Some(socket) = loaded.config.helper {
+        options.socket = socket;
+    }
+    Ok(options)
+}
+
+/// Root wrote it, and nobody else has or can.
+fn is_roots_alone(metadata: &std::fs::Metadata) -> bool {
+    use std::os::unix::fs::MetadataExt as _;
+    metadata.is_file() && metadata.uid() == 0 && metadata.nlink() == 1 && metadata.mode() & 0o022 == 0
+}
+
 /// The agent. Configuration problems end with code 2 before anything binds.
 fn agent(surroundings: &Surroundings, args: &AgentArgs) -> Outcome {
-    let loaded = configuration(surroundings, args)?;
-    Ok(crate::agent::run(loaded).code())
+    let prepared = crate::agent::prepare(configuration(surroundings, args)?).map_err(misconfigured)?;
+    Ok(crate::agent::run(prepared).code())
 }
 
 fn configuration(surroundings: &Surroundings, args: &AgentArgs) -> Result<Loaded, Failure> {
-    load(surroundings, args.config.as_deref(), &args.flags).map_err(|error| {
-        Failure::usage(
-            error.to_string(),
-            "all settings: hive config reference; where values come from: hive config show --origin",
-        )
-    })
+    load(surroundings, args.config.as_deref(), &args.flags).map_err(misconfigured)
+}
+
+#[expect(clippy::needless_pass_by_value, reason = "the signature that map_err takes")]
+fn misconfigured(error: ConfigError) -> Failure {
+    let hint = "all settings: hive config reference; where values come from: hive config show --origin";
+    Failure::usage(error.to_string(), hint)
 }
 
 /// Runs a command that may wait, until it is done or interrupted.
@@ -181,7 +219,7 @@ async fn run(ui: &Ui, client: &Client, surroundings: &Surroundings, command: Com
         Command::Listen => node::listen(ui, client).await,
         Command::Doctor(args) => doctor::doctor(ui, client, surroundings, args).await,
         Command::Recover { yes } => node::recover(ui, client, yes).await,
-        Command::Net { verb } => net::net(ui, verb).await,
+        Command::Net { verb } => net::net(ui, client, verb).await,
         Command::Try(args) => demo::run(ui, args).await,
         Command::Agent(_)
         | Command::Helper(_)
@@ -197,8 +235,16 @@ fn config(ui: &Ui, surroundings: &Surroundings, verb: ConfigVerb) -> Outcome {
     match verb {
         ConfigVerb::Reference => ui.text(&crate::config::reference())?,
         ConfigVerb::Example => ui.text(&crate::config::example_file())?,
+        ConfigVerb::Check { agent } => {
+            let prepared = crate::agent::prepare(configuration(surroundings, &agent)?).map_err(misconfigured)?;
+            drop(prepared);
+            ui.data(&serde_json::json!({ "good": true }), || {
+                "The agent can start with this configuration.\n".to_owned()
+            })?;
+        }
         ConfigVerb::Show { origin, agent } => {
             let loaded = configuration(surroundings, &agent)?;
+            crate::agent::check(&loaded).map_err(misconfigured)?;
             for warning in &loaded.warnings {
                 ui.remark(&format!("warning: {warning}"));
             }

@@ -1,6 +1,6 @@
 //! The one typed [`Config`] of the agent, and where each of its values came from.
 //!
-//! Defaults < file < environment < flags. All of it is checked before anything binds; problems are collected, each with the place
+//! Defaults < what the installation presets (`HIVE_DEFAULT_…`) < file < environment < flags. All of it is checked before anything binds; problems are collected, each with the place
 //! and what was expected, and the process ends with code 2. [`table`] is the single list of settings that file, environment,
 //! flags and reference are made of. Never done here: acting on a setting; reading the process's environment (it is handed in, so
 //! that tests need no process of their own).
@@ -246,6 +246,8 @@ impl std::error::Error for ConfigError {}
 pub enum Origin {
     /// Nobody set it.
     Default,
+    /// A variable by which a unit or an image presets what an operator may change: it ranks below the file.
+    Preset(String),
     /// The file, at this line.
     File(PathBuf, usize),
     /// A variable of the environment.
@@ -259,8 +261,7 @@ impl fmt::Display for Origin {
         match self {
             Self::Default => f.write_str("default"),
             Self::File(path, line) => write!(f, "{}:{line}", path.display()),
-            Self::Variable(name) => f.write_str(name),
-            Self::Flag(name) => f.write_str(name),
+            Self::Preset(name) | Self::Variable(name) | Self::Flag(name) => f.write_str(name),
         }
     }
 }

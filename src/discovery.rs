@@ -35,7 +35,7 @@ pub use self::swim::MemberContact;
 pub use self::tap::{TapRecord, decode_for_display};
 pub use self::wire::{Cast, Hello, HiveEpoch, Welcome};
 use crate::engine::id::PeerId;
-use crate::ports::Holder;
+use crate::ports::{self, Holder};
 
 /// The port of discovery and liveness.
 pub const PORT: u16 = 50_555;
@@ -85,7 +85,7 @@ impl Default for Options {
 #[derive(Debug, thiserror::Error)]
 pub enum DiscoveryError {
     /// Somebody else has the port.
-    #[error("UDP port {port} is taken{}; stop that process or choose another port with --port", taken_by(holder.as_ref()))]
+    #[error("UDP port {port} is taken by {}; stop it, or choose another with --port", ports::named(holder.as_ref()))]
     PortTaken {
         /// The port.
         port: u16,
@@ -103,11 +103,4 @@ pub enum DiscoveryError {
         /// Why.
         source: io::Error,
     },
-}
-
-fn taken_by(holder: Option<&Holder>) -> String {
-    match holder {
-        Some(holder) => format!(" by {holder}"),
-        None => " by a process of another user (see: ss -ulpn)".to_owned(),
-    }
 }

@@ -24,6 +24,7 @@ mod cgroup;
 mod launch;
 mod sweep;
 mod users;
+mod workdir;
 
 pub use shim::ShimFailure;
 
@@ -55,7 +56,7 @@ pub struct Options {
     pub build_dependencies: InstallPolicy,
     /// Memory of one attempt when its job names none, MiB. 0: no limit.
     pub memory_default_mb: u64,
-    /// Processor time of one attempt in percent of one core. 0: no limit.
+    /// Processor time of all attempts together in percent of one core. 0: no limit.
     pub cpu_max_percent: u32,
     /// Most open files of one process of a build.
     pub files_max: u64,
@@ -124,6 +125,12 @@ pub struct Capabilities {
     pub unable: Option<String>,
     /// What is missing and what follows from it, each a sentence.
     pub notes: Vec<String>,
+    /// Where builds work. Agent and helper must mean the same directory.
+    #[serde(default)]
+    pub work_dir: PathBuf,
+    /// Processor time of all builds together in percent of one core; 0: no limit.
+    #[serde(default)]
+    pub cpu_max_percent: u32,
 }
 
 /// Why something could not be done on this host.
@@ -157,6 +164,11 @@ pub enum ExecError {
         /// The system's reason.
         source: io::Error,
     },
+}
+
+/// Whether builds may run as this user: there is one of that name, and it is not root. The error says what to do.
+pub fn check_build_user(name: &str) -> Result<(), String> {
+    users::build_user(Some(name)).map(drop).map_err(|error| error.to_string())
 }
 
 impl ExecError {

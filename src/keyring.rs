@@ -27,7 +27,7 @@ pub const SECRET_MIN_BITS: f64 = 128.0;
 #[derive(Debug, thiserror::Error)]
 pub enum SecretError {
     /// The file could not be read or written.
-    #[error("cannot {action} the secret file {}", path.display())]
+    #[error("cannot {action} the secret file {}: {source}{}", path.display(), mending(source, path))]
     Io {
         /// `read` or `write`.
         action: &'static str,
@@ -43,6 +43,16 @@ pub enum SecretError {
         path: PathBuf,
         /// Its permission bits.
         mode: u32,
+    },
+    /// A group can read it that is none of the agent's.
+    #[error("{} can be read by group {gid}, to which the agent does not belong (mode {mode:04o}); mend it with: chmod 0600 {}", path.display(), path.display())]
+    ForeignGroup {
+        /// The file.
+        path: PathBuf,
+        /// Its permission bits.
+        mode: u32,
+        /// Its group.
+        gid: u32,
     },
     /// Nothing in it, or too little.
     #[error("{} holds {length} characters, at least {SECRET_MIN_LEN} are needed; make a new one with: hive secret generate > {} (the same on every node)", path.display(), path.display())]
@@ -61,7 +71,7 @@ pub enum SecretError {
         bits: f64,
     },
     /// More than any secret needs.
-    #[error("{} is longer than {SECRET_MAX_LEN} bytes and is probably not a secret; write the secret alone into it", path.display())]
+    #[error("{} is longer than {SECRET_MAX_LEN} bytes and is probably not a secret; write the secret alone into it, or make a new one with: hive secret generate > {} (the same on every node)", path.display(), path.display())]
     Long {
         /// The file.
         path: PathBuf,
@@ -93,9 +103,12 @@ impl Secret {
             Err(error) => return Err(io_error(error)),
         };
         let mode = metadata.mode() & 0o777;
-        // Group access is for the unprivileged agent: root owns the file, group `hive` may read it.
         if mode & 0o027 != 0 {
             return Err(SecretError::Readable { path: path.to_owned(), mode });
+        }
+        // Group access is for the unprivileged agent: root owns the file, group `hive` may read it. Any other group is others.
+        if mode & 0o040 != 0 && !is_own_group(metadata.gid()) {
+            return Err(SecretError::ForeignGroup { path: path.to_owned(), mode, gid: metadata.gid() });
         }
         if metadata.len() > SECRET_MAX_LEN as u64 {
             return Err(SecretError::Long { path: path.to_owned() });
@@ -162,6 +175,32 @@ impl Secret {
         }
         out
     }
+}
+
+/// The group of the service's user, whose files root handles.
+const SERVICE_GROUP: &str = "hive";
+
+/// Whether a group's members are this process, root, or (seen by root) the service.
+fn is_own_group(gid: u32) -> bool {
+    let own = rustix::process::getegid().as_raw();
+    let others = rustix::process::getgroups().unwrap_or_default();
+    let root = rustix::process::geteuid().is_root();
+    gid == 0 || gid == own || others.iter().any(|group| group.as_raw() == gid) || (root && service_group() == Some(gid))
+}
+
+fn service_group() -> Option<u32> {
+    let groups = fs::read_to_string("/etc/group").ok()?;
+    let line = groups.lines().find(|line| line.split(':').next() == Some(SERVICE_GROUP))?;
+    line.split(':').nth(2)?.parse().ok()
+}
+
+/// The command after which the agent may open the file, where it may not.
+fn mending(error: &io::Error, path: &Path) -> String {
+    if error.kind() != io::ErrorKind::PermissionDenied {
+        return String::new();
+    }
+    let (user, path) = (rustix::process::geteuid().as_raw(), path.display());
+    format!("; mend it with: chown {user} {path} && chmod 0600 {path}")
 }
 
 /// Strength of a secret in bit, estimated from length, the alphabet it uses and how often its characters repeat. An upper
@@ -343,6 +382,7 @@ mod tests {
             ("0123456789012345678901234567890123456789", 0o600, "--weak-secret"),
             ("a3f9c8e2d1b4a3f9c8e2d1b4a3f9c8e2", 0o644, "chmod 0600"),
             ("a3f9c8e2d1b4a3f9c8e2d1b4a3f9c8e2", 0o660, "chmod 0600"),
+            ("a3f9".repeat(2_000).leak(), 0o600, "hive secret generate"),
         ];
         for (content, mode, expected) in cases {
             let (_directory, path) = write(content, mode);
@@ -352,6 +392,24 @@ mod tests {
         let (_directory, path) = write("passwordpassword", 0o600);
         assert!(Secret::from_file(&path, true).expect("--weak-secret").is_some());
         assert!(Secret::from_file(Path::new("/nonexistent/secret"), false).expect("absent").is_none());
+    }
+
+    #[test]
+    fn a_group_may_read_it_when_it_is_the_agents_or_roots() {
+        let own = rustix::process::getegid().as_raw();
+        let (_directory, path) = write("a3f9c8e2d1b4a3f9c8e2d1b4a3f9c8e2", 0o640);
+        std::os::unix::fs::chown(&path, None, Some(own)).expect("own group");
+        assert!(Secret::from_file(&path, false).expect("accepted").is_some());
+        assert!(is_own_group(0) && !is_own_group(4_000_000));
+        // Only root can give a file to a group that it is not in.
+        if rustix::process::geteuid().is_root() {
+            std::os::unix::fs::chown(&path, None, Some(4_000_000)).expect("foreign group");
+            let message = Secret::from_file(&path, false).expect_err("foreign").to_string();
+            assert!(message.contains("group 4000000") && message.contains("chmod 0600"), "{message}");
+        }
+        let denied = io::Error::from(io::ErrorKind::PermissionDenied);
+        let message = SecretError::Io { action: "read", path: "/s".into(), source: denied }.to_string();
+        assert!(message.contains("chmod 0600 /s"), "{message}");
     }
 
     #[test]

@@ -44,7 +44,7 @@ use self::admission::gate::Gate;
 use self::node::{Channels, Node, Shared};
 use crate::engine::command::FEATURE_LEVEL;
 use crate::keyring::Keyring;
-use crate::ports::Holder;
+use crate::ports::{self, Holder};
 use crate::tasks;
 
 /// Exchange of facts on a connection that exists; also how a second process of a peer is told from a restart.
@@ -112,7 +112,7 @@ impl Default for Options {
 #[derive(Debug, thiserror::Error)]
 pub enum MeshError {
     /// The port belongs to somebody else.
-    #[error("TCP port {port} is taken by {}; stop it, or choose another with --port", holder.as_ref().map_or("another process".to_owned(), Holder::to_string))]
+    #[error("TCP port {port} is taken by {}; stop it, or choose another with --port", ports::named(holder.as_ref()))]
     PortTaken {
         /// The port.
         port: u16,

@@ -38,6 +38,14 @@ impl fmt::Display for Holder {
     }
 }
 
+/// What to call whoever holds a port, for a message that ends a program: a process of another user is seen by root only.
+pub fn named(holder: Option<&Holder>) -> String {
+    match holder {
+        Some(holder) => holder.to_string(),
+        None => "a process that this user may not see (sudo hive doctor names it)".to_owned(),
+    }
+}
+
 /// The process that holds the port, where it can be told.
 pub fn holder(protocol: Protocol, port: u16) -> Option<Holder> {
     holders(&sockets(protocol, port)).into_iter().next()

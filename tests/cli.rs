@@ -234,6 +234,150 @@ fn the_agent_refuses_a_bad_configuration_before_anything_else() {
     }
 }
 
+/// Whatever only an edit mends is told before anything is bound or written, at once, with its place.
+#[test]
+fn what_the_configuration_names_is_checked_before_anything_is_bound() {
+    let directory = tempfile::tempdir().expect("temporary directory");
+    let path = |name: &str| directory.path().join(name);
+    let write = |name: &str, text: &str, mode: u32| {
+        fs::create_dir_all(path(name).parent().expect("has one")).expect("makes");
+        fs::write(path(name), text).expect("writes");
+        fs::set_permissions(path(name), fs::Permissions::from_mode(mode)).expect("chmod");
+    };
+    write("strong", "b7c1a0ffee11d2d3b7c1a0ffee11d2d3", 0o600);
+    write("weak", "passwordpassword", 0o600);
+    write("open", "b7c1a0ffee11d2d3b7c1a0ffee11d2d3", 0o644);
+    write("roles/builder.toml", "name = \"builder\"\npurpose = 3\n", 0o644);
+    write(
+        "policies/mine.toml",
+        "name = \"mine\"\n\n[[rule]]\nname = \"r\"\nreason = \"x\"\nwhen = \"members >\"\nadvise = \"builder\"\n",
+        0o644,
+    );
+    let fact = "[[facts]]\nname = \"good\"\nfile = \"/x\"\n[[facts]]\nname = \"bad\"\nfile = \"x\"\n";
+    let cases: [(&str, String, &str); 8] = [
+        ("role", "roles_dir = \"roles\"".into(), "roles/builder.toml:2: "),
+        ("policy", "policies_dir = \"policies\"\npolicy = \"mine\"".into(), "policies/mine.toml:6: "),
+        (
+            "policy name",
+            "policy = \"nope\"".into(),
+            "hive.toml:1: policy: no advisor policy is named \"nope\"; expected one of: ",
+        ),
+        ("fact", fact.into(), "hive.toml:4: fact \"bad\": file, expected an absolute path"),
+        (
+            "fact twice",
+            fact.replace("bad", "good").replace("\"x\"", "\"/y\""),
+            "hive.toml:4: fact \"good\": is there twice",
+        ),
+        ("user", "[build]\nuser = \"no-such-user\"".into(), "hive.toml:2: build.user: there is no user no-such-user"),
+        ("weak", "secret_file = \"weak\"".into(), "is too easy to guess"),
+        ("open", "secret_file = \"open\"".into(), "can be read by others (mode 0644); mend it with: chmod 0600 "),
+    ];
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").expect("binds");
+    let http = taken.local_addr().expect("bound").to_string();
+    for (what, text, expected) in cases {
+        let absolute = |name: &str| format!("= \"{}", path(name).display());
+        let text = ["roles", "policies", "weak", "open"]
+            .iter()
+            .fold(text, |text, name| text.replace(&format!("= \"{name}"), &absolute(name)));
+        write("hive.toml", &text, 0o644);
+        let file = path("hive.toml").display().to_string();
+        let state = path("state").display().to_string();
+        let mut line = vec!["agent", "--config", &file, "--state-dir", &state, "--http", &http, "--helper", "none"];
+        let strong = path("strong").display().to_string();
+        if !text.contains("secret_file") {
+            line.extend(["--secret-file", &strong]);
+        }
+        let output = hive(&line).output().expect("runs");
+        let said = text_of(&output);
+        assert_eq!(output.status.code(), Some(2), "{what}: {said}");
+        assert!(said.starts_with("hive: ") && said.contains(expected), "{what}: {said}");
+        assert!(said.contains("hive config show --origin"), "the hint: {said}");
+        assert!(!path("state").exists(), "{what}: nothing was written");
+    }
+}
+
+#[test]
+fn config_check_tells_everything_at_once_and_starts_nothing() {
+    let directory = tempfile::tempdir().expect("temporary directory");
+    let path = |name: &str| directory.path().join(name);
+    let write = |name: &str, text: &str| {
+        fs::write(path(name), text).expect("writes");
+        fs::set_permissions(path(name), fs::Permissions::from_mode(0o600)).expect("chmod");
+    };
+    write("strong", "b7c1a0ffee11d2d3b7c1a0ffee11d2d3");
+    write("weak", "passwordpassword");
+    write("hive.toml", "policy = \"nope\"\n[build]\nuser = \"root\"\n");
+    let file = path("hive.toml").display().to_string();
+    let weak = path("weak").display().to_string();
+    let line = ["config", "check", "--config", &file, "--secret-file", &weak];
+    let said = text_of(&hive(&line).output().expect("runs"));
+    for part in [":1: policy: ", ":3: build.user: ", "--secret-file: secret_file: "] {
+        assert!(said.contains(part), "all at once: {said}");
+    }
+    let shown = hive(&["config", "show", "--config", &file]).output().expect("runs");
+    assert_eq!(shown.status.code(), Some(2), "shown would mean good: {}", text_of(&shown));
+    write("hive.toml", "");
+    let strong = path("strong").display().to_string();
+    let good = hive(&["config", "check", "--config", &file, "--secret-file", &strong]).output().expect("runs");
+    assert!(good.status.success(), "{}", text_of(&good));
+}
+
+fn text_of(output: &Output) -> String {
+    format!("{}{}", text(&output.stderr), text(&output.stdout))
+}
+
+/// Each of the three ports, held by this test.
+#[test]
+fn an_agent_whose_port_is_taken_names_the_process_and_ends_with_1() {
+    let me = format!("(pid {})", std::process::id());
+    for which in ["UDP", "TCP", "HTTP"] {
+        let directory = tempfile::tempdir().expect("temporary directory");
+        let udp = std::net::UdpSocket::bind("127.0.0.1:0").expect("binds");
+        let port = udp.local_addr().expect("bound").port();
+        // Free for both protocols, but for the one in question.
+        let tcp = std::net::TcpListener::bind(("127.0.0.1", port));
+        let (tcp, http) = match which {
+            "TCP" => (Some(tcp.expect("the same number is free for TCP")), "127.0.0.1:0".to_owned()),
+            "HTTP" => {
+                let tcp = tcp.expect("the same number is free for TCP");
+                (Some(tcp), format!("127.0.0.1:{port}"))
+            }
+            _ => {
+                drop(tcp);
+                (None, "127.0.0.1:0".to_owned())
+            }
+        };
+        let udp = (which == "UDP").then_some(udp);
+        let path = |name: &str| directory.path().join(name).display().to_string();
+        let number = if which == "HTTP" { "50997".to_owned() } else { port.to_string() };
+        let (state, socket, secret) = (path("state"), path("sock"), path("secret"));
+        let line = [
+            "agent",
+            "--state-dir",
+            &state,
+            "--socket",
+            &socket,
+            "--secret-file",
+            &secret,
+            "--port",
+            &number,
+            "--http",
+            &http,
+            "--listen-address",
+            "127.0.0.1",
+            "--helper",
+            "none",
+            "--no-found",
+        ];
+        let output = hive(&line).env("HIVE_CONFIG", "/dev/null").output().expect("runs");
+        let said = text_of(&output);
+        assert_eq!(output.status.code(), Some(1), "{which}: {said}");
+        let expected = if which == "UDP" { "UDP port" } else { "TCP port" };
+        assert!(said.contains(expected) && said.contains(&me), "{which}: {said}");
+        drop((tcp, udp));
+    }
+}
+
 #[test]
 fn config_show_says_where_each_value_came_from() {
     let directory = tempfile::tempdir().expect("temporary directory");

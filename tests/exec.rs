@@ -601,9 +601,76 @@ async fn builds_run_through_the_helper() {
     assert!(before.elapsed() < Duration::from_secs(5), "{:?}", before.elapsed());
     host.assert_nothing_is_left(&build);
     helper.kill().await.expect("ends");
-    let executor = Executor::open(host.options.clone(), Privilege::Helper(socket)).await;
-    let message = executor.err().expect("no helper any more").to_string();
-    assert!(message.contains("hive-helper.service"), "{message}");
+}
+
+/// Agent and helper read the same file, unless the agent could have written it.
+#[tokio::test]
+async fn the_helper_goes_by_the_file_when_only_root_can_write_it() {
+    require_root();
+    let directory = directory();
+    let options = options(directory.path());
+    let config = directory.path().join("hive.toml");
+    let preset = directory.path().join("preset");
+    let text = format!("[build]\nwork_dir = \"{}\"\nuser = \"daemon\"\ncores = 1\n", options.work_dir.display());
+    fs::write(&config, text).expect("writes");
+    for (number, (mode, trusted)) in [(0o644, true), (0o664, false)].into_iter().enumerate() {
+        fs::set_permissions(&config, fs::Permissions::from_mode(mode)).expect("chmod");
+        let socket = directory.path().join(format!("helper{number}.sock"));
+        let mut helper = tokio::process::Command::new(env!("CARGO_BIN_EXE_hive"))
+            .args(["helper", "--agent-user", "root", "--socket"])
+            .arg(&socket)
+            .env("HIVE_CONFIG", &config)
+            .env("HIVE_DEFAULT_BUILD_WORK_DIR", &preset)
+            .kill_on_drop(true)
+            .spawn()
+            .expect("helper starts");
+        until("the helper listens", || std::os::unix::net::UnixStream::connect(&socket).ok()).await;
+        let executor = Executor::open(options.clone(), Privilege::Helper(socket)).await.expect("opens");
+        let found = executor.capabilities();
+        let (work_dir, percent) = if trusted { (&options.work_dir, 100) } else { (&preset, 0) };
+        assert_eq!((&found.work_dir, found.cpu_max_percent), (work_dir, percent), "{found:?}");
+        assert_eq!(found.build_user == "daemon", trusted, "{found:?}");
+        assert_eq!(found.unable.is_none(), trusted, "{found:?}");
+        helper.kill().await.expect("ends");
+    }
+}
+
+/// A host whose helper is away stays a member that builds nothing, and builds again by itself.
+#[tokio::test]
+async fn a_helper_may_come_later_and_must_mean_the_same_directory() {
+    require_root();
+    let directory = directory();
+    let socket = directory.path().join("helper.sock");
+    let options = options(directory.path());
+    let unable = |executor: &Executor| executor.capabilities().unable.clone().unwrap_or_default();
+    let executor = Executor::open(options.clone(), Privilege::Helper(socket.clone())).await.expect("no error");
+    assert!(unable(&executor).contains("hive-helper.service"), "{}", unable(&executor));
+    assert!(executor.reap_leftovers().await.expect("put off").is_empty());
+    let left = options.work_dir.join("0123456789abcdef0123456789abcdef-1");
+    fs::create_dir_all(&left).expect("a directory of a former life");
+    assert!(!executor.refresh().await, "still away");
+
+    let helper = |work_dir: &Path| {
+        let mut helper = tokio::process::Command::new(env!("CARGO_BIN_EXE_hive"));
+        helper.arg("helper").arg("--socket").arg(&socket).args(["--agent-user", "root", "--work-dir"]).arg(work_dir);
+        helper.kill_on_drop(true).spawn().expect("helper starts")
+    };
+    let listens = || std::os::unix::net::UnixStream::connect(&socket).ok();
+    let mut other = helper(&directory.path().join("elsewhere"));
+    until("the helper listens", listens).await;
+    assert!(executor.refresh().await);
+    assert!(unable(&executor).contains("systemctl restart hive-helper hive"), "{}", unable(&executor));
+    assert!(left.exists(), "nothing is done by a helper that means something else");
+    other.kill().await.expect("ends");
+
+    let mut helper = helper(&options.work_dir);
+    until("the helper listens", listens).await;
+    assert!(executor.refresh().await);
+    assert_eq!(executor.capabilities().unable, None);
+    assert!(!left.exists(), "reaped before anything can be built");
+    helper.kill().await.expect("ends");
+    assert!(executor.refresh().await);
+    assert!(unable(&executor).contains("cannot be reached"), "{}", unable(&executor));
 }
 
 #[tokio::test]

@@ -79,14 +79,28 @@ fn the_service_answers_to_its_earlier_names_and_installs_packages() {
         "Type=notify",
         "User=hive",
         "NoNewPrivileges=yes",
-        "Environment=HIVE_PACKAGES=on",
+        "Environment=HIVE_DEFAULT_PACKAGES=on",
+        "ExecStart=/usr/local/bin/hive agent",
         "Alias=build-agent.service build-advisor.service",
     ] {
         assert!(unit.lines().any(|present| present == line), "{line}");
     }
     assert!(unit.lines().any(|line| line.starts_with("WatchdogSec=")));
     assert!(!unit.contains("CacheDirectory="), "the parent of the build directory is root's: the helper works in it");
-    assert!(read("openrc/hive").contains("HIVE_PACKAGES:-on"));
+    assert!(read("openrc/hive").contains("HIVE_DEFAULT_PACKAGES=on"));
+}
+
+/// Variables and flags win over the file, so a unit that used them would overrule the operator.
+#[test]
+fn units_preset_and_never_overrule() {
+    for path in ["systemd/hive.service", "systemd/hive-helper.service", "openrc/hive", "openrc/hive-helper"] {
+        let unit = read(path);
+        let lines = unit.lines().filter(|line| !line.trim_start().starts_with('#'));
+        for line in lines.filter(|line| line.contains("HIVE_") || line.contains("hive agent")) {
+            let allowed = line.contains("HIVE_DEFAULT_") || line.contains("HIVE_ARGS") || line.ends_with("hive agent");
+            assert!(allowed && !line.contains(" --"), "{path}: {line}");
+        }
+    }
 }
 
 #[test]
@@ -264,6 +278,26 @@ fn the_installer_opens_an_nftables_firewall_once_and_leaves_an_open_one_alone() 
     assert!(!open.contains("dport"), "{open}");
 }
 
+/// By the program's own rules, before anything is touched.
+#[test]
+fn the_installer_refuses_what_the_program_would_refuse() {
+    let directory = tempfile::tempdir().expect("temporary directory");
+    let script = installer(directory.path(), "find_init() { say reached; exit 0; }\nmain \"$@\"");
+    std::os::unix::fs::symlink(env!("CARGO_BIN_EXE_hive"), directory.path().join("hive")).expect("links");
+    let long = "x".repeat(64);
+    let cases = [
+        ("--name", "-x", "expected 1-63"),
+        ("--name", long.as_str(), "expected 1-63"),
+        ("--join", "h:99999", "HOST[:PORT]"),
+        ("--join", "h:1", "reached"),
+    ];
+    for (flag, value, said) in cases {
+        let output = run(Command::new("dash").arg(&script).args([flag, value]));
+        assert!(text(&output).contains(said), "this needs root; {value}: {}", text(&output));
+        assert_eq!(text(&output).contains("nothing was started"), said != "reached", "{}", text(&output));
+    }
+}
+
 #[test]
 fn copying_files_only_makes_a_package_and_nothing_else() {
     let directory = tempfile::tempdir().expect("temporary directory");
@@ -283,7 +317,7 @@ fn copying_files_only_makes_a_package_and_nothing_else() {
         .arg(&destination));
     assert!(output.status.success(), "{}", text(&output));
     let unit = fs::read_to_string(destination.join("usr/lib/systemd/system/hive.service")).expect("copied");
-    assert!(unit.contains("ExecStart=/usr/bin/hive agent ") && !unit.contains("/usr/local/bin/hive"), "{unit}");
+    assert!(unit.contains("ExecStart=/usr/bin/hive agent\n") && !unit.contains("/usr/local/bin/hive"), "{unit}");
     let top: Vec<_> = fs::read_dir(&destination).expect("reads").flatten().map(|entry| entry.file_name()).collect();
     assert_eq!(top.len(), 2, "usr and etc only: {top:?}");
     let wrong = run(Command::new("dash").arg(release.join("install.sh")).args(["--join", "a\"]\nx = [\""]));

@@ -6,11 +6,9 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use anyhow::{Context as _, bail};
-
-use crate::config::{Config, Definition, DefinitionKind, Place, load_definitions};
+use crate::config::{Config, ConfigError, Definition, DefinitionKind, Place, Problem, load_definitions};
 use crate::engine::policy::Policy;
-use crate::engine::role::RoleSet;
+use crate::engine::role::{DefinitionError, RoleSet};
 
 /// Roles and policy that this node goes by.
 #[derive(Clone)]
@@ -18,6 +16,8 @@ pub(crate) struct Definitions {
     roles_dir: Option<PathBuf>,
     policies_dir: Option<PathBuf>,
     policy_name: String,
+    /// Where the policy was chosen.
+    policy_place: String,
     texts: (Vec<Definition>, Vec<Definition>),
     roles: Arc<RoleSet>,
     policy: Arc<Policy>,
@@ -25,14 +25,15 @@ pub(crate) struct Definitions {
 }
 
 impl Definitions {
-    /// Reads and checks everything; what is wrong is an error with file and line.
-    pub(crate) fn load(config: &Config) -> anyhow::Result<Self> {
+    /// Reads and checks everything; what is wrong is an error with file and line. `policy_place` is where the policy was chosen.
+    pub(crate) fn load(config: &Config, policy_place: &str) -> Result<Self, ConfigError> {
         let texts = read(config.roles_dir.as_ref(), config.policies_dir.as_ref())?;
-        let (roles, policy) = parse(&texts, &config.policy)?;
+        let (roles, policy) = parse(&texts, &config.policy, policy_place)?;
         Ok(Self {
             roles_dir: config.roles_dir.clone(),
             policies_dir: config.policies_dir.clone(),
             policy_name: config.policy.clone(),
+            policy_place: policy_place.to_owned(),
             texts,
             roles: Arc::new(roles),
             policy: Arc::new(policy),
@@ -48,9 +49,9 @@ impl Definitions {
                 return;
             }
             Ok(texts) => texts,
-            Err(error) => return self.report(format!("{error:#}")),
+            Err(error) => return self.report(error.to_string()),
         };
-        match parse(&texts, &self.policy_name) {
+        match parse(&texts, &self.policy_name, &self.policy_place) {
             Ok((roles, policy)) => {
                 tracing::info!(policy = policy.name(), "roles or advisor policy changed on disk, taken over");
                 self.texts = texts;
@@ -58,7 +59,7 @@ impl Definitions {
                 self.policy = Arc::new(policy);
                 self.problem = None;
             }
-            Err(error) => self.report(format!("{error:#}")),
+            Err(error) => self.report(error.to_string()),
         }
     }
 
@@ -88,19 +89,26 @@ impl Definitions {
 fn read(
     roles_dir: Option<&PathBuf>,
     policies_dir: Option<&PathBuf>,
-) -> anyhow::Result<(Vec<Definition>, Vec<Definition>)> {
+) -> Result<(Vec<Definition>, Vec<Definition>), ConfigError> {
     let roles = load_definitions(DefinitionKind::Role, roles_dir.map(PathBuf::as_path))?;
     let policies = load_definitions(DefinitionKind::Policy, policies_dir.map(PathBuf::as_path))?;
     Ok((roles, policies))
 }
 
-fn parse(texts: &(Vec<Definition>, Vec<Definition>), policy_name: &str) -> anyhow::Result<(RoleSet, Policy)> {
+fn refused(error: DefinitionError) -> ConfigError {
+    ConfigError::one(Problem::in_file(&error.file, error.line, error.what))
+}
+
+fn parse(
+    texts: &(Vec<Definition>, Vec<Definition>),
+    policy_name: &str,
+    policy_place: &str,
+) -> Result<(RoleSet, Policy), ConfigError> {
     let place = |definition: &Definition| match &definition.place {
         Place::File(path) => path.display().to_string(),
         Place::BuiltIn => format!("built-in {}", definition.name),
     };
-    let roles = RoleSet::parse(texts.0.iter().map(|role| (place(role), role.text.as_str())))
-        .context("Failed to load the role definitions")?;
+    let roles = RoleSet::parse(texts.0.iter().map(|role| (place(role), role.text.as_str()))).map_err(refused)?;
     let mut chosen = None;
     let mut names = Vec::new();
     for definition in &texts.1 {
@@ -111,7 +119,7 @@ fn parse(texts: &(Vec<Definition>, Vec<Definition>), policy_name: &str) -> anyho
                 tracing::debug!(%error, "a built-in policy does not fit these roles");
                 continue;
             }
-            Err(error) => return Err(error).context("Failed to load the advisor policies"),
+            Err(error) => return Err(refused(error)),
         };
         names.push(policy.name().to_owned());
         if policy.name() == policy_name {
@@ -120,6 +128,10 @@ fn parse(texts: &(Vec<Definition>, Vec<Definition>), policy_name: &str) -> anyho
     }
     match chosen {
         Some(policy) => Ok((roles, policy)),
-        None => bail!("no advisor policy is named {policy_name:?}; expected one of: {}", names.join(", ")),
+        None => {
+            let message =
+                format!("policy: no advisor policy is named {policy_name:?}; expected one of: {}", names.join(", "));
+            Err(ConfigError::one(Problem { place: policy_place.to_owned(), message }))
+        }
     }
 }

@@ -14,8 +14,8 @@ use tokio_util::io::{ReaderStream, StreamReader};
 use super::shared::Shared;
 use super::{Event, blobs, coordinating, propose, propose_all, recovering, serving, views};
 use crate::api::{
-    ApiError, ApiResult, ArtifactView, DoctorFacts, ErrorCode, Explanation, ExplanationLine, Health, Identity,
-    InterfaceView, JobLine, JobView, JoinRequest, LogStatus, NodePhase, NodeView, PeersFile, RecoverReport,
+    AddressClaim, ApiError, ApiResult, ArtifactView, DoctorFacts, ErrorCode, Explanation, ExplanationLine, Health,
+    Identity, InterfaceView, JobLine, JobView, JoinRequest, LogStatus, NodePhase, NodeView, PeersFile, RecoverReport,
     RecoverRequest, Refusal, Status, StoredBlob, SubmitRequest, Submitted, SubmittedJob,
 };
 use crate::clock::now_ms;
@@ -24,6 +24,7 @@ use crate::engine::grammar::{self, SOURCE_MAX_BYTES};
 use crate::engine::id::{JobId, PeerId, Sha256Hash};
 use crate::engine::job::{Job, JobSpec, JobState};
 use crate::engine::scheduler::{self, Now, Subject};
+use crate::exec::ExecError;
 use crate::exec::logs::remote;
 use crate::keyring::Keyring;
 use crate::web::NodeApi;
@@ -426,6 +427,20 @@ impl NodeApi for Api {
             self.shared.soft(|soft| soft.identity.clone()).ok_or_else(|| {
                 ApiError::new(ErrorCode::NotFound, "the hive has not decided what this node is yet", "see hive status")
             })
+        }
+        .boxed()
+    }
+
+    fn claim_address(&self, claim: AddressClaim) -> Answer<'_, AddressClaim> {
+        async move {
+            tracing::info!(interface = claim.interface, cidr = claim.cidr, "claiming an address for this machine");
+            match self.shared.executor.claim_address(&claim.interface, &claim.cidr).await {
+                Ok(()) => Ok(claim),
+                Err(ExecError::Refused(why)) => Err(ApiError::new(ErrorCode::Invalid, why, "see: ip -br addr")),
+                Err(error) => {
+                    Err(ApiError::new(ErrorCode::Forbidden, error.to_string(), "or as root: sudo hive net claim"))
+                }
+            }
         }
         .boxed()
     }

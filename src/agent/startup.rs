@@ -1,6 +1,6 @@
-//! From a configuration to a running node: everything that can be wrong is found here, before the node says a word.
+//! From a checked configuration to a running node.
 //!
-//! Order: definitions and secret (exit 2) ─► state directory, incarnation ─► log ─► sockets ─► loop ─► ready. Never done here:
+//! Order: state directory, incarnation ─► log ─► sockets ─► loop ─► ready. Never done here:
 //! anything that is decided while running.
 
 use std::fs::{self, File};
@@ -15,25 +15,24 @@ use futures::future::BoxFuture;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
-use super::definitions::Definitions;
 use super::files::Files;
 use super::node_api::Api;
+use super::preparing::Prepared;
 use super::shared::{Me, Shared, Soft};
 use super::{Agent, EVENTS_MAX, Event, Inputs, blobs, control, peers, serving};
 use crate::blobs::{BlobStore, exchange, unpack};
 use crate::clock::now_ms;
-use crate::config::{Config, LegacyMode as ConfiguredLegacy, Loaded};
+use crate::config::{Config, LegacyMode as ConfiguredLegacy};
 use crate::consensus::{Consensus, Identity as ConsensusIdentity, Options as ConsensusOptions};
 use crate::discovery::{BeaconContent, Discovery, Heard, LegacyMode, Options as DiscoveryOptions, interfaces};
 use crate::engine::id::Sha256Hash;
 use crate::engine::member::Inventory;
-use crate::engine::policy::source::FactSource;
 use crate::exec::build::{Builder, Depot, DepotError};
 use crate::exec::facts::FactsHandle;
 use crate::exec::logs::{self, LogStore};
 use crate::exec::privilege::{Executor, Privilege};
 use crate::exec::{InstallPolicy, Options as ExecOptions, inventory};
-use crate::keyring::{Keyring, Secret};
+use crate::keyring::Keyring;
 use crate::mesh::{self, Introduction, LocalFacts, NodeKey, open_policy};
 use crate::store::{incarnation, space};
 use crate::tasks;
@@ -46,6 +45,10 @@ const BUILDS_MAX: usize = 256;
 const WATCHDOG_MS: u64 = 10_000;
 /// One round of housekeeping.
 const HOUSEKEEPING: Duration = Duration::from_secs(30);
+/// Interval of looking for a helper that is away.
+const HELPER_RETRY: Duration = Duration::from_secs(2);
+/// A helper that answers is asked again in every so many of these rounds.
+const HELPER_LOOK_EVERY: u32 = 15;
 /// Interval of looking at the machine's tools and of dropping old logs and blobs, in rounds of housekeeping.
 const LOOK_EVERY: u32 = 120;
 /// The first look at the tools is so many rounds after the start at most, at random.
@@ -58,41 +61,31 @@ pub enum Ended {
     Stopped,
     /// Something that it stands on failed; a restart may help.
     Failed,
-    /// Its configuration cannot be used; only an edit helps.
-    Misconfigured,
 }
 
 impl Ended {
-    /// The process's exit code. The unit does not restart an agent that ended with 2.
+    /// The process's exit code. An agent whose configuration only an edit can mend ends with 2 before it gets here, and its unit
+    /// does not start it again.
     pub fn code(self) -> u8 {
         match self {
             Self::Stopped => 0,
             Self::Failed => 1,
-            Self::Misconfigured => 2,
         }
     }
 }
 
 /// Runs the agent until it is told to stop.
-pub fn run(loaded: Loaded) -> Ended {
-    init_logging(&loaded.config);
+pub fn run(prepared: Prepared) -> Ended {
+    init_logging(&prepared.loaded.config);
     tasks::abort_on_panic();
-    for warning in &loaded.warnings {
+    for warning in &prepared.loaded.warnings {
         tracing::warn!(warning, "configuration");
     }
-    let config = loaded.config;
-    let prepared = match prepare(&config) {
-        Ok(prepared) => prepared,
-        Err(error) => {
-            tracing::error!(error = %format!("{error:#}"), "the configuration cannot be used");
-            return Ended::Misconfigured;
-        }
-    };
     let runtime = match tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => return failed(&anyhow::Error::new(error).context("Failed to start the runtime")),
     };
-    let result = runtime.block_on(start(config, prepared));
+    let result = runtime.block_on(start(prepared));
     runtime.shutdown_timeout(Duration::from_millis(200));
     match result {
         Ok(()) => Ended::Stopped,
@@ -125,35 +118,6 @@ fn init_logging(config: &Config) {
     drop(result);
 }
 
-/// What was read and checked before anything binds.
-struct Prepared {
-    definitions: Definitions,
-    secret: Secret,
-    secret_is_tentative: bool,
-    facts: Vec<FactSource>,
-}
-
-fn prepare(config: &Config) -> anyhow::Result<Prepared> {
-    let definitions = Definitions::load(config)?;
-    let facts = fact_sources(config)?;
-    let secret = Secret::from_file(&config.secret_file, config.weak_secret)?;
-    let secret_is_tentative = secret.is_none();
-    let secret = secret.unwrap_or_else(Secret::generate);
-    Ok(Prepared { definitions, secret, secret_is_tentative, facts })
-}
-
-fn fact_sources(config: &Config) -> anyhow::Result<Vec<FactSource>> {
-    let mut sources = Vec::new();
-    for table in &config.facts {
-        let source: FactSource = toml::Value::Table(table.table.clone())
-            .try_into()
-            .map_err(|error| anyhow::anyhow!("{}:{}: {error}", table.file, table.line))?;
-        sources.push(source);
-    }
-    crate::engine::policy::source::check_sources(&sources).map_err(anyhow::Error::msg)?;
-    Ok(sources)
-}
-
 /// One agent per state directory; the lock goes with the process.
 fn lock_state_dir(directory: &Path) -> anyhow::Result<File> {
     fs::create_dir_all(directory)
@@ -175,7 +139,8 @@ fn lock_state_dir(directory: &Path) -> anyhow::Result<File> {
     }
 }
 
-async fn start(config: Config, prepared: Prepared) -> anyhow::Result<()> {
+async fn start(prepared: Prepared) -> anyhow::Result<()> {
+    let config = prepared.loaded.config;
     let _lock = lock_state_dir(&config.state_dir)?;
     let incarnation = incarnation::raise(&config.state_dir).context("Failed to raise the incarnation")?;
     let key = NodeKey::load_or_create(&config.state_dir).context("Failed to read or make the node's key")?;
@@ -269,6 +234,9 @@ async fn serve_and_run(shared: Arc<Shared>, bound: web::Bound, inputs: Inputs) -
     tasks::spawn("control", serving::serve(Arc::clone(&shared), control));
     tasks::spawn("signals", wait_for_signals(Arc::clone(&shared)));
     tasks::spawn("housekeeping", keep_house(Arc::clone(&shared)));
+    if shared.executor.has_helper() {
+        tasks::spawn("helper-watch", watch_helper(Arc::clone(&shared)));
+    }
     let web = bound.serve(Arc::new(Api::new(Arc::clone(&shared))));
     let agent = Agent::new(shared)?;
     notify(&[sd_notify::NotifyState::Ready]);
@@ -367,6 +335,27 @@ async fn keep_house(shared: Arc<Shared>) {
     }
 }
 
+/// Notices when the helper goes, and when it is back.
+async fn watch_helper(shared: Arc<Shared>) {
+    let mut known = shared.executor.capabilities();
+    for round in 1u32.. {
+        tokio::time::sleep(HELPER_RETRY).await;
+        if shared.executor.capabilities().unable.is_some() || round % HELPER_LOOK_EVERY == 0 {
+            shared.executor.refresh().await;
+        }
+        let capabilities = shared.executor.capabilities();
+        if capabilities == known {
+            continue;
+        }
+        known = Arc::clone(&capabilities);
+        match &capabilities.unable {
+            Some(why) => tracing::warn!(why, "no build can be started on this host"),
+            None => tracing::info!(user = capabilities.build_user, "builds can be started on this host"),
+        }
+        shared.update(|soft| soft.isolation.clone_from(&capabilities.notes));
+    }
+}
+
 /// Addresses at which a peer may be dialed: where its datagram came from first.
 pub(super) fn addresses(heard: &Heard, said: &[IpAddr], mesh_port: u16) -> Vec<SocketAddr> {
     let mut addresses = vec![SocketAddr::new(heard.from.ip(), mesh_port)];
@@ -453,20 +442,32 @@ fn helper(config: &Config) -> Option<PathBuf> {
     config.helper.clone().filter(|socket| !root || socket.exists())
 }
 
-async fn open_executor(config: &Config) -> anyhow::Result<Executor> {
+/// How programs run on this host. Agent and helper make it from the same settings, so that they mean the same.
+pub(crate) fn exec_options(config: &Config) -> ExecOptions {
     let mut hidden = vec![config.state_dir.clone()];
     hidden
         .extend([&config.secret_file, &config.socket].into_iter().filter_map(|file| file.parent()).map(PathBuf::from));
     let cores = inventory::detect(&inventory_options(config)).cpu_cores.max(1);
-    let options = ExecOptions {
+    ExecOptions {
         work_dir: config.build.work_dir.clone(),
         hidden_dirs: hidden,
         build_user: config.build.user.clone(),
         build_dependencies: if config.build.debian_build_deps { InstallPolicy::On } else { InstallPolicy::Off },
         cpu_max_percent: if config.build.cores == 0 { 0 } else { config.build.cores.min(cores) * 100 },
         ..ExecOptions::default()
-    };
-    super::start_context(Executor::open(options, Privilege::detect(helper(config))).await, "builds on this host")
+    }
+}
+
+async fn open_executor(config: &Config) -> anyhow::Result<Executor> {
+    let opened = Executor::open(exec_options(config), Privilege::detect(helper(config))).await;
+    let executor = super::start_context(opened, "builds on this host")?;
+    if let Some(why) = &executor.capabilities().unable {
+        tracing::warn!(why, "no build can be started on this host");
+    }
+    if config.build.user.is_some() && !executor.acts_as_root() {
+        tracing::warn!("build.user needs the helper, or an agent that is root; builds run as the agent's own user");
+    }
+    Ok(executor)
 }
 
 /// Archives come from the blob store of whoever has them, artifacts go into this node's.

@@ -338,7 +338,7 @@ pub(crate) enum NetVerb {
     Show(NetArgs),
     /// Find the next free address of the network by asking for each.
     NextIp(NetArgs),
-    /// Find it and add it to the interface as a secondary address (needs root).
+    /// Find it and add it to the interface as a secondary address: as root, or through the agent and its helper.
     Claim(NetArgs),
 }
 
@@ -361,6 +361,11 @@ pub(crate) enum ConfigVerb {
         /// Also where each value came from.
         #[arg(long)]
         origin: bool,
+        #[command(flatten)]
+        agent: Box<AgentArgs>,
+    },
+    /// Check settings, roles, policies, facts, build user and secret as the agent does before it starts.
+    Check {
         #[command(flatten)]
         agent: Box<AgentArgs>,
     },

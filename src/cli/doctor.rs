@@ -76,6 +76,10 @@ pub(crate) async fn doctor(ui: &Ui, client: &Client, surroundings: &Surroundings
     let port = facts.as_ref().map(|facts| facts.port).ok().or(config.as_ref().map(|config| config.port));
     let port = port.unwrap_or(crate::config::DEFAULT_PORT);
     checks.push(ports::check(port, status.is_ok()));
+    // An agent that answers may have been started with other flags than this command knows.
+    if let Some(http) = config.as_ref().map(|config| config.http.port()).filter(|http| *http != 0 && status.is_err()) {
+        checks.push(ports::check_http(http));
+    }
     if let Some(config) = &config {
         let known = facts.as_ref().ok().and_then(|facts| facts.secret_fingerprint.clone());
         checks.push(judge::secret(&config.secret_file, config.weak_secret, known.as_deref()));

@@ -98,5 +98,5 @@ fn failure(path: &Path, error: &SecretError) -> Failure {
             "move it away first, and remember that all nodes need the same secret",
         );
     }
-    Failure::internal(format!("{error}: {source}"), "")
+    Failure::internal(error.to_string(), "")
 }

@@ -85,13 +85,24 @@ pub struct Loaded {
     pub warnings: Vec<String>,
 }
 
-/// Puts the configuration together: defaults < file < environment < flags. `file` is the one named by `--config`; it must
+impl Loaded {
+    /// Where the value of a setting came from, for messages about it; the setting itself when nobody set it.
+    pub fn place(&self, key: &str) -> String {
+        match self.entries.iter().find(|entry| entry.setting.key == key).map(|entry| &entry.origin) {
+            None | Some(Origin::Default) => key.to_owned(),
+            Some(origin) => origin.to_string(),
+        }
+    }
+}
+
+/// Puts the configuration together: defaults < presets < file < environment < flags. `file` is the one named by `--config`; it must
 /// exist, the default one need not.
 pub fn load(surroundings: &Surroundings, file: Option<&Path>, flags: &Flags) -> Result<Loaded, ConfigError> {
     let named = file.map(Path::to_owned).or_else(|| surroundings.variables.get("HIVE_CONFIG").map(PathBuf::from));
     let path = named.clone().unwrap_or_else(|| surroundings.default_file());
     let text = read(&path, named.is_some())?;
     let mut assembly = Assembly::new(surroundings);
+    assembly.presets(surroundings);
     if let Some(text) = &text {
         assembly.file(&path, text);
     }
@@ -169,6 +180,15 @@ impl Assembly {
         }
     }
 
+    fn presets(&mut self, surroundings: &Surroundings) {
+        for setting in SETTINGS {
+            let Some(variable) = setting.preset() else { continue };
+            if let Some(text) = surroundings.variables.get(&variable).filter(|text| !text.is_empty()) {
+                self.text(setting, text, Origin::Preset(variable));
+            }
+        }
+    }
+
     fn file(&mut self, path: &Path, text: &str) {
         match file::parse(&path.display().to_string(), text) {
             Ok(values) => {
@@ -204,6 +224,7 @@ impl Assembly {
                 self.text(setting, text, Origin::Variable(own.clone()));
             }
             known.push(own);
+            known.extend(setting.preset());
         }
         for variable in surroundings.variables.keys().filter(|name| name.starts_with("HIVE_")) {
             if !known.contains(variable) {
@@ -284,7 +305,7 @@ impl Resolved<'_> {
         };
         let file = match origin {
             Origin::File(path, _) => path.display().to_string(),
-            Origin::Default | Origin::Variable(_) | Origin::Flag(_) => key.to_owned(),
+            Origin::Default | Origin::Preset(_) | Origin::Variable(_) | Origin::Flag(_) => key.to_owned(),
         };
         let rows =
             tables.iter().map(|(table, line)| FactsTable { table: table.clone(), file: file.clone(), line: *line });

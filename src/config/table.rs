@@ -52,6 +52,11 @@ impl Setting {
     pub fn variable(&self) -> Option<String> {
         self.flag().map(|flag| variable_of(&flag))
     }
+
+    /// The variable by which an installation presets it: an operator's file, variable or flag wins over it.
+    pub fn preset(&self) -> Option<String> {
+        self.flag().map(|flag| variable_of(&format!("default-{flag}")))
+    }
 }
 
 /// The variable of a flag.
@@ -318,6 +323,7 @@ pub const SETTINGS: &[Setting] = &[
         default: Default::Text("0"),
         placeholder: "N",
         meaning: "Processors for all builds of this node together; 0: all it has.",
+        advice: "Needs a cgroup, which the shipped units have. Read by the helper too: restart it after a change.",
         ..PLAIN
     },
     Setting {
@@ -325,7 +331,8 @@ pub const SETTINGS: &[Setting] = &[
         default: Default::Unset("`work` in the state directory"),
         placeholder: "DIR",
         meaning: "Where sources are unpacked and built.",
-        advice: "Needs several times the space of the largest source; a tmpfs is fine with enough memory.",
+        advice: "Needs several times the space of the largest source; a tmpfs is fine with enough memory. Read by the helper too: its \
+                 parents must be root's, both services are restarted after a change, and hive.service needs ReadWritePaths= for it.",
         ..PLAIN
     },
     Setting {
@@ -336,7 +343,7 @@ pub const SETTINGS: &[Setting] = &[
         ),
         placeholder: "USER",
         meaning: "User under which builds run; never root.",
-        advice: "Read by an agent that is root. With a helper, name the user to the helper.",
+        advice: "Needs the helper, or an agent that is root. Read by the helper too: restart it after a change.",
         ..PLAIN
     },
     Setting {

@@ -87,6 +87,41 @@ fn flags_win_over_the_environment_which_wins_over_the_file_which_wins_over_defau
 }
 
 #[test]
+fn what_an_installation_presets_wins_over_defaults_only() {
+    let (_keep, path) = file("packages = \"off\"\nport = 1001\n[build]\nwork_dir = \"/srv/w\"\n");
+    let around = surroundings(
+        true,
+        &[
+            ("HIVE_DEFAULT_PACKAGES", "on"),
+            ("HIVE_DEFAULT_BUILD_WORK_DIR", "/var/cache/hive/build"),
+            ("HIVE_DEFAULT_BUILD_SLOTS", "3"),
+            ("HIVE_DEFAULT_PORT", "1000"),
+            ("HIVE_DEFAULT_NAME", ""),
+            ("HIVE_PORT", "1002"),
+        ],
+    );
+    let loaded = load(&around, Some(&path), &Flags::from([("build.slots", vec!["4".to_owned()])])).expect("good");
+    let shown = |key: &str| {
+        let entry = loaded.entries.iter().find(|entry| entry.setting.key == key).expect("there");
+        (entry.value.to_string(), entry.origin.to_string())
+    };
+    let file = path.display();
+    assert_eq!(shown("packages"), ("off".to_owned(), format!("{file}:1")));
+    assert_eq!(shown("build.work_dir"), ("/srv/w".to_owned(), format!("{file}:4")));
+    assert_eq!(shown("port"), ("1002".to_owned(), "HIVE_PORT".to_owned()));
+    assert_eq!(shown("build.slots"), ("4".to_owned(), "--build-slots".to_owned()));
+    assert!(loaded.warnings.is_empty(), "{:?}", loaded.warnings);
+    let (_keep, empty) = self::file("");
+    let preset = load(&around, Some(&empty), &Flags::new()).expect("good");
+    assert_eq!(preset.config.packages, PackagesMode::On);
+    assert_eq!(preset.config.build.work_dir, Path::new("/var/cache/hive/build"));
+    let origins: Vec<_> = preset.entries.iter().map(|entry| entry.origin.clone()).collect();
+    assert!(origins.contains(&Origin::Preset("HIVE_DEFAULT_PACKAGES".to_owned())), "{origins:?}");
+    let error = load(&surroundings(true, &[("HIVE_DEFAULT_PORT", "x")]), Some(&empty), &Flags::new());
+    assert!(error.expect_err("refused").to_string().starts_with("HIVE_DEFAULT_PORT: "));
+}
+
+#[test]
 fn every_setting_can_be_set_by_file_environment_and_flag_alike() {
     let samples = [
         ("name", "n"),

@@ -29,6 +29,14 @@ const OUTPUT_WAITING_BYTES: usize = 32 << 10;
 /// Package managers hold a lock of their own; waiting for it here keeps the second from failing.
 static INSTALLING: Mutex<()> = Mutex::const_new(());
 
+/// Waits until no installation is under way. For a helper that ends and takes no more requests.
+pub(super) async fn finish_installing() {
+    if INSTALLING.try_lock().is_err() {
+        tracing::info!("an installation is under way and is waited for");
+        drop(INSTALLING.lock().await);
+    }
+}
+
 /// Lines on their way to whoever watches.
 struct Watched {
     output: mpsc::Sender<Bytes>,

@@ -18,7 +18,6 @@ const CONTROLLERS: [&str; 3] = ["memory", "cpu", "pids"];
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Limits {
     pub(super) memory_bytes: u64,
-    pub(super) cpu_percent: u32,
     pub(super) processes: u64,
 }
 
@@ -104,6 +103,27 @@ impl Cgroups {
     pub(super) fn limits(&self, controller: &str) -> bool {
         self.v2.as_ref().is_some_and(|(_, controllers)| controllers.contains(&controller))
             || self.v1.contains_key(controller)
+    }
+
+    /// Limits the processor time of all attempts together, in percent of one core; 0: not.
+    pub(super) fn limit_cpu(&self, percent: u32) -> io::Result<()> {
+        let quota_us = u64::from(percent) * 1_000;
+        let (file, text) = match (&self.v2, self.v1.get("cpu")) {
+            (Some((parent, has)), _) if has.contains(&"cpu") => {
+                let quota = if percent == 0 { "max".to_owned() } else { quota_us.to_string() };
+                (parent.join("cpu.max"), format!("{quota} 100000"))
+            }
+            (_, Some(parent)) => {
+                let quota = if percent == 0 { "-1".to_owned() } else { quota_us.to_string() };
+                (parent.join("cpu.cfs_quota_us"), quota)
+            }
+            (_, None) => return Ok(()),
+        };
+        match fs::write(&file, text) {
+            // Where nothing is to be limited, a kernel without bandwidth control is as good.
+            Err(error) if percent > 0 => Err(io::Error::new(error.kind(), format!("{}: {error}", file.display()))),
+            _ => Ok(()),
+        }
     }
 
     fn group(&self, token: &str) -> Group {
@@ -234,14 +254,8 @@ impl Group {
         // A quarter of the default weight: the agent and interactive work come first.
         if has.contains(&"cpu") {
             set(v2.join("cpu.weight"), "25".to_owned()).ok();
-            if limits.cpu_percent > 0 {
-                set(v2.join("cpu.max"), format!("{} 100000", u64::from(limits.cpu_percent) * 1_000))?;
-            }
         } else if let Some(path) = self.v1.get("cpu") {
             set(path.join("cpu.shares"), "256".to_owned()).ok();
-            if limits.cpu_percent > 0 {
-                set(path.join("cpu.cfs_quota_us"), (u64::from(limits.cpu_percent) * 1_000).to_string())?;
-            }
         }
         Ok(())
     }

@@ -7,7 +7,6 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::io;
-use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::os::unix::process::ExitStatusExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -26,7 +25,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use super::cgroup::{self, Cgroups, Group};
 use super::shim::{self, Order, Sandbox, ShimFailure};
 use super::users::{self, User};
-use super::{Capabilities, ExecError, Options, SAFE_PATH, sweep};
+use super::{Capabilities, ExecError, Options, SAFE_PATH, sweep, workdir};
 use crate::engine::id::{JobId, Token};
 use crate::tasks;
 
@@ -143,12 +142,11 @@ impl Launcher {
         let root = rustix::process::geteuid().is_root();
         let user = if root { Some(users::build_user(options.build_user.as_deref())?) } else { None };
         if let Some(user) = &user {
-            let mode = fs::metadata(work_dir).map_err(failed("inspect"))?.mode();
-            fs::set_permissions(work_dir, fs::Permissions::from_mode(mode & 0o755 | 0o711))
-                .map_err(failed("open up"))?;
+            workdir::open_up(work_dir).map_err(failed("open up"))?;
             users::require_passable(work_dir, user)?;
         }
-        let cgroups = Cgroups::detect(&instance(work_dir).map_err(failed("mark"))?);
+        let cgroups = Cgroups::detect(&workdir::instance(work_dir).map_err(failed("inspect"))?);
+        cgroups.limit_cpu(options.cpu_max_percent).map_err(ExecError::io("limit the processor time of builds"))?;
         let capabilities = Capabilities {
             build_user: user.as_ref().map_or_else(users::own_name, |user| user.name.clone()),
             cgroup: cgroups.any(),
@@ -158,6 +156,8 @@ impl Launcher {
             sandbox: false,
             unable: None,
             notes: Vec::new(),
+            work_dir: work_dir.clone(),
+            cpu_max_percent: options.cpu_max_percent,
         };
         let inner = Inner { options, user, cgroups, bubblewrap: None, capabilities };
         let mut launcher = Self { inner: Arc::new(inner) };
@@ -206,15 +206,8 @@ impl Launcher {
     }
 
     async fn probe_once(&self, bubblewrap: Option<PathBuf>) -> Result<(), String> {
-        let directory = self.inner.options.work_dir.join(".probe");
-        let made = fs::create_dir_all(directory.join("tmp"));
-        let made = made.and_then(|()| match &self.inner.user {
-            Some(user) => [directory.join("tmp"), directory.clone()]
-                .iter()
-                .try_for_each(|path| std::os::unix::fs::chown(path, Some(user.uid), Some(user.gid))),
-            None => Ok(()),
-        });
-        made.map_err(|error| format!("{}: {error}", directory.display()))?;
+        let made = workdir::probe_directory(&self.inner.options.work_dir, self.inner.user.as_ref());
+        let directory = made.map_err(|error| format!("{}: {error}", self.inner.options.work_dir.display()))?;
         let order =
             self.order("probe", &directory, "", &["true".to_owned()], BTreeMap::new(), bubblewrap, None, (0, 0));
         let outcome = async {
@@ -318,11 +311,7 @@ impl Launcher {
         }
         let options = &self.inner.options;
         let memory_mb = if step.memory_max_mb > 0 { step.memory_max_mb } else { options.memory_default_mb };
-        let limits = cgroup::Limits {
-            memory_bytes: memory_mb << 20,
-            cpu_percent: options.cpu_max_percent,
-            processes: u64::from(step.processes_max),
-        };
+        let limits = cgroup::Limits { memory_bytes: memory_mb << 20, processes: u64::from(step.processes_max) };
         let group = self.inner.cgroups.any().then(|| self.inner.cgroups.create(&token, limits)).transpose();
         let group = group.map_err(ExecError::io("limit the build by a cgroup"))?;
         let mut environment = BTreeMap::from([
@@ -379,6 +368,16 @@ impl Launcher {
             tokio::time::sleep(SWEEP_PAUSE).await;
         }
         0
+    }
+
+    /// Ends what runs of all attempts; their directories stay.
+    pub(super) async fn end_all(&self) {
+        for (token, group) in self.inner.cgroups.existing() {
+            let directory = self.inner.options.work_dir.join(&token);
+            let survivors = self.sweep(&token, &directory, Some(&group)).await;
+            group.remove();
+            tracing::info!(token, survivors, "a build that a former helper started was ended");
+        }
     }
 
     /// Ends builds of a former life of the agent and removes their directories. Answers their tokens.
@@ -507,22 +506,6 @@ async fn read(mut pipe: pipe::Receiver, chunks: mpsc::Sender<Bytes>, stop: Cance
 
 fn find_bubblewrap() -> Option<PathBuf> {
     SAFE_PATH.split(':').map(|directory| Path::new(directory).join("bwrap")).find(|path| path.is_file())
-}
-
-/// A name for this work directory that no other agent on this kernel uses, also when paths are equal in two mount namespaces.
-fn instance(work_dir: &Path) -> io::Result<String> {
-    let path = work_dir.join(".instance");
-    let id = match fs::read_to_string(&path) {
-        Ok(text) if text.len() == 32 => text,
-        _ => {
-            let id = hex::encode(rand::random::<[u8; 16]>());
-            fs::write(&path, &id)?;
-            id
-        }
-    };
-    let metadata = fs::metadata(work_dir)?;
-    let place = format!("{id}-{}-{}", metadata.dev(), metadata.ino());
-    Ok(format!("hive-builds-{}", &hex::encode(crate::keyring::sha256(place.as_bytes()))[..16]))
 }
 
 fn notes(inner: &Inner, why_no_sandbox: &str) -> Vec<String> {

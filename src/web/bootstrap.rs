@@ -237,6 +237,16 @@ mod tests {
     }
 
     #[tokio::test(flavor = "multi_thread")]
+    async fn user_data_that_was_not_filled_in_says_so_at_once() {
+        let directory = tempfile::tempdir().expect("temporary directory");
+        let site = site(directory.path());
+        let output = run(&site, directory.path(), &first_boot(), &[], "HIVE_SECRET_HERE\n").await;
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(!output.status.success() && said.contains("fill in the hive's secret"), "{said}");
+        site.shutdown().await;
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
     async fn a_program_changed_on_the_way_is_refused() {
         let directory = tempfile::tempdir().expect("temporary directory");
         let site = site(directory.path());

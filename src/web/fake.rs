@@ -11,9 +11,10 @@ use sha2::{Digest as _, Sha256};
 
 use super::node::{Answer, ByteStream, Download, JobQuery, LogQuery, LogStream, NodeApi};
 use crate::api::{
-    ApiError, ApiResult, ArtifactView, AttemptView, Coordinator, DoctorFacts, ErrorCode, Explanation, Health, Identity,
-    JobLine, JobView, JoinRequest, LogStatus, MemberState, MemberStatus, NodePhase, NodeView, PeersFile, PeersSelf,
-    QueueStatus, RaftPart, RecoverReport, RecoverRequest, SelfStatus, Status, StoredBlob, SubmitRequest, Submitted,
+    AddressClaim, ApiError, ApiResult, ArtifactView, AttemptView, Coordinator, DoctorFacts, ErrorCode, Explanation,
+    Health, Identity, JobLine, JobView, JoinRequest, LogStatus, MemberState, MemberStatus, NodePhase, NodeView,
+    PeersFile, PeersSelf, QueueStatus, RaftPart, RecoverReport, RecoverRequest, SelfStatus, Status, StoredBlob,
+    SubmitRequest, Submitted,
 };
 use crate::engine::id::{EpochId, HiveId, JobId, PeerId, SessionId, Sha256Hash, Token, UnixMillis};
 use crate::engine::job::{Artifact, AttemptState, FailureClass, JobState};
@@ -198,6 +199,11 @@ impl NodeApi for FakeNode {
     fn reset_identity(&self) -> Answer<'_, Identity> {
         self.act("reset identity".to_owned());
         not_here("nobody advises")
+    }
+
+    fn claim_address(&self, claim: AddressClaim) -> Answer<'_, AddressClaim> {
+        self.act(format!("claim {} on {}", claim.cidr, claim.interface));
+        good(claim)
     }
 
     fn submit(&self, request: SubmitRequest, submitter: String) -> Answer<'_, Submitted> {

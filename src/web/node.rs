@@ -11,8 +11,8 @@ use futures::future::BoxFuture;
 use futures::stream::BoxStream;
 
 use crate::api::{
-    ApiResult, ArtifactView, DoctorFacts, Explanation, Health, Identity, JobLine, JobView, JoinRequest, LogStatus,
-    NodeView, PeersFile, RecoverReport, RecoverRequest, Status, StoredBlob, SubmitRequest, Submitted,
+    AddressClaim, ApiResult, ArtifactView, DoctorFacts, Explanation, Health, Identity, JobLine, JobView, JoinRequest,
+    LogStatus, NodeView, PeersFile, RecoverReport, RecoverRequest, Status, StoredBlob, SubmitRequest, Submitted,
 };
 use crate::engine::id::{JobId, SessionId, Sha256Hash};
 use crate::engine::job::JobState;
@@ -96,6 +96,8 @@ pub trait NodeApi: Send + Sync + 'static {
     fn identity(&self) -> Answer<'_, Identity>;
     /// Asks the hive again and answers with the new identity.
     fn reset_identity(&self) -> Answer<'_, Identity>;
+    /// Adds an address to an interface of this machine.
+    fn claim_address(&self, claim: AddressClaim) -> Answer<'_, AddressClaim>;
     /// Queues jobs; answers when they are durable on a majority.
     fn submit(&self, request: SubmitRequest, submitter: String) -> Answer<'_, Submitted>;
     /// Stores a source archive.

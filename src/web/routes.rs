@@ -20,7 +20,7 @@ use super::answer::{
 };
 use super::node::{JobQuery, LogQuery};
 use super::{Context, bootstrap, hive, page};
-use crate::api::{ApiError, CancelRequest, ErrorCode, RecoverRequest, SubmitRequest};
+use crate::api::{AddressClaim, ApiError, CancelRequest, ErrorCode, RecoverRequest, SubmitRequest};
 use crate::engine::id::{JobId, SessionId, Sha256Hash};
 use crate::engine::job::JobState;
 
@@ -92,6 +92,7 @@ pub(super) fn table() -> Vec<Route> {
         write("/api/v1/jobs", Local, post(submit)),
         write("/api/v1/jobs/{id}/cancel", Local, post(cancel)),
         write("/api/v1/identity/reset", Local, post(reset_identity)),
+        write("/api/v1/addresses", Local, post(claim_address)),
         write("/api/v1/recover", Local, post(recover)),
         // Without the limit on the whole request: an archive of 1 GiB takes its time, its pauses are limited instead.
         Route { method: Method::PUT, path: "/api/v1/blobs", door: Local, handler: put(store_blob) },
@@ -167,6 +168,10 @@ async fn identity(State(context): State<Context>) -> Response {
 
 async fn reset_identity(State(context): State<Context>) -> Response {
     context.answer(context.node.reset_identity().await)
+}
+
+async fn claim_address(State(context): State<Context>, JsonBody(claim): JsonBody<AddressClaim>) -> Response {
+    context.answer(context.node.claim_address(claim).await)
 }
 
 async fn doctor(State(context): State<Context>) -> Response {

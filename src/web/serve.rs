@@ -55,13 +55,19 @@ const KEEPALIVE: Duration = Duration::from_secs(60);
 /// Why the web cannot start.
 #[derive(Debug, thiserror::Error)]
 pub enum BindError {
-    /// The port cannot be listened on.
-    #[error("cannot listen on TCP {address}: {source}{}", holder.as_ref().map_or(String::new(), |holder| format!("; held by {holder}")))]
-    Port {
+    /// Somebody else has the port.
+    #[error("TCP port {} of HTTP is taken by {}; stop it, or choose another with --http", address.port(), ports::named(holder.as_ref()))]
+    PortTaken {
         /// What was asked for.
         address: SocketAddr,
         /// Who holds it, where that can be told.
         holder: Option<Holder>,
+    },
+    /// The port cannot be listened on.
+    #[error("cannot listen on TCP {address}: {source}")]
+    Port {
+        /// What was asked for.
+        address: SocketAddr,
         /// The system's reason.
         source: io::Error,
     },
@@ -142,9 +148,11 @@ pub struct Bound {
 pub fn bind(options: Options) -> Result<Bound, BindError> {
     let address = options.http;
     let public = listen(address).map_err(|source| {
-        let taken = source.kind() == io::ErrorKind::AddrInUse;
-        let holder = if taken { ports::holder(ports::Protocol::Tcp, address.port()) } else { None };
-        BindError::Port { address, holder, source }
+        if source.kind() == io::ErrorKind::AddrInUse {
+            BindError::PortTaken { address, holder: ports::holder(ports::Protocol::Tcp, address.port()) }
+        } else {
+            BindError::Port { address, source }
+        }
     })?;
     let local = listen_locally(&options.socket)?;
     Ok(Bound { options, public, local })
@@ -470,9 +478,20 @@ mod tests {
             (status, reset)
         })
         .await;
+        let mut unix = StdUnixStream::connect(site.directory.path().join("hive.sock")).expect("connects");
+        let claim = "{\"interface\":\"eth0\",\"cidr\":\"10.0.0.7/24\"}";
+        let claimed = client(move || {
+            let head = format!(
+                "POST /api/v1/addresses HTTP/1.1\r\nContent-Type: application/json\r\nContent-Length: {}",
+                claim.len()
+            );
+            exchange(&mut unix, &format!("{head}\r\n{CLOSE}{claim}"))
+        })
+        .await;
+        assert!(claimed.starts_with("HTTP/1.1 200 ") && claimed.contains("10.0.0.7/24"), "{claimed}");
         assert!(status.starts_with("HTTP/1.1 200 ") && status.contains("\"ok\":true"), "{status}");
         assert!(identity.starts_with("HTTP/1.1 404 ") && identity.contains("nobody advises"), "{identity}");
-        assert_eq!(site.node.acts(), ["reset identity"]);
+        assert_eq!(site.node.acts(), ["reset identity", "claim 10.0.0.7/24 on eth0"]);
         site.handle.shutdown().await;
         assert!(!site.directory.path().join("hive.sock").exists());
     }

@@ -49,6 +49,22 @@ fn an_openrc_host_installed_by_a_node_becomes_a_member_and_survives() {
         eventually(what, s(20), || machine.agent().filter(|agent| Some(*agent) != killed));
         member_again(&machine, seed, &hive_id, "builder", 20);
 
+        // What only an edit mends is told where it is started, and is not tried again and again.
+        let config = machine.sh("cat /etc/build/hive.toml").expect("the installer made one");
+        machine.write("etc/build/hive.toml", "port = 0\n", 0o644);
+        let refused = machine.run(&["rc-service", "hive", "restart"]);
+        assert!(
+            refused.code != 0 && format!("{refused:?}").contains("hive.toml:1: port"),
+            "{refused:?}\n{}",
+            machine.log()
+        );
+        assert_eq!(
+            (machine.agent(), machine.sh("pgrep -f '[s]upervise-daemon hive '")),
+            (None, None),
+            "{}",
+            machine.log()
+        );
+        machine.write("etc/build/hive.toml", &config, 0o644);
         assert_eq!(machine.run(&["rc-service", "hive", "restart"]).code, 0, "{}", machine.log());
         member_again(&machine, seed, &hive_id, "builder", 20);
 

@@ -96,7 +96,7 @@ fn a_debian_host_with_nothing_but_cloud_init_user_data_becomes_a_builder_and_sta
         let installed = eventually("the packages of the role are installed", s(120), || {
             machine.identity().filter(|identity| {
                 let state = identity["packages_state"].as_str().unwrap_or_default();
-                assert!(!state.starts_with("failed"), "{identity}\n{}", machine.log());
+                assert!(!state.starts_with("failed"), "{identity}\n{}\n{}", apt_log(&machine), machine.log());
                 state == "installed"
             })
         });
@@ -132,6 +132,11 @@ fn a_debian_host_with_nothing_but_cloud_init_user_data_becomes_a_builder_and_sta
         assert_eq!(machine.identity().expect("kept")["ballot"], installed["ballot"], "nobody was asked again");
         a_job_is_built_there_without_rights(&machine, seed, "mvn");
     });
+}
+
+/// What apt and dpkg said, maintainer scripts included.
+fn apt_log(machine: &Machine) -> String {
+    machine.sh("tail -n 60 /var/log/apt/term.log; df -h / /tmp").unwrap_or_default()
 }
 
 /// What only a builder may do is done on the machine, with the package of its role, by a user who is neither root nor the agent that
@@ -185,6 +190,10 @@ table inet filter {
 }
 ";
 
+/// As people have it from the earlier system.
+const OLD_UNIT: &str =
+    "[Unit]\nDescription=old\n[Service]\nExecStart=/bin/sleep infinity\n[Install]\nWantedBy=multi-user.target\n";
+
 #[test]
 fn install_sh_with_nothing_configured_founds_behind_a_firewall_and_says_how_the_next_one_joins() {
     let name = "systemd::install_sh_with_nothing_configured_founds_behind_a_firewall_and_says_how_the_next_one_joins";
@@ -193,9 +202,12 @@ fn install_sh_with_nothing_configured_founds_behind_a_firewall_and_says_how_the_
         // No seed: a machine that was installed by hand, whose network somebody else has set up.
         machine.write("etc/cloud/cloud-init.disabled", "", 0o644);
         machine.write("etc/nftables.conf", FIREWALL, 0o755);
+        // What the Python agent left: a unit under a name that is an alias of ours.
+        machine.write("etc/systemd/system/build-agent.service", OLD_UNIT, 0o644);
         unpack_release(&machine);
         machine.power_on();
         machine.wait_until_up(s(60));
+        assert_eq!(machine.run(&["systemctl", "enable", "--now", "build-agent"]).code, 0, "{}", machine.log());
         assert_eq!(machine.run(&["systemctl", "enable", "--now", "nftables"]).code, 0, "{}", machine.log());
 
         let answer = machine.run(&["sh", "/root/hive/install.sh", "--deadline", "40"]);
@@ -205,6 +217,11 @@ fn install_sh_with_nothing_configured_founds_behind_a_firewall_and_says_how_the_
         assert!(answer.stdout.contains("/etc/build/shared_secret"), "and where it goes: {}", answer.stdout);
         let mode = machine.sh("stat -c '%a %U' /etc/build/shared_secret").expect("it is there");
         assert!(["600 hive", "640 root", "600 root"].contains(&mode.as_str()), "{mode}");
+        let old = "build-agent.service of an earlier system is stopped and disabled";
+        assert!(answer.stdout.contains(old), "{}", answer.stdout);
+        assert!(machine.has("etc/systemd/system/build-agent.service.before-hive"));
+        let alias = machine.sh("systemctl show --property=Id --value build-agent");
+        assert_eq!(alias.as_deref(), Some("hive.service"), "the old name means hive now");
         let status = machine.status().expect("answers");
         assert_eq!(status["self"]["role"], "founder", "{status}");
         let hive_id = status["hive_id"].as_str().expect("founded").to_owned();

@@ -28,6 +28,18 @@ pub(super) fn check(port: u16, agent_answers: bool) -> Check {
     }
 }
 
+/// Judges the port of HTTP for an agent that does not answer: it must be free.
+pub(super) fn check_http(port: u16) -> Check {
+    let held = sockets(Protocol::Tcp, port);
+    if held.is_empty() {
+        return Check::ok("http port", format!("{port} is free"));
+    }
+    let holders: Vec<String> = holders(&held).iter().map(ToString::to_string).collect();
+    let by = if holders.is_empty() { "a process that only root may see".to_owned() } else { holders.join(", ") };
+    let cause = format!("TCP {port} is held by {by}");
+    Check::fail("http port", cause, "end that process, or choose another port with --http")
+}
+
 #[cfg(test)]
 mod tests {
     use std::net::{TcpListener, UdpSocket};
@@ -47,5 +59,7 @@ mod tests {
         let tcp = TcpListener::bind("[::1]:0").or_else(|_| TcpListener::bind("127.0.0.1:0")).expect("binds");
         let found = check(tcp.local_addr().expect("bound").port(), false);
         assert!(found.cause.starts_with("TCP "), "{}", found.cause);
+        let http = check_http(tcp.local_addr().expect("bound").port());
+        assert!(http.state == Severity::Fail && http.cause.contains("(pid "), "{}", http.cause);
     }
 }

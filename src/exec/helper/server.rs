@@ -18,7 +18,7 @@ use super::protocol::{Control, FRAME_MAX, Reply, Request};
 use crate::exec::acts;
 use crate::exec::launch::{Launcher, Step};
 use crate::exec::users;
-use crate::exec::{ExecError, Options};
+use crate::exec::{ExecError, Options, workdir};
 use crate::tasks;
 use crate::transport::{read_frame, write_frame};
 
@@ -55,14 +55,15 @@ pub fn main(options: HelperOptions) -> ExitCode {
     }
 }
 
-/// Small command line of its own, for units and tests: `--socket PATH --agent-user NAME --work-dir PATH [--build-user NAME]
-/// [--hide PATH]... [--interface NAME]... [--no-sandbox]`.
-pub fn parse(arguments: impl Iterator<Item = OsString>) -> Result<HelperOptions, String> {
-    let mut options = HelperOptions {
-        socket: PathBuf::from("/run/hive/helper.sock"),
-        agent_user: "hive".to_owned(),
-        exec: Options::default(),
-    };
+impl Default for HelperOptions {
+    fn default() -> Self {
+        Self { socket: PathBuf::from("/run/hive/helper.sock"), agent_user: "hive".to_owned(), exec: Options::default() }
+    }
+}
+
+/// Small command line of its own, for tests and unusual installations: `--socket PATH --agent-user NAME --work-dir PATH
+/// [--build-user NAME] [--hide PATH]... [--interface NAME]... [--no-sandbox]`. It changes what `options` says.
+pub fn parse(mut options: HelperOptions, arguments: impl Iterator<Item = OsString>) -> Result<HelperOptions, String> {
     let mut hidden = Vec::new();
     let mut arguments = arguments.map(|argument| argument.into_string().map_err(|bad| format!("{bad:?} is not UTF-8")));
     while let Some(flag) = arguments.next().transpose()? {
@@ -91,10 +92,13 @@ async fn until_signal(options: HelperOptions) -> Result<(), ExecError> {
     let mut interrupt = signal(SignalKind::interrupt()).map_err(ExecError::io("listen for signals"))?;
     let server = Server::open(options).await?;
     tokio::select! {
-        result = server.run() => result,
-        _ = terminate.recv() => Ok(()),
-        _ = interrupt.recv() => Ok(()),
+        result = server.run() => return result,
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
     }
+    // A package manager that loses its reader fails in the middle, so what has begun is brought to its end.
+    acts::finish_installing().await;
+    Ok(())
 }
 
 struct Server {
@@ -111,18 +115,22 @@ impl Server {
         }
         let agent = users::lookup(&options.agent_user).map_err(ExecError::io("read /etc/passwd"))?;
         let agent = agent.ok_or_else(|| ExecError::Setting(format!("there is no user {}", options.agent_user)))?;
-        let work_dir = options.exec.work_dir.clone();
-        fs::create_dir_all(&work_dir).map_err(ExecError::io(format!("create {}", work_dir.display())))?;
-        let launcher = Launcher::open(options.exec.clone()).await?;
         // The agent makes the directories of attempts; the build user only passes through.
-        std::os::unix::fs::chown(&work_dir, Some(agent.uid), Some(agent.gid)).map_err(ExecError::io(format!(
-            "give {} to {}",
-            work_dir.display(),
-            agent.name
-        )))?;
+        workdir::make_for(&options.exec.work_dir, &agent)?;
+        let launcher = Launcher::open(options.exec.clone()).await?;
+        // The agent has given them up when their helper was gone, and nobody reads their output.
+        launcher.end_all().await;
         let listener = listen(&options.socket, agent.uid, agent.gid)
             .map_err(ExecError::io(format!("listen on {}", options.socket.display())))?;
-        tracing::info!(socket = %options.socket.display(), agent = agent.name, "helper ready");
+        tracing::info!(
+            socket = %options.socket.display(),
+            agent = agent.name,
+            work_dir = %options.exec.work_dir.display(),
+            "helper ready"
+        );
+        if let Err(error) = sd_notify::notify(&[sd_notify::NotifyState::Ready]) {
+            tracing::debug!(%error, "the service manager could not be told");
+        }
         Ok(Self { launcher, options: options.exec, agent_uid: agent.uid, listener })
     }
 
@@ -246,11 +254,13 @@ mod tests {
     #[test]
     fn the_command_line_is_read_or_refused() {
         let words = |text: &str| text.split(' ').map(OsString::from).collect::<Vec<_>>().into_iter();
-        let options = parse(words("--socket /s --agent-user me --work-dir /w --hide /h --no-sandbox")).expect("read");
+        let options =
+            parse(HelperOptions::default(), words("--socket /s --agent-user me --work-dir /w --hide /h --no-sandbox"))
+                .expect("read");
         assert_eq!(options.agent_user, "me");
         assert!(!options.exec.sandbox);
         assert!(options.exec.hidden_dirs.contains(&PathBuf::from("/h")));
-        assert!(parse(words("--socket")).is_err());
-        assert!(parse(words("--evil x")).is_err());
+        assert!(parse(HelperOptions::default(), words("--socket")).is_err());
+        assert!(parse(HelperOptions::default(), words("--evil x")).is_err());
     }
 }
