@@ -106,11 +106,15 @@ impl Peers {
 
 /// The copy of this machine has a key of its own by now, or is gone.
 fn forget_clone(shared: &Shared, now_ms: u64) {
-    let over = |cloned_ms: u64| cloned_ms != 0 && now_ms.saturating_sub(cloned_ms) >= CLONE_SHOWN_MS;
-    if over(shared.soft(|soft| soft.cloned_ms)) {
+    if is_clone_gone(shared.soft(|soft| soft.cloned_ms), now_ms) {
         shared.update(|soft| soft.cloned_ms = 0);
         shared.notice("clone", None);
     }
+}
+
+/// It was seen (0: never), and not for a while.
+fn is_clone_gone(cloned_ms: u64, now_ms: u64) -> bool {
+    cloned_ms != 0 && now_ms.saturating_sub(cloned_ms) >= CLONE_SHOWN_MS
 }
 
 async fn publish(shared: &Arc<Shared>) {
@@ -165,4 +169,16 @@ pub(super) fn cached(shared: &Shared) -> Vec<SocketAddr> {
     addresses.sort();
     addresses.dedup();
     addresses
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_copied_key_is_told_until_the_copy_was_not_seen_for_a_while() {
+        assert!(!is_clone_gone(0, 10 * CLONE_SHOWN_MS), "there never was one");
+        assert!(!is_clone_gone(5_000, 4_999 + CLONE_SHOWN_MS));
+        assert!(is_clone_gone(5_000, 5_000 + CLONE_SHOWN_MS));
+    }
 }

@@ -143,7 +143,7 @@ mod tests {
         assert_eq!(
             problems(text),
             [
-                "hive.toml:1: name: expected 1-63 characters of A-Z a-z 0-9 . _ -, got \"a b\"",
+                "hive.toml:1: name: expected 1-63 characters of A-Z a-z 0-9 . _ -, a letter or digit first, got \"a b\"",
                 "hive.toml:2: port: expected a whole number from 1 to 65535, got the number 70000",
                 "hive.toml:3: expected a known key, got \"prot\"; did you mean `port`?",
                 "hive.toml:5: discovery.mdns: expected one of on, off, got true",
