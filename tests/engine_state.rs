@@ -9,7 +9,7 @@ use engine_support::{
 };
 use hive::engine::command::{Batch, Command, Origin, Progress, Proposal, RankedRole, RejectCode, Reply};
 use hive::engine::id::{HiveId, Token, UnixMillis};
-use hive::engine::job::{AttemptState, FailureClass, JobState, Outcome, Source};
+use hive::engine::job::{AttemptState, FailureClass, JobSpec, JobState, Outcome, Source};
 use hive::engine::state::{
     DRONE_INFRA_FAILURES_MAX, GROUNDED_MS, INFRA_FAILURES_MAX, MEMBERS_MAX, Row, State, TERMINAL_KEPT, WINDOW, table,
 };
@@ -216,17 +216,43 @@ fn claims_repeat_their_ballot_keep_their_own_place_and_respect_caps() {
 fn submitting_twice_is_submitting_once() {
     let mut replica = Replica::founded(1);
     replica.submit(pure_job(1));
-    let mut other = pure_job(1);
-    other.priority = 50;
-    let jobs = vec![other, pure_job(2), pure_job(2)];
+    let jobs = vec![pure_job(1), pure_job(2), pure_job(2)];
     let submit = Command::Submit { session: session_id(2), submitter: "me".to_owned(), jobs };
     assert_eq!(replica.run(submit), Reply::Done);
-    assert_eq!(replica.job(job_id(1)).spec.priority, 0);
     assert_eq!(replica.job(job_id(1)).session, session_id(1));
     assert_eq!(replica.state.jobs().map(|job| job.ordinal).collect::<Vec<_>>(), [1, 2]);
     assert_eq!(replica.state.session(&session_id(2)).unwrap().jobs, 1);
     assert_eq!(replica.state.jobs().filter(|job| job.session == session_id(2)).count(), 1);
     replica.check_reload();
+}
+
+#[test]
+fn other_work_under_a_known_id_is_refused_and_changes_nothing() {
+    let mut replica = Replica::founded(1);
+    replica.submit(pure_job(1));
+    let submit = |jobs| Command::Submit { session: session_id(2), submitter: "me".to_owned(), jobs };
+    let other = JobSpec { priority: 50, ..pure_job(1) };
+    assert_eq!(rejected(&replica.run(submit(vec![pure_job(2), other]))), Some(RejectCode::Conflict));
+    assert!(replica.state.job(&job_id(2)).is_none(), "all or nothing");
+    let twice = vec![pure_job(3), JobSpec { priority: 50, ..pure_job(3) }];
+    assert_eq!(rejected(&replica.run(submit(twice))), Some(RejectCode::Conflict));
+    assert_eq!(replica.job(job_id(1)).spec, pure_job(1));
+    replica.check_reload();
+}
+
+#[test]
+fn a_job_that_was_pinned_meanwhile_is_still_the_same_job() {
+    let mut replica = Replica::founded(1);
+    replica.submit(git_job(1));
+    let token = replica.assign(job_id(1), 0);
+    replica.report(job_id(1), token, Progress::Building { pinned_commit: Some("a".repeat(40)) });
+    let submit = |job| Command::Submit { session: session_id(1), submitter: "me".to_owned(), jobs: vec![job] };
+    assert_eq!(replica.run(submit(git_job(1))), Reply::Done);
+    let mut elsewhere = git_job(1);
+    if let Some(Source::Git { commit, .. }) = elsewhere.git_source_mut() {
+        *commit = Some("b".repeat(40));
+    }
+    assert_eq!(rejected(&replica.run(submit(elsewhere))), Some(RejectCode::Conflict));
 }
 
 #[test]
@@ -741,7 +767,8 @@ fn old_jobs_become_history_and_are_still_known() {
     assert_eq!(replica.state.counts().cancelled, u64::try_from(total).unwrap());
     assert_eq!(replica.state.sessions().count(), TERMINAL_KEPT / 50);
     let row = replica.state.history_row(&job_id(1)).expect("in the history");
-    assert!(replica.store.contains_key(&row));
+    let past = State::job_of_history(&replica.store[&row]).expect("a job");
+    assert_eq!((past.spec, past.state), (pure_job(1), JobState::Cancelled));
     assert_eq!(replica.state.history_rows().count(), 100);
     assert!(replica.state.job(&job_id(1)).is_none());
     replica.submit(pure_job(1));

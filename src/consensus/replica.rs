@@ -17,7 +17,8 @@ use super::codec;
 use super::types::{Entry, StoredMembership};
 use crate::clock;
 use crate::engine::command::{Batch, ENVELOPE_VERSION, Reply};
-use crate::engine::id::{Epoch, HiveId, PeerId};
+use crate::engine::id::{Epoch, HiveId, JobId, PeerId};
+use crate::engine::job::Job;
 use crate::engine::state::{Applied, Halt, State};
 use crate::store::hive_db::{self, HiveDb, HiveMeta};
 use crate::store::raft_db::LogPoint;
@@ -287,6 +288,15 @@ impl Replica {
     /// The chain at an index, with the entry's term; none when it is too old or not there yet.
     pub(crate) async fn point(&self, index: u64) -> Result<Option<(u64, [u8; 32])>, StoreError> {
         self.db().point(index).await
+    }
+
+    /// A job that is over for so long that only its history row is left; none when there is no such row (any more).
+    pub async fn past_job(&self, id: &JobId) -> Result<Option<Job>, StoreError> {
+        let Some(row) = self.read(|state| state.history_row(id)) else { return Ok(None) };
+        let db = self.db();
+        let Some(value) = db.row(row).await? else { return Ok(None) };
+        let damaged = |what| StoreError::Damaged { path: db.database().path().to_owned(), what };
+        State::job_of_history(&value).map(Some).map_err(damaged)
     }
 
     pub(crate) async fn close(&self) {

@@ -153,6 +153,18 @@ impl JobSpec {
         Needs { labels: self.labels.iter().cloned().chain(implied).collect(), memory_mb: self.limits.memory_max_mb }
     }
 
+    /// Whether this asks for what a job is that was queued before: equal but for the commit that its first attempt pinned.
+    pub fn asks_the_same_as(&self, queued: &Self) -> bool {
+        let mut asked = self.clone();
+        let mut queued = queued.clone();
+        if let (Some(Source::Git { commit: None, .. }), Some(Source::Git { commit, .. })) =
+            (asked.git_source_mut(), queued.git_source_mut())
+        {
+            *commit = None;
+        }
+        asked == queued
+    }
+
     /// The Git source, if it has one.
     pub fn git_source_mut(&mut self) -> Option<&mut Source> {
         let source = match &mut self.work {

@@ -225,6 +225,19 @@ impl HiveDb {
         self.barrier().await
     }
 
+    /// The value of a row that is not in memory (history).
+    pub async fn row(&self, row: Row) -> Result<Option<Vec<u8>>, StoreError> {
+        self.db
+            .write(move |connection| {
+                connection
+                    .query_row("SELECT value FROM kv WHERE tbl = ?1 AND key = ?2", params![row.table, row.key], |row| {
+                        row.get(0)
+                    })
+                    .optional()
+            })
+            .await
+    }
+
     /// The chain at an index, with the term of the entry; none when it is too old or not there yet.
     pub async fn point(&self, index: u64) -> Result<Option<(u64, [u8; 32])>, StoreError> {
         let index = index.cast_signed();
@@ -308,6 +321,8 @@ mod tests {
         db.apply(vec![change(7, Some(7))], &meta(3)).await.expect("queued");
         assert_eq!(db.point(2).await.expect("reads"), Some((2, meta(2).chain)));
         assert_eq!(db.point(99).await.expect("reads"), None);
+        assert_eq!(db.row(change(7, None).row).await.expect("reads"), Some(vec![7]));
+        assert_eq!(db.row(change(1, None).row).await.expect("reads"), None);
 
         let other = tempfile::tempdir().expect("temporary directory");
         let (target, ..) = HiveDb::open(other.path(), FatalHook::exit()).expect("opens");

@@ -42,6 +42,14 @@ impl State {
                 return reject(RejectCode::Invalid, format!("job {}: {invalid}", spec.id));
             }
         }
+        // The same job again is the answer to a retry; other work under its id would be lost without a word.
+        let other = |spec: &&JobSpec| {
+            let twice = specs.iter().any(|also| also.id == spec.id && also != *spec);
+            twice || self.jobs.get(&spec.id).is_some_and(|known| !spec.asks_the_same_as(&known.spec))
+        };
+        if let Some(spec) = specs.iter().find(other) {
+            return reject(RejectCode::Conflict, format!("job {} was queued before with something else to do", spec.id));
+        }
         let new = specs.iter().filter(|spec| !self.jobs.is_known(&spec.id)).count();
         if self.jobs.counts().open().saturating_add(u64::try_from(new).unwrap_or(u64::MAX)) > OPEN_JOBS_MAX {
             return reject(RejectCode::NoRoom, format!("the queue holds {OPEN_JOBS_MAX} jobs, its most"));

@@ -1,7 +1,7 @@
 //! Reading the state. Nothing here walks the whole table of jobs unless it says so.
 
 use super::jobs::{DroneRecord, QueueCounts, Session};
-use super::rows::RowKey;
+use super::rows::{RowKey, decode};
 use super::{Row, State};
 use crate::engine::id::{Epoch, HiveId, JobId, PeerId, SessionId};
 use crate::engine::job::{Attempt, Job, Needs};
@@ -83,6 +83,16 @@ impl State {
     /// Where the row of a job in the history table is.
     pub fn history_row(&self, id: &JobId) -> Option<Row> {
         self.jobs.retired_at(id).map(|ordinal| RowKey::History(*id, ordinal).row())
+    }
+
+    /// Whether a job is in memory or in the history table.
+    pub fn knows_job(&self, id: &JobId) -> bool {
+        self.jobs.is_known(id)
+    }
+
+    /// The job in a row of the history table.
+    pub fn job_of_history(value: &[u8]) -> Result<Job, String> {
+        decode(value)
     }
 
     /// Rows of the history table, the job that ended last first.

@@ -94,7 +94,7 @@ pub(super) fn encode<T: Serialize>(value: &T) -> Vec<u8> {
     bytes
 }
 
-fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, String> {
+pub(super) fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, String> {
     let mut rest = bytes;
     let value = ciborium::from_reader(&mut rest).map_err(|error| error.to_string())?;
     if rest.is_empty() { Ok(value) } else { Err("bytes left over after the value".to_owned()) }
