@@ -36,6 +36,7 @@ mod recovering;
 mod serving;
 mod shared;
 mod startup;
+mod submitting;
 mod views;
 mod voters;
 
@@ -55,7 +56,7 @@ use crate::consensus::ProposeError;
 use crate::discovery::DiscoveryEvent;
 use crate::engine::ballot::AdviceMsg;
 use crate::engine::beacon::BeaconState;
-use crate::engine::command::{Command, Reply};
+use crate::engine::command::{Command, RejectCode, Reply};
 use crate::engine::founding::SeekersDigest;
 use crate::engine::id::{PeerId, Token};
 use crate::engine::member::Inventory;
@@ -155,7 +156,9 @@ pub enum Event {
 /// Proposes one command and turns what can go wrong into what a person can read.
 pub(crate) async fn propose(shared: &Shared, command: Command, deadline: Duration) -> ApiResult<Reply> {
     let mut replies = propose_all(shared, vec![command], deadline).await?;
-    replies.pop().ok_or_else(|| ApiError::new(ErrorCode::Internal, "a proposal was answered with nothing", ""))
+    replies.pop().ok_or_else(|| {
+        ApiError::new(ErrorCode::Internal, "a proposal was answered with nothing", "this is a bug; see the agent's log")
+    })
 }
 
 /// Proposes several commands, in order.
@@ -171,8 +174,30 @@ pub(crate) async fn propose_all(shared: &Shared, commands: Vec<Command>, deadlin
         }
         ProposeError::TooLarge { .. } => ApiError::new(ErrorCode::Invalid, error.to_string(), "split the request"),
         ProposeError::DiskLow => ApiError::new(ErrorCode::Degraded, error.to_string(), "free some disk space"),
-        ProposeError::Refused(_) => ApiError::new(ErrorCode::Conflict, error.to_string(), ""),
+        ProposeError::Refused(_) => ApiError::new(
+            ErrorCode::Conflict,
+            error.to_string(),
+            "nothing was changed; see hive status, then try again",
+        ),
     })
+}
+
+/// A refusal of apply as an error of the API.
+fn accepted(reply: Reply) -> ApiResult<()> {
+    let Reply::Rejected { code, message } = reply else { return Ok(()) };
+    let (code, hint) = match code {
+        RejectCode::NotFound => (ErrorCode::NotFound, "see: hive queue list"),
+        RejectCode::Invalid => (ErrorCode::Invalid, "see: hive queue add --help"),
+        RejectCode::Stale | RejectCode::Conflict => (ErrorCode::Conflict, "see what became of it: hive job show ID"),
+        RejectCode::NoRoom => (ErrorCode::Conflict, "wait until jobs are over, or cancel some: hive queue list"),
+        RejectCode::TooOld => (ErrorCode::Conflict, "nothing was changed; try again"),
+    };
+    Err(ApiError::new(code, message, hint))
+}
+
+/// Something that should not happen, or a device that failed.
+fn internal(error: impl std::fmt::Display) -> ApiError {
+    ApiError::new(ErrorCode::Internal, error.to_string(), "see the agent's log: journalctl -u hive -n 50")
 }
 
 /// The event loop's own state.

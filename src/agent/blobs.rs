@@ -12,7 +12,8 @@ use std::time::Duration;
 use super::control::{self, Request, Response};
 use super::shared::Shared;
 use super::views;
-use crate::blobs::fetch::fetch;
+use crate::api::{ApiError, ErrorCode};
+use crate::blobs::fetch::{FetchError, fetch};
 use crate::blobs::{BlobError, BlobStore, age_ms};
 use crate::clock::now_ms;
 use crate::engine::id::{PeerId, Sha256Hash};
@@ -20,8 +21,12 @@ use crate::engine::keeping;
 use crate::store::ASIDE_MARK;
 use crate::transport;
 
-/// Most time for another node to fetch a copy.
-const KEEP_TIMEOUT: Duration = Duration::from_secs(600);
+/// Most time for another node to fetch a copy, whatever its length; it gives up by itself when nothing comes.
+const KEEP_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// And so much more for each MiB of it: half of what a slow radio link carries.
+const KEEP_TIMEOUT_PER_MIB: Duration = Duration::from_secs(1);
+
 /// A copy of the state that may be older than this does not decide what is needed, milliseconds.
 const CURRENT_MS: u64 = 10_000;
 /// Nor does one that has had so little time since the start, milliseconds.
@@ -29,7 +34,7 @@ const SETTLED_MS: u64 = 600_000;
 
 /// Whether the blob is here and its bytes are right. A copy that is there but damaged is set aside, so that it is fetched anew: what
 /// is acknowledged here may be the last good copy tomorrow. One that is there is wanted again, so it counts as new.
-async fn is_here(shared: &Shared, sha256: Sha256Hash, size: Option<u64>) -> Result<bool, String> {
+async fn is_here(shared: &Shared, sha256: Sha256Hash, size: Option<u64>) -> Result<bool, FetchError> {
     match shared.blobs.open_verified_async(sha256).await {
         Ok((_, found)) if size.is_none_or(|size| size == found) => {
             if let Err(error) = shared.blobs.touch(sha256) {
@@ -38,15 +43,45 @@ async fn is_here(shared: &Shared, sha256: Sha256Hash, size: Option<u64>) -> Resu
             // It may have been removed as old in this very moment.
             Ok(shared.blobs.size(sha256).is_some())
         }
-        Ok((_, found)) => Err(format!("it has {found} bytes, not the {} that were named", size.unwrap_or(found))),
+        Ok((_, found)) => Err(FetchError::Size { hash: sha256, found, named: size.unwrap_or(found) }),
         Err(BlobError::NotFound(_) | BlobError::Corrupt(_)) => Ok(false),
-        Err(error) => Err(error.to_string()),
+        Err(error) => Err(error.into()),
     }
+}
+
+/// Why a blob is not to be had, as an error of the API. `what` names it for people.
+pub(super) fn problem(what: &str, error: &FetchError) -> ApiError {
+    use std::io::ErrorKind::{QuotaExceeded, StorageFull};
+    let (code, hint) = match error {
+        FetchError::NotFound { .. } | FetchError::Store(BlobError::NotFound(_)) => {
+            (ErrorCode::NotFound, "the nodes that have it may be away; see hive peers")
+        }
+        FetchError::Failed { .. } => (ErrorCode::Unreachable, "the nodes that have it may be away; see hive peers"),
+        FetchError::Store(BlobError::Full { .. }) => (ErrorCode::Degraded, "free some disk space on this node"),
+        FetchError::Store(BlobError::Io { source, .. }) if matches!(source.kind(), StorageFull | QuotaExceeded) => {
+            (ErrorCode::Degraded, "free some disk space on this node")
+        }
+        FetchError::Store(BlobError::Io { .. } | BlobError::Corrupt(_)) => {
+            (ErrorCode::Internal, "try again; look at this node's disk and log: journalctl -u hive -n 50")
+        }
+        FetchError::Store(BlobError::TooLarge { .. }) => (ErrorCode::Invalid, "send less, at most 1 GiB at once"),
+        FetchError::Size { .. } | FetchError::Store(BlobError::Mismatch { .. } | BlobError::Input(_)) => {
+            (ErrorCode::Invalid, "send it again")
+        }
+    };
+    let mut message = format!("{what} is not to be had: {error}");
+    // The device's own words are below what the store says.
+    let mut source = std::error::Error::source(error);
+    while let Some(cause) = source {
+        message.push_str(&format!(": {cause}"));
+        source = cause.source();
+    }
+    ApiError::new(code, message, hint)
 }
 
 /// Fetches a blob from a peer that asked this node to keep it.
 pub(super) async fn keep(shared: &Shared, from: &PeerId, sha256: Sha256Hash, size: u64) -> Result<(), String> {
-    if is_here(shared, sha256, Some(size)).await? {
+    if is_here(shared, sha256, Some(size)).await.map_err(|error| error.to_string())? {
         return Ok(());
     }
     let from = std::slice::from_ref(from);
@@ -59,7 +94,7 @@ pub(super) async fn obtain(
     sha256: Sha256Hash,
     size: Option<u64>,
     first: Option<&PeerId>,
-) -> Result<(), String> {
+) -> Result<(), FetchError> {
     if is_here(shared, sha256, size).await? {
         return Ok(());
     }
@@ -69,7 +104,7 @@ pub(super) async fn obtain(
             sources.push(peer);
         }
     }
-    fetch(&shared.blobs, &shared.mesh, sha256, size, &sources).await.map(drop).map_err(|error| error.to_string())
+    fetch(&shared.blobs, &shared.mesh, sha256, size, &sources).await.map(drop)
 }
 
 /// Asks up to `copies` other nodes to keep a blob, voters first. Returns how many do; fewer than asked for only when there
@@ -78,13 +113,15 @@ pub(super) async fn spread(shared: &Shared, sha256: Sha256Hash, size: u64, copie
     let voters = views::voters(&shared.consensus.status());
     let mut peers = shared.alive_peers();
     peers.sort_by_key(|peer| !voters.contains(peer));
+    let mib = u32::try_from(size >> 20).unwrap_or(u32::MAX);
+    let patience = KEEP_TIMEOUT + KEEP_TIMEOUT_PER_MIB * mib;
     let mut kept = 0;
     for peer in peers {
         if kept >= copies {
             break;
         }
         let request = Request::KeepBlob { sha256, size };
-        match transport::call(&shared.mesh, &peer, control::PROTOCOL, &request, KEEP_TIMEOUT).await {
+        match transport::call(&shared.mesh, &peer, control::PROTOCOL, &request, patience).await {
             Ok(Response::Ok) => kept += 1,
             Ok(other) => tracing::debug!(%peer, ?other, "does not keep a copy"),
             Err(error) => tracing::debug!(%peer, %error, "does not keep a copy"),

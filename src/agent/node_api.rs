@@ -8,21 +8,20 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures::{FutureExt as _, StreamExt as _, TryStreamExt as _};
-use tokio_util::io::{ReaderStream, StreamReader};
+use futures::{FutureExt as _, StreamExt as _};
+use tokio_util::io::ReaderStream;
 
 use super::shared::Shared;
-use super::{Event, blobs, coordinating, propose, propose_all, recovering, serving, views};
+use super::{Event, blobs, coordinating, internal, recovering, serving, submitting, views};
 use crate::api::{
     AddressClaim, ApiError, ApiResult, ArtifactView, DoctorFacts, ErrorCode, Explanation, ExplanationLine, Health,
     Identity, InterfaceView, JobLine, JobView, JoinRequest, LogStatus, NodePhase, NodeView, PeersFile, RecoverReport,
-    RecoverRequest, Refusal, Status, StoredBlob, SubmitRequest, Submitted, SubmittedJob,
+    RecoverRequest, Refusal, Status, StoredBlob, SubmitRequest, Submitted,
 };
+use crate::blobs::fetch::FetchError;
 use crate::clock::now_ms;
-use crate::engine::command::{Command, RejectCode, Reply, SUBMIT_JOBS_MAX};
-use crate::engine::grammar::{self, SOURCE_MAX_BYTES};
 use crate::engine::id::{JobId, PeerId, Sha256Hash};
-use crate::engine::job::{Job, JobSpec, JobState};
+use crate::engine::job::{Job, JobState};
 use crate::engine::scheduler::{self, Now, Subject};
 use crate::exec::ExecError;
 use crate::exec::logs::remote;
@@ -30,12 +29,10 @@ use crate::keyring::Keyring;
 use crate::web::NodeApi;
 use crate::web::node::{Answer, ByteStream, Download, JobQuery, LogQuery, LogStream};
 
-/// How long a write may take before it is answered with "no quorum".
-const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long a reset identity is awaited: a ballot, a claim, and some patience with a missing quorum.
 const RESET_TIMEOUT: Duration = Duration::from_secs(15);
-/// Copies of a source archive on other nodes before its job is acknowledged, as far as there are as many; see [`copies_needed`].
-const SOURCE_COPIES: usize = 2;
+/// What to do when a log is not there.
+const LOG_GONE: &str = "hive job show says when the attempt ran; how long logs are kept: hive config reference";
 /// Addresses that other subnets registered; the oldest is forgotten first.
 const REGISTERED_MAX: usize = 256;
 /// Lines of `hive listen` on their way to a client.
@@ -52,8 +49,13 @@ impl Api {
         Self { shared }
     }
 
-    fn job_or_404(&self, id: &JobId) -> ApiResult<Job> {
-        self.shared.read(|state| state.job(id).cloned()).ok_or_else(|| not_found(format!("no job {id}")))
+    /// A job, also one of which only the history row is left.
+    async fn find_job(&self, id: &JobId) -> ApiResult<Job> {
+        if let Some(job) = self.shared.read(|state| state.job(id).cloned()) {
+            return Ok(job);
+        }
+        let past = self.shared.consensus.replica().past_job(id).await.map_err(internal)?;
+        past.ok_or_else(|| not_found(format!("no job {id}"), "see: hive queue list"))
     }
 
     fn view_of(&self, job: &Job) -> JobView {
@@ -67,85 +69,25 @@ impl Api {
         shared.read(|state| views::job_view(state, job, waiting.flatten()))
     }
 
-    async fn submit_all(&self, request: SubmitRequest, submitter: String) -> ApiResult<Submitted> {
-        for spec in &request.jobs {
-            grammar::job(spec)
-                .map_err(|error| ApiError::new(ErrorCode::Invalid, error.to_string(), "see: hive queue add --help"))?;
-        }
-        for spec in &request.jobs {
-            self.secure_source(spec).await?;
-        }
-        let jobs = request.jobs.iter().map(|spec| SubmittedJob { id: spec.id, target: spec.target.clone() }).collect();
-        let commands = request.jobs.chunks(SUBMIT_JOBS_MAX).map(|jobs| Command::Submit {
-            session: request.session,
-            submitter: submitter.clone(),
-            jobs: jobs.to_vec(),
-        });
-        for reply in propose_all(&self.shared, commands.collect(), WRITE_TIMEOUT).await? {
-            accepted(reply)?;
-        }
-        Ok(Submitted { session: request.session, jobs })
-    }
-
-    /// The archive must outlive this machine before its job is acknowledged.
-    async fn secure_source(&self, spec: &JobSpec) -> ApiResult<()> {
-        let Some((sha256, size)) = spec.work.archive() else { return Ok(()) };
-        blobs::obtain(&self.shared, sha256, Some(size), None).await.map_err(|error| {
-            let message = format!("the source archive {sha256} is not to be had: {error}");
-            ApiError::new(ErrorCode::Invalid, message, "upload it first: PUT /api/v1/blobs")
-        })?;
-        let wanted = self.shared.alive_peers().len().min(SOURCE_COPIES);
-        let voters = views::voters(&self.shared.consensus.status()).len();
-        let kept = blobs::spread(&self.shared, sha256, size, wanted).await;
-        if kept < wanted {
-            tracing::warn!(%sha256, kept, wanted, "fewer copies of a source archive than wanted");
-        }
-        let needed = copies_needed(wanted, voters);
-        if kept < needed {
-            let message = format!(
-                "{kept} other nodes could keep a copy of the source archive, {needed} are needed; nothing was queued"
-            );
-            return Err(ApiError::new(ErrorCode::Degraded, message, "see hive status for full disks, then try again"));
-        }
-        Ok(())
-    }
-
-    async fn cancel_job(&self, id: JobId, reason: String) -> ApiResult<JobView> {
-        accepted(propose(&self.shared, Command::Cancel { job: id, reason }, WRITE_TIMEOUT).await?)?;
-        self.wait_until(|job| job.state.is_terminal(), &id).await;
-        Ok(self.view_of(&self.job_or_404(&id)?))
-    }
-
-    /// Waits a moment for this node's copy to show what the hive has committed.
-    async fn wait_until(&self, done: impl Fn(&Job) -> bool, id: &JobId) {
-        let mut applied = self.shared.consensus.replica().watch();
-        let shown = async {
-            while !self.shared.read(|state| state.job(id).is_some_and(&done)) {
-                if applied.changed().await.is_err() {
-                    break;
-                }
-            }
-        };
-        // Past this the answer is a little older than the change; its index says so.
-        let _ = tokio::time::timeout(Duration::from_secs(1), shown).await;
-    }
-
-    fn explanation(&self, what: &str) -> ApiResult<Explanation> {
+    async fn explanation(&self, what: &str) -> ApiResult<Explanation> {
         let shared = &self.shared;
-        let subject = match what.parse::<JobId>() {
-            Ok(id) => Subject::Job(id),
-            Err(_) => shared
-                .read(|state| state.member_by_name(what).map(|member| member.info.peer_id.clone()))
-                .or_else(|| shared.read(|state| state.member(&PeerId::new(what)).map(|m| m.info.peer_id.clone())))
-                .map(Subject::Drone)
-                .ok_or_else(|| not_found(format!("{what:?} is neither a job id nor the name of a node")))?,
-        };
         let now_ms = now_ms();
         let now = Now { now_ms, hive_ms: shared.hive_ms(now_ms) };
-        let view = coordinating::view(shared);
-        let told =
-            shared.read(|state| scheduler::explain(state, &view, now, &scheduler::Settings::default(), &subject));
-        let told = told.ok_or_else(|| not_found(format!("no job {what}")))?;
+        let (view, settings) = (coordinating::view(shared), scheduler::Settings::default());
+        let told = if let Ok(id) = what.parse::<JobId>() {
+            let job = self.find_job(&id).await?;
+            Some(shared.read(|state| scheduler::explain_job(state, &view, now, &settings, &job)))
+        } else {
+            shared.read(|state| {
+                let member = state.member_by_name(what).or_else(|| state.member(&PeerId::new(what)))?;
+                let subject = Subject::Drone(member.info.peer_id.clone());
+                scheduler::explain(state, &view, now, &settings, &subject)
+            })
+        };
+        let told = told.ok_or_else(|| {
+            let message = format!("{what:?} is neither a job id nor the name of a node");
+            not_found(message, "see: hive queue list, hive status")
+        })?;
         let line = |line: scheduler::ExplanationLine| ExplanationLine {
             name: line.name,
             eligible: line.eligible,
@@ -160,12 +102,14 @@ impl Api {
     }
 
     async fn log_of(&self, query: LogQuery) -> ApiResult<LogStream> {
-        let job = self.job_or_404(&query.job)?;
+        let job = self.find_job(&query.job).await?;
         let attempt = match query.attempt {
             Some(number) => job.attempts.iter().find(|attempt| attempt.attempt == number),
             None => job.attempts.last(),
         };
-        let attempt = attempt.ok_or_else(|| not_found(format!("job {} has no such attempt yet", query.job)))?;
+        let attempt = attempt.ok_or_else(|| {
+            not_found(format!("job {} has no such attempt yet", query.job), format!("see: hive explain {}", query.job))
+        })?;
         let (number, node) = (attempt.attempt, attempt.node.clone());
         let local = self.shared.logs.reader(query.job, number, query.offset).map_err(internal)?;
         if let Some(mut reader) = local {
@@ -178,12 +122,12 @@ impl Api {
                     .logs
                     .reader(query.job, number, offset)
                     .map_err(internal)?
-                    .ok_or_else(|| not_found("the log was dropped by age or size"))?;
+                    .ok_or_else(|| not_found("the log was dropped by age or size", LOG_GONE))?;
             }
             return Ok(LogStream { attempt: number, offset, bytes: local_log(reader, query.follow) });
         }
         if node == self.shared.me.peer_id {
-            return Err(not_found("this attempt has no log (yet), or it was dropped by age or size"));
+            return Err(not_found("this attempt has no log (yet), or it was dropped by age or size", LOG_GONE));
         }
         self.remote_log(&query, number, &node).await
     }
@@ -198,7 +142,8 @@ impl Api {
                 "try again when it is back; see hive peers",
             )
         })?;
-        let first = log.next().await.map_err(|error| not_found(format!("{name} has no such log: {error}")))?;
+        let first =
+            log.next().await.map_err(|error| not_found(format!("{name} has no such log: {error}"), LOG_GONE))?;
         let tail = query.tail_bytes;
         if let (Some(tail), false) = (tail, query.follow) {
             let mut all = first.map(|bytes| bytes.to_vec()).unwrap_or_default();
@@ -224,14 +169,10 @@ impl Api {
         name: String,
         first: Option<PeerId>,
     ) -> ApiResult<Download> {
-        blobs::obtain(&self.shared, sha256, size, first.as_ref()).await.map_err(|error| {
-            ApiError::new(
-                ErrorCode::NotFound,
-                format!("{name} is not to be had: {error}"),
-                "the nodes that have it may be away; see hive peers",
-            )
-        })?;
-        let (file, size) = self.shared.blobs.open_verified_async(sha256).await.map_err(internal)?;
+        let problem = |error: FetchError| blobs::problem(&name, &error);
+        blobs::obtain(&self.shared, sha256, size, first.as_ref()).await.map_err(problem)?;
+        let opened = self.shared.blobs.open_verified_async(sha256).await;
+        let (file, size) = opened.map_err(|error| problem(FetchError::Store(error)))?;
         Ok(Download { name, sha256, size, bytes: ReaderStream::new(file).boxed() })
     }
 
@@ -349,23 +290,8 @@ fn local_log(reader: crate::exec::logs::LogReader, follow: bool) -> ByteStream {
     .boxed()
 }
 
-fn not_found(message: impl Into<String>) -> ApiError {
-    ApiError::new(ErrorCode::NotFound, message, "")
-}
-
-fn internal(error: impl std::fmt::Display) -> ApiError {
-    ApiError::new(ErrorCode::Internal, error.to_string(), "see the agent's log")
-}
-
-/// A refusal of apply as an error of the API.
-fn accepted(reply: Reply) -> ApiResult<()> {
-    let Reply::Rejected { code, message } = reply else { return Ok(()) };
-    let code = match code {
-        RejectCode::NotFound => ErrorCode::NotFound,
-        RejectCode::Invalid => ErrorCode::Invalid,
-        RejectCode::Stale | RejectCode::Conflict | RejectCode::NoRoom | RejectCode::TooOld => ErrorCode::Conflict,
-    };
-    Err(ApiError::new(code, message, ""))
+fn not_found(message: impl Into<String>, hint: impl Into<String>) -> ApiError {
+    ApiError::new(ErrorCode::NotFound, message, hint)
 }
 
 impl NodeApi for Api {
@@ -466,18 +392,11 @@ impl NodeApi for Api {
     }
 
     fn submit(&self, request: SubmitRequest, submitter: String) -> Answer<'_, Submitted> {
-        self.submit_all(request, submitter).boxed()
+        submitting::submit(&self.shared, request, submitter).boxed()
     }
 
     fn store_blob(&self, bytes: ByteStream) -> Answer<'_, StoredBlob> {
-        async move {
-            let reader = StreamReader::new(bytes.map_err(std::io::Error::other));
-            let stored = self.shared.blobs.put_stream(std::pin::pin!(reader), SOURCE_MAX_BYTES, None).await;
-            let (sha256, size) =
-                stored.map_err(|error| ApiError::new(ErrorCode::Invalid, error.to_string(), "at most 1 GiB"))?;
-            Ok(StoredBlob { sha256, size })
-        }
-        .boxed()
+        submitting::store_source(&self.shared, bytes).boxed()
     }
 
     fn jobs(&self, query: JobQuery) -> Answer<'_, Vec<JobLine>> {
@@ -495,15 +414,19 @@ impl NodeApi for Api {
     }
 
     fn job(&self, id: JobId) -> Answer<'_, JobView> {
-        async move { Ok(self.view_of(&self.job_or_404(&id)?)) }.boxed()
+        async move { Ok(self.view_of(&self.find_job(&id).await?)) }.boxed()
     }
 
     fn cancel(&self, id: JobId, reason: String) -> Answer<'_, JobView> {
-        self.cancel_job(id, reason).boxed()
+        async move {
+            submitting::cancel(&self.shared, id, reason).await?;
+            Ok(self.view_of(&self.find_job(&id).await?))
+        }
+        .boxed()
     }
 
     fn explain(&self, what: String) -> Answer<'_, Explanation> {
-        async move { self.explanation(&what) }.boxed()
+        async move { self.explanation(&what).await }.boxed()
     }
 
     fn job_log(&self, query: LogQuery) -> Answer<'_, LogStream> {
@@ -512,7 +435,7 @@ impl NodeApi for Api {
 
     fn artifacts(&self, id: JobId) -> Answer<'_, Vec<ArtifactView>> {
         async move {
-            let job = self.job_or_404(&id)?;
+            let job = self.find_job(&id).await?;
             let view = |artifact: crate::engine::job::Artifact| ArtifactView {
                 job: id,
                 name: artifact.name,
@@ -526,9 +449,11 @@ impl NodeApi for Api {
 
     fn artifact(&self, id: JobId, name: String) -> Answer<'_, Download> {
         async move {
-            let job = self.job_or_404(&id)?;
+            let job = self.find_job(&id).await?;
             let artifact = job.artifacts.iter().find(|artifact| artifact.name == name).cloned();
-            let artifact = artifact.ok_or_else(|| not_found(format!("job {id} has no artifact {name:?}")))?;
+            let artifact = artifact.ok_or_else(|| {
+                not_found(format!("job {id} has no artifact {name:?}"), format!("see: hive artifact list {id}"))
+            })?;
             self.download(artifact.sha256, Some(artifact.size), artifact.name, job.artifact_node).await
         }
         .boxed()
@@ -552,23 +477,5 @@ impl NodeApi for Api {
 
     fn recover(&self, request: RecoverRequest) -> Answer<'_, RecoverReport> {
         recovering::recover(&self.shared, request).boxed()
-    }
-}
-
-/// Copies on other nodes without which a job is not acknowledged, when `wanted` are wanted: its archive has to survive as many lost
-/// machines as the log that holds the job, which is less than half of the voters; and one in any case.
-fn copies_needed(wanted: usize, voters: usize) -> usize {
-    (voters.saturating_sub(1) / 2).max(1).min(wanted)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn an_archive_survives_as_many_lost_machines_as_its_job() {
-        for (alive_others, voters, needed) in [(0, 1, 0), (1, 1, 1), (2, 3, 1), (4, 5, 2), (1, 5, 1), (9, 3, 1)] {
-            assert_eq!(copies_needed(alive_others.min(SOURCE_COPIES), voters), needed, "{alive_others} {voters}");
-        }
     }
 }

@@ -481,7 +481,8 @@ impl Depot for AgentDepot {
         async move {
             let shared = self.shared.get().and_then(std::sync::Weak::upgrade);
             let shared = shared.ok_or_else(|| DepotError::Unavailable("the agent is stopping".to_owned()))?;
-            blobs::obtain(&shared, archive, Some(size), None).await.map_err(DepotError::Unavailable)?;
+            let obtained = blobs::obtain(&shared, archive, Some(size), None).await;
+            obtained.map_err(|error| DepotError::Unavailable(error.to_string()))?;
             let (blobs, into) = (self.blobs.clone(), into.to_owned());
             let unpacked = tokio::task::spawn_blocking(move || {
                 let (file, _) =

@@ -53,6 +53,16 @@ pub enum FetchError {
         /// Per source.
         reasons: Vec<String>,
     },
+    /// It is here, with another length than was named.
+    #[error("blob {hash} has {found} bytes, not the {named} that were named")]
+    Size {
+        /// Which blob.
+        hash: Sha256Hash,
+        /// Its length.
+        found: u64,
+        /// What was said to be its length.
+        named: u64,
+    },
     /// It cannot be stored here.
     #[error(transparent)]
     Store(#[from] BlobError),
@@ -269,6 +279,8 @@ impl<T: Transport> Fetch<'_, T> {
         join_all(lanes.iter().map(|lane| self.lane(lane, &work, &file))).await;
         let work = work.into_inner().unwrap_or_else(PoisonError::into_inner);
         if !work.map.missing().is_empty() {
+            // A disk that filled up meanwhile is no fault of the sources.
+            self.store.require_space(0)?;
             return Ok(Round::Incomplete { reasons: work.reasons, failed: work.failed, busy: work.busy });
         }
         let (store, partial, hash) = (self.store.clone(), self.partial.clone(), self.hash);

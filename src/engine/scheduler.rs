@@ -22,7 +22,7 @@ use super::id::{JobId, PeerId};
 use super::job::{Job, Needs};
 use super::state::State;
 
-pub use self::explain::{Explanation, ExplanationLine, Subject, explain, waiting_for};
+pub use self::explain::{Explanation, ExplanationLine, Subject, explain, explain_job, waiting_for};
 pub use self::fit::{Slots, Unfit};
 pub use self::leases::{DRONE_STOPS_AFTER_MS, LEASE_MS, Leases, PURE_AFTER_DOWN_MS, RENEW_EVERY_MS, drone_must_stop};
 

@@ -48,7 +48,7 @@ pub struct ExplanationLine {
 pub fn explain(state: &State, view: &View, now: Now, settings: &Settings, subject: &Subject) -> Option<Explanation> {
     let drones = fit::drones(state, view, settings, now.hive_ms);
     match subject {
-        Subject::Job(id) => state.job(id).map(|job| explain_job(state, view, &drones, now.hive_ms, job)),
+        Subject::Job(id) => state.job(id).map(|job| tell_of_job(state, view, &drones, now.hive_ms, job)),
         Subject::Drone(peer) => {
             let drone = drones.iter().find(|drone| drone.peer == peer);
             match drone {
@@ -62,6 +62,11 @@ pub fn explain(state: &State, view: &View, now: Now, settings: &Settings, subjec
             }
         }
     }
+}
+
+/// Explains a job that the caller has, from memory or from its history row.
+pub fn explain_job(state: &State, view: &View, now: Now, settings: &Settings, job: &Job) -> Explanation {
+    tell_of_job(state, view, &fit::drones(state, view, settings, now.hive_ms), now.hive_ms, job)
 }
 
 /// Why a job does not run; none while it runs and when it is over.
@@ -131,7 +136,7 @@ fn nobody_fits(needs: &Needs, drones: &[Drone<'_>]) -> String {
     }
 }
 
-fn explain_job(state: &State, view: &View, drones: &[Drone<'_>], hive_ms: u64, job: &Job) -> Explanation {
+fn tell_of_job(state: &State, view: &View, drones: &[Drone<'_>], hive_ms: u64, job: &Job) -> Explanation {
     let needs = job.spec.needs();
     let subject = format!("job {} ({})", job.spec.id, job.spec.target);
     let reason = || job.reason.clone().unwrap_or_default();

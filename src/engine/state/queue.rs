@@ -48,7 +48,10 @@ impl State {
             twice || self.jobs.get(&spec.id).is_some_and(|known| !spec.asks_the_same_as(&known.spec))
         };
         if let Some(spec) = specs.iter().find(other) {
-            return reject(RejectCode::Conflict, format!("job {} was queued before with something else to do", spec.id));
+            return reject(
+                RejectCode::Conflict,
+                format!("job {} was queued before with something else to do", spec.id),
+            );
         }
         let new = specs.iter().filter(|spec| !self.jobs.is_known(&spec.id)).count();
         if self.jobs.counts().open().saturating_add(u64::try_from(new).unwrap_or(u64::MAX)) > OPEN_JOBS_MAX {
