@@ -56,7 +56,7 @@ pub(super) fn build_user(wanted: Option<&str>) -> Result<User, ExecError> {
         if let Some(user) = lookup(name).map_err(ExecError::io("read /etc/passwd"))? {
             if user.uid == 0 {
                 return Err(ExecError::Setting(format!(
-                    "builds never run as root, and {name} is root; name another build_user"
+                    "builds never run as root, and {name} is root; name another: build.user, or --build-user of the helper"
                 )));
             }
             return Ok(user);
