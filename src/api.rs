@@ -4,8 +4,10 @@
 //! durations are in milliseconds and say so in their name. Nothing secret is ever a field here.
 
 mod jobs;
+pub mod words;
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
@@ -76,6 +78,8 @@ pub enum ErrorCode {
     Unreachable,
     /// This node is short of something (disk): HTTP 507, exit 6.
     Degraded,
+    /// No answer in time; what was asked for may still happen: HTTP 504, exit 1.
+    Timeout,
     /// A bug or a failed device: HTTP 500, exit 1.
     Internal,
 }
@@ -84,7 +88,7 @@ impl ErrorCode {
     /// The process exit code of a command that ended with this error.
     pub fn exit_code(self) -> u8 {
         match self {
-            Self::Internal | Self::Conflict => 1,
+            Self::Internal | Self::Conflict | Self::Timeout => 1,
             Self::Invalid => 2,
             Self::Unreachable => 3,
             Self::Forbidden => 4,
@@ -103,6 +107,7 @@ impl ErrorCode {
             Self::Conflict => 409,
             Self::Internal => 500,
             Self::NoQuorum | Self::Unreachable => 503,
+            Self::Timeout => 504,
             Self::Degraded => 507,
         }
     }
@@ -150,6 +155,10 @@ pub struct Status {
     pub queue: QueueStatus,
     /// What the operator should know, most urgent first; each a sentence, with the remedy where there is one.
     pub notices: Vec<String>,
+    /// What is not in order, in words for scripts: `not_member`, `no_quorum`, `no_coordinator`, `halted`, `member_down`,
+    /// `member_suspect`, `disk_low`, `member_disk_low`, `packages_failed`; empty when all is well.
+    #[serde(default)]
+    pub degraded: Vec<String>,
     /// When this was put together.
     pub as_of: UnixMillis,
 }
@@ -425,6 +434,9 @@ pub struct DoctorFacts {
     pub secret_fingerprint: Option<String>,
     /// Datagrams and connections that were refused, by reason and address.
     pub refusals: Vec<Refusal>,
+    /// HTTP requests that were refused, by reason, each with its last sender.
+    #[serde(default)]
+    pub http_refused: Vec<Refusal>,
     /// Peers that confirmed hearing this node's broadcast lately.
     pub broadcast_heard_by: Vec<String>,
     /// Milliseconds by which each peer's wall clock differs from ours (positive: theirs is ahead).
@@ -433,6 +445,12 @@ pub struct DoctorFacts {
     pub disk_free_bytes: u64,
     /// Writes are refused for want of space.
     pub disk_low: bool,
+    /// The agent's configuration file; none when it has none.
+    #[serde(default)]
+    pub config_file: Option<PathBuf>,
+    /// Where the agent keeps the secret.
+    #[serde(default)]
+    pub secret_file: Option<PathBuf>,
 }
 
 /// An interface that discovery uses.

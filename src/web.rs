@@ -77,6 +77,8 @@ struct Context {
     bootstrap: Arc<Bootstrap>,
     host_names: Arc<Vec<String>>,
     meter: Arc<serve::Meter>,
+    /// See [`answer::REQUEST_TIMEOUT`].
+    request_timeout: Duration,
 }
 
 impl Context {
@@ -87,9 +89,10 @@ impl Context {
             bootstrap: Arc::new(Bootstrap::new(options.executable.clone())),
             host_names: Arc::new(options.host_names.clone()),
             meter,
+            request_timeout: answer::REQUEST_TIMEOUT,
         }
     }
 }
 
 #[cfg(test)]
-mod fake;
+pub(crate) mod fake;

@@ -11,11 +11,12 @@ use bytes::Bytes;
 use futures::{FutureExt as _, StreamExt as _};
 use tokio_util::io::ReaderStream;
 
+use super::refused::Refused;
 use super::shared::Shared;
-use super::{Event, blobs, coordinating, internal, recovering, serving, submitting, views};
+use super::{Event, blobs, condition, coordinating, internal, metrics, recovering, serving, submitting, views};
 use crate::api::{
     AddressClaim, ApiError, ApiResult, ArtifactView, DoctorFacts, ErrorCode, Explanation, ExplanationLine, Health,
-    Identity, InterfaceView, JobLine, JobView, JoinRequest, LogStatus, NodePhase, NodeView, PeersFile, RecoverReport,
+    Identity, InterfaceView, JobLine, JobView, JoinRequest, LogStatus, NodeView, PeersFile, RecoverReport,
     RecoverRequest, Refusal, Status, StoredBlob, SubmitRequest, Submitted,
 };
 use crate::blobs::fetch::FetchError;
@@ -41,12 +42,13 @@ const LISTEN_WAITING: usize = 256;
 /// Implements [`NodeApi`] over the agent's shared state.
 pub(super) struct Api {
     shared: Arc<Shared>,
+    refused: Refused,
 }
 
 impl Api {
     /// Over this agent.
     pub(super) fn new(shared: Arc<Shared>) -> Self {
-        Self { shared }
+        Self { shared, refused: Refused::default() }
     }
 
     /// A job, also one of which only the history row is left.
@@ -207,6 +209,7 @@ impl Api {
             secret_fingerprint: (!shared.me.secret_is_tentative)
                 .then(|| shared.keyring.signing().secret().fingerprint()),
             refusals,
+            http_refused: self.refused.rows(now_ms()),
             broadcast_heard_by: snapshot.broadcast_heard_by.iter().map(|hearer| hearer.name.clone()).collect(),
             clock_offsets_ms: snapshot
                 .clock_offsets_ms
@@ -215,6 +218,8 @@ impl Api {
                 .collect(),
             disk_free_bytes: report.disk_free_bytes,
             disk_low: report.disk_low,
+            config_file: shared.me.config_file.clone(),
+            secret_file: Some(shared.config.secret_file.clone()),
         }
     }
 
@@ -300,11 +305,7 @@ impl NodeApi for Api {
     }
 
     fn ready(&self) -> Result<(), String> {
-        let phase = views::phase(&self.shared);
-        if phase == NodePhase::Member && self.shared.is_member() {
-            return Ok(());
-        }
-        Err(format!("not a member yet ({})", serde_json::to_value(phase).unwrap_or_default()))
+        condition::ready(&self.shared)
     }
 
     fn keyring(&self) -> Option<Keyring> {
@@ -312,11 +313,13 @@ impl NodeApi for Api {
     }
 
     fn refused(&self, reason: &'static str, from: IpAddr) {
-        tracing::warn!(reason, %from, "HTTP request refused");
+        if let Some(count) = self.refused.note(reason, from, now_ms()) {
+            tracing::warn!(reason, %from, count, "HTTP request refused");
+        }
     }
 
     fn metrics(&self) -> String {
-        views::metrics(&self.shared)
+        format!("{}{}", metrics::metrics(&self.shared), self.refused.metrics())
     }
 
     fn health(&self) -> Answer<'_, Health> {

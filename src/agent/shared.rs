@@ -4,6 +4,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
 use serde::{Deserialize, Serialize};
@@ -82,6 +83,8 @@ pub(crate) struct Me {
     pub secret_is_tentative: bool,
     /// Where the public API really listens.
     pub http: SocketAddr,
+    /// The configuration file that was read; none when there was none.
+    pub config_file: Option<PathBuf>,
 }
 
 /// A peer's liveness as SWIM sees it.

@@ -180,6 +180,7 @@ async fn start(prepared: Prepared) -> anyhow::Result<()> {
         started_ms: now_ms(),
         secret_is_tentative: prepared.secret_is_tentative,
         http,
+        config_file: prepared.loaded.file,
     };
     let shared = Arc::new(Shared {
         files: Files::new(&config.state_dir),

@@ -5,6 +5,7 @@
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
 
+use super::condition;
 use super::shared::{Shared, StatusReport};
 use crate::api::{
     AttemptView, Coordinator, JobLine, JobView, LogStatus, MemberState, MemberStatus, NodePhase, NodeView, PeersEntry,
@@ -13,7 +14,6 @@ use crate::api::{
 use crate::clock::{now_ms, unix_now};
 use crate::consensus::ConsensusStatus;
 use crate::discovery::LegacyPeerView;
-use crate::engine::founding::HoldReason;
 use crate::engine::id::PeerId;
 use crate::engine::job::{Attempt, Job, JobState, Work};
 use crate::engine::member::Member;
@@ -47,7 +47,8 @@ pub(super) fn status(shared: &Shared) -> Status {
         },
         quorum: consensus.quorum,
         coordinator,
-        notices: notices(shared, &consensus, &members),
+        notices: condition::notices(shared, &consensus, &members),
+        degraded: condition::degraded(shared, &consensus, &members),
         members,
         log: log_status(shared),
         queue: shared.read(queue_status),
@@ -170,7 +171,7 @@ pub(super) fn own_report(shared: &Shared) -> StatusReport {
     StatusReport {
         load_centi: load_centi(),
         building: u32::try_from(building).unwrap_or(u32::MAX),
-        disk_free_bytes: measure(&shared.config.state_dir).map_or(0, |(free, _)| free),
+        disk_free_bytes: disk_free_bytes(shared),
         disk_low: consensus.low_space,
         slots: Some(if unable { 0 } else { shared.config.build.slots }),
         commit_p99_ms: consensus.fsync_p99_ms,
@@ -180,84 +181,17 @@ pub(super) fn own_report(shared: &Shared) -> StatusReport {
     }
 }
 
+/// Free bytes of the state directory; 0 where that cannot be told.
+pub(super) fn disk_free_bytes(shared: &Shared) -> u64 {
+    measure(&shared.config.state_dir).map_or(0, |(free, _)| free)
+}
+
 /// Load average over one minute in hundredths, from the kernel; 0 where it cannot be read.
 fn load_centi() -> u32 {
     let text = std::fs::read_to_string("/proc/loadavg").unwrap_or_default();
     let load: f64 = text.split_whitespace().next().and_then(|word| word.parse().ok()).unwrap_or(0.0);
     // A load of more than 40 million is not a measurement.
     (load * 100.0).clamp(0.0, f64::from(u32::MAX)) as u32
-}
-
-fn notices(shared: &Shared, consensus: &ConsensusStatus, members: &[MemberStatus]) -> Vec<String> {
-    let mut notices = Vec::new();
-    if let Some(halted) = &consensus.halted {
-        notices.push(format!("This node's copy of the log has stopped: {halted}. Install a newer hive here."));
-    }
-    let phase = phase(shared);
-    let now_ms = now_ms();
-    shared.soft(|soft| {
-        if let (NodePhase::Refused, Some((who, _))) = (phase, &soft.refused_by) {
-            notices.push(format!(
-                "Other nodes are there and refuse this one ({who}): most likely the secrets differ. Compare `hive secret \
-                 fingerprint` here and there, and copy {} from a member.",
-                shared.config.secret_file.display()
-            ));
-        }
-        if consensus.low_space {
-            notices.push(format!(
-                "Little disk space is left under {}: nothing new is accepted until there is more.",
-                shared.config.state_dir.display()
-            ));
-        }
-        if shared.me.secret_is_tentative && phase != NodePhase::Member {
-            notices.push(format!("There is no secret in {} yet.", shared.config.secret_file.display()));
-        }
-        notices.extend(soft.hold.as_ref().filter(|_| phase == NodePhase::Seeking).and_then(hold_sentence));
-        for (hive, other) in &soft.other_hives {
-            if now_ms.saturating_sub(other.seen_ms) < super::joining::OTHER_HIVE_SHOWN_MS {
-                notices.push(format!(
-                    "Another hive with the same secret is on this network: {hive}, {} members, met through {}. The two never \
-                     mix; end one of them to make a single hive.",
-                    other.members, other.name
-                ));
-            }
-        }
-        notices.extend(soft.notices.values().cloned());
-        if !soft.isolation.is_empty() {
-            notices.push(format!("Builds on this host: {}.", soft.isolation.join("; ").trim_end_matches('.')));
-        }
-    });
-    if phase == NodePhase::Member && !consensus.quorum {
-        notices.push(
-            "No quorum: nothing new is acknowledged until a majority of the voters is back. Builds go on. If they are lost for \
-             good: hive recover."
-                .to_owned(),
-        );
-    }
-    notices.extend(small_hive_sentence(consensus, members));
-    notices.extend(shared.definitions(|definitions| definitions.problem().map(str::to_owned)));
-    notices
-}
-
-fn hold_sentence(hold: &HoldReason) -> Option<String> {
-    match hold {
-        HoldReason::NeverFounds => Some("Looks for a hive to join; never founds one (--no-found).".to_owned()),
-        HoldReason::Expecting { seen, expected } => {
-            Some(format!("Waits for {expected} nodes before a hive is founded (--expect); {seen} in view."))
-        }
-        HoldReason::NoLink => Some("No network interface with carrier and address yet.".to_owned()),
-        HoldReason::OtherFounds(peer) => Some(format!("Node …{} is about to found a hive.", peer.short())),
-        HoldReason::Unverified | HoldReason::HiveHinted => None,
-    }
-}
-
-fn small_hive_sentence(consensus: &ConsensusStatus, members: &[MemberStatus]) -> Option<String> {
-    let there = members.iter().filter(|member| !matches!(member.state, MemberState::Left | MemberState::Legacy));
-    let only_voter = consensus.voters.first().filter(|_| consensus.voters.len() == 1)?;
-    let name = members.iter().find(|member| member.peer_id.as_ref() == Some(&only_voter.peer_id))?.name.clone();
-    (there.count() == 2).then(|| {
-        format!("A hive of two has one voter: while {name} is away nothing new is acknowledged. A third node makes it three.")
-    })
 }
 
 /// All nodes with what they are.
@@ -364,46 +298,4 @@ fn waiting_sentence(job: &Job) -> Option<String> {
 /// Members that are voters, for placing copies: they are the ones that are looked after best.
 pub(super) fn voters(consensus: &ConsensusStatus) -> BTreeSet<PeerId> {
     consensus.voters.iter().map(|voter| voter.peer_id.clone()).collect()
-}
-
-/// Measurements in Prometheus' text format.
-pub(super) fn metrics(shared: &Shared) -> String {
-    let status = status(shared);
-    let consensus = shared.consensus.status();
-    let snapshot = shared.discovery.snapshot();
-    let alive = status.members.iter().filter(|member| member.state == MemberState::Alive).count();
-    let refused: u64 = snapshot.refusals.iter().map(|row| row.count).sum();
-    let rows: [(&str, &str, &str, u64); 16] = [
-        ("hive_members", "gauge", "members that have not left", status.members.len() as u64),
-        ("hive_members_alive", "gauge", "members that answer", alive as u64),
-        ("hive_quorum", "gauge", "1 when a majority of voters answers", u64::from(status.quorum)),
-        (
-            "hive_leader",
-            "gauge",
-            "1 on the coordinator",
-            u64::from(consensus.leader.as_ref() == Some(&shared.me.peer_id)),
-        ),
-        ("hive_term", "counter", "Raft term", consensus.term),
-        ("hive_log_applied", "counter", "last applied log index", status.log.applied),
-        ("hive_log_committed", "counter", "last index known to be committed", status.log.committed),
-        ("hive_log_age_ms", "gauge", "age of this node's state", status.log.age_ms),
-        (
-            "hive_log_commit_p99_ms",
-            "gauge",
-            "99th percentile of the log's commits",
-            consensus.fsync_p99_ms.unwrap_or(0),
-        ),
-        ("hive_jobs_needed", "gauge", "jobs that wait", status.queue.needed),
-        ("hive_jobs_delegated", "gauge", "jobs given to a drone", status.queue.delegated),
-        ("hive_attempts_building", "gauge", "attempts that run", status.queue.building),
-        ("hive_jobs_received_total", "counter", "jobs done", status.queue.received),
-        ("hive_jobs_failed_total", "counter", "jobs failed", status.queue.failed),
-        ("hive_datagrams_refused_total", "counter", "datagrams refused", refused),
-        ("hive_health_score", "gauge", "0: well placed to judge others", u64::from(snapshot.health_score)),
-    ];
-    let mut text = String::new();
-    for (name, kind, help, value) in rows {
-        text.push_str(&format!("# HELP {name} {help}\n# TYPE {name} {kind}\n{name} {value}\n"));
-    }
-    text
 }

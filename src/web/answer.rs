@@ -3,11 +3,11 @@
 //! Never done here: routing.
 
 use std::io;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
 
 use axum::body::{Body, Bytes};
-use axum::extract::{FromRequest, FromRequestParts, Query, Request};
+use axum::extract::{FromRequest, FromRequestParts, Query, Request, State};
 use axum::http::header::{self, HeaderName};
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, HeaderValue, StatusCode};
@@ -29,7 +29,7 @@ pub const CONTROL_BODY_MAX: usize = 64 << 10;
 pub const SUBMIT_BODY_MAX: usize = 4 << 20;
 /// Longest source archive, bytes.
 pub const BLOB_MAX: u64 = 1 << 30;
-/// Time until the head of an answer, for everything that is not a stream.
+/// Time for a body of control, and until the head of an answer, for everything that carries no files.
 pub const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
 /// Longest silence within an upload.
 pub const UPLOAD_SILENCE: Duration = Duration::from_secs(30);
@@ -48,7 +48,13 @@ pub struct Remote(pub IpAddr);
 pub(super) struct Problem {
     status: StatusCode,
     error: ApiError,
+    /// What it is counted as; none when the request is fine and the answer is no.
+    refused: Option<&'static str>,
 }
+
+/// In the extensions of an answer: the request was refused for this reason, see [`count_refused`].
+#[derive(Clone, Copy)]
+struct Refused(&'static str);
 
 impl Problem {
     pub(super) fn new(
@@ -57,34 +63,61 @@ impl Problem {
         message: impl Into<String>,
         hint: impl Into<String>,
     ) -> Self {
-        Self { status, error: ApiError::new(code, message, hint) }
+        Self { status, error: ApiError::new(code, message, hint), refused: None }
     }
 
     pub(super) fn invalid(message: impl Into<String>) -> Self {
-        Self::from(ApiError::new(ErrorCode::Invalid, message, ""))
+        Self::new(StatusCode::BAD_REQUEST, ErrorCode::Invalid, message, "correct the request; README lists the paths")
+            .counted("malformed")
     }
 
-    pub(super) fn not_found(message: impl Into<String>) -> Self {
-        Self::from(ApiError::new(ErrorCode::NotFound, message, ""))
+    pub(super) fn not_found(message: impl Into<String>, hint: impl Into<String>) -> Self {
+        Self::new(StatusCode::NOT_FOUND, ErrorCode::NotFound, message, hint)
     }
 
     fn too_long(limit: u64) -> Self {
         let message = format!("the body is longer than {limit} bytes");
-        Self::new(StatusCode::PAYLOAD_TOO_LARGE, ErrorCode::Invalid, message, "")
+        let hint = "send less at once, for example fewer jobs or a smaller directory";
+        Self::new(StatusCode::PAYLOAD_TOO_LARGE, ErrorCode::Invalid, message, hint).counted("too_long")
+    }
+
+    fn too_slow(what: &str, limit: Duration) -> Self {
+        let message = format!("{what} within {} s", limit.as_secs());
+        let hint = "it may still take effect: look before you try again; `hive doctor` says what is slow";
+        Self::new(StatusCode::GATEWAY_TIMEOUT, ErrorCode::Timeout, message, hint)
+    }
+
+    /// Counts as a refused request, by this word.
+    pub(super) fn counted(self, reason: &'static str) -> Self {
+        Self { refused: Some(reason), ..self }
     }
 }
 
 impl From<ApiError> for Problem {
     fn from(error: ApiError) -> Self {
         let status = StatusCode::from_u16(error.code.http_status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-        Self { status, error }
+        Self { status, error, refused: None }
     }
 }
 
 impl IntoResponse for Problem {
     fn into_response(self) -> Response {
-        json(self.status, &Envelope::<()>::error(self.error))
+        let mut response = json(self.status, &Envelope::<()>::error(self.error));
+        if let Some(reason) = self.refused {
+            response.extensions_mut().insert(Refused(reason));
+        }
+        response
     }
+}
+
+/// Counts requests that were refused for what they are.
+pub(super) async fn count_refused(State(context): State<Context>, request: Request, next: Next) -> Response {
+    let from = request.extensions().get::<Remote>().map_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED), |remote| remote.0);
+    let response = next.run(request).await;
+    if let Some(Refused(reason)) = response.extensions().get() {
+        context.node.refused(reason, from);
+    }
+    response
 }
 
 /// Result of a handler.
@@ -110,7 +143,7 @@ impl Context {
         match result {
             Ok(data) => json(StatusCode::OK, &Envelope::ok(data).as_of(at, log)),
             Err(error) => {
-                let Problem { status, error } = Problem::from(error);
+                let Problem { status, error, .. } = Problem::from(error);
                 json(status, &Envelope::<()>::error(error).as_of(at, log))
             }
         }
@@ -159,7 +192,8 @@ impl<T: DeserializeOwned, S: Send + Sync, const MAX: usize> FromRequest<S> for J
 
 /// The whole body, at most `max` bytes.
 pub(super) async fn read_body(body: Body, max: usize) -> Result<Bytes, Problem> {
-    match Limited::new(body, max).collect().await {
+    let collected = tokio::time::timeout(REQUEST_TIMEOUT, Limited::new(body, max).collect()).await;
+    match collected.map_err(|_| Problem::too_slow("the body did not arrive", REQUEST_TIMEOUT))? {
         Ok(collected) => Ok(collected.to_bytes()),
         Err(error) if error.is::<LengthLimitError>() => Err(Problem::too_long(max as u64)),
         Err(_) => Err(Problem::invalid("the body ended early")),
@@ -211,16 +245,10 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequestParts<S> for Params<T> {
 }
 
 /// Gives up on a request that has no answer in time.
-pub(super) async fn within_time(request: Request, next: Next) -> Response {
-    match tokio::time::timeout(REQUEST_TIMEOUT, next.run(request)).await {
+pub(super) async fn within_time(State(context): State<Context>, request: Request, next: Next) -> Response {
+    match tokio::time::timeout(context.request_timeout, next.run(request)).await {
         Ok(response) => response,
-        Err(_) => Problem::new(
-            StatusCode::GATEWAY_TIMEOUT,
-            ErrorCode::Internal,
-            format!("no answer within {} s", REQUEST_TIMEOUT.as_secs()),
-            "try again; `hive doctor` says what is slow",
-        )
-        .into_response(),
+        Err(_) => Problem::too_slow("there was no answer", context.request_timeout).into_response(),
     }
 }
 
@@ -243,15 +271,28 @@ pub(super) async fn harden(mut response: Response) -> Response {
 
 /// Answer to a path that there is none of.
 pub(super) async fn no_such_path() -> Problem {
-    Problem::from(ApiError::new(ErrorCode::NotFound, "there is nothing at this path", ""))
+    Problem::not_found(
+        "there is nothing at this path",
+        "README lists the paths; agent and command should have one version",
+    )
+    .counted("path")
 }
 
 /// Answer to a method that a path does not know.
 pub(super) async fn no_such_method() -> Problem {
+    let message = "this path does not take that method";
     Problem::new(
         StatusCode::METHOD_NOT_ALLOWED,
         ErrorCode::Invalid,
-        "this path does not take that method here",
-        "what changes something goes through the local socket: use the command `hive` on a node",
+        message,
+        "README lists the paths and their methods",
     )
+    .counted("method")
+}
+
+/// Answer of the port to what only the socket does.
+pub(super) async fn local_only() -> Problem {
+    let message = "this is done over the agent's own socket only, not over the port";
+    let hint = "run the command on that machine, or over its socket: ssh HOST sudo hive …";
+    Problem::new(StatusCode::FORBIDDEN, ErrorCode::Forbidden, message, hint).counted("local_only")
 }

@@ -33,13 +33,13 @@ pub enum AuthError {
     #[error("the MAC does not fit: most likely the secrets differ")]
     WrongSecret,
     /// Too old or from the future.
-    #[error("its time is {0} s off, at most {WINDOW_SECONDS} s are allowed: set the clock")]
+    #[error("its time is {0} s off, at most {WINDOW_SECONDS} s are allowed")]
     Clock(u64),
     /// Seen before.
     #[error("it was used before")]
     Replay,
     /// Too many requests within the window.
-    #[error("too many requests, try again in a minute")]
+    #[error("too many requests")]
     Busy,
 }
 
@@ -52,6 +52,19 @@ impl AuthError {
             Self::Clock(_) => "clock",
             Self::Replay => "replay",
             Self::Busy => "rate",
+        }
+    }
+
+    /// What to do about it.
+    pub fn hint(self) -> &'static str {
+        match self {
+            Self::Missing | Self::Malformed => {
+                "ask with the program: hive agent --join HOST; README says how it is made"
+            }
+            Self::WrongSecret => "compare `hive secret fingerprint` on both machines",
+            Self::Clock(_) => "on the machine whose clock is wrong: timedatectl set-ntp true",
+            Self::Replay => "make a new header for every request",
+            Self::Busy => "wait a minute and ask less often",
         }
     }
 }

@@ -123,7 +123,7 @@ pub(super) async fn script_hmac(State(context): State<Context>) -> Handled {
 pub(super) async fn file(State(context): State<Context>, Path(file): Path<String>) -> Handled {
     let ours = format!("hive-{}", std::env::consts::ARCH);
     let suffix = file.strip_prefix(&ours).ok_or_else(|| {
-        Problem::not_found(format!("this node has {ours} only; ask a node of the other architecture"))
+        Problem::not_found(format!("this node has {ours} only"), "ask a node of the other architecture")
     })?;
     let unreadable = |error: io::Error| {
         Problem::from(ApiError::new(ErrorCode::Internal, format!("cannot read the program: {error}"), ""))
@@ -140,7 +140,10 @@ pub(super) async fn file(State(context): State<Context>, Path(file): Path<String
         }
         ".sha256" => Ok(text(format!("{digest}  {ours}\n"))),
         ".hmac" => vouched(&context, &ours, &digest),
-        _ => Err(Problem::not_found("there is the program, its .sha256 and its .hmac")),
+        _ => Err(Problem::not_found(
+            "there is no such file",
+            "there is the program, its .sha256 and its .hmac: see /bootstrap.sh",
+        )),
     }
 }
 

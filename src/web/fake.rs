@@ -3,6 +3,7 @@
 use std::net::IpAddr;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures::StreamExt as _;
@@ -20,25 +21,36 @@ use crate::engine::id::{EpochId, HiveId, JobId, PeerId, SessionId, Sha256Hash, T
 use crate::engine::job::{Artifact, AttemptState, FailureClass, JobState};
 use crate::keyring::{Keyring, Secret};
 
-pub(super) const JOB: JobId = JobId(uuid::Uuid::from_u128(0x11111111_2222_4333_8444_555555555555));
+pub(crate) const JOB: JobId = JobId(uuid::Uuid::from_u128(0x11111111_2222_4333_8444_555555555555));
 
-pub(super) struct FakeNode {
+pub(crate) struct FakeNode {
     pub(super) ready: AtomicBool,
     pub(super) acts: Mutex<Vec<String>>,
     pub(super) keyring: Option<Keyring>,
+    /// How long it takes over some answers.
+    pub(super) delay: Duration,
 }
 
 impl FakeNode {
-    pub(super) fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self {
             ready: AtomicBool::new(true),
             acts: Mutex::default(),
             keyring: Some(Keyring::new(&Secret::from_bytes(b"b7c1a0ffee11d2d3b7c1a0ffee11d2d3"))),
+            delay: Duration::ZERO,
         }
     }
 
-    pub(super) fn acts(&self) -> Vec<String> {
+    pub(crate) fn acts(&self) -> Vec<String> {
         self.acts.lock().expect("not poisoned").clone()
+    }
+
+    fn later<T: Send + 'static>(&self, value: T) -> Answer<'static, T> {
+        let delay = self.delay;
+        Box::pin(async move {
+            tokio::time::timeout(delay, std::future::pending::<()>()).await.unwrap_or_default();
+            Ok(value)
+        })
     }
 
     fn act(&self, act: String) {
@@ -76,6 +88,7 @@ pub(super) fn status(text: &str) -> Status {
         log: LogStatus { epoch: 1, epoch_id: Some(EpochId([1; 16])), applied: 41, committed: 42, age_ms: 9 },
         queue: QueueStatus { needed: 1, delegated: 1, building: 1, received: 2, ..QueueStatus::default() },
         notices: vec![text],
+        degraded: Vec::new(),
         as_of: UnixMillis(1_762_605_296_789),
     }
 }
@@ -189,7 +202,7 @@ impl NodeApi for FakeNode {
     }
 
     fn peers(&self) -> Answer<'_, PeersFile> {
-        good(peers())
+        self.later(peers())
     }
 
     fn identity(&self) -> Answer<'_, Identity> {
@@ -208,7 +221,7 @@ impl NodeApi for FakeNode {
 
     fn submit(&self, request: SubmitRequest, submitter: String) -> Answer<'_, Submitted> {
         self.act(format!("submit {} jobs by {submitter}", request.jobs.len()));
-        good(Submitted { session: request.session, jobs: Vec::new() })
+        self.later(Submitted { session: request.session, jobs: Vec::new() })
     }
 
     fn store_blob(&self, mut bytes: ByteStream) -> Answer<'_, StoredBlob> {
@@ -258,7 +271,7 @@ impl NodeApi for FakeNode {
     }
 
     fn artifact(&self, _: JobId, name: String) -> Answer<'_, Download> {
-        good(Download { name, sha256: Sha256Hash([5; 32]), size: 5, bytes: once(b"bytes") })
+        self.later(Download { name, sha256: Sha256Hash([5; 32]), size: 5, bytes: once(b"bytes") })
     }
 
     fn blob(&self, sha256: Sha256Hash) -> Answer<'_, Download> {

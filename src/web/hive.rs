@@ -49,15 +49,16 @@ fn is_ours(host: Option<&HeaderValue>, names: &[String]) -> bool {
 }
 
 /// Checks header and body of a guarded request, lets `handle` answer it and signs the answer, errors too.
-async fn guarded<F>(context: &Context, from: IpAddr, request: Request, handle: F) -> Handled
+async fn guarded<F>(context: &Context, request: Request, handle: F) -> Handled
 where
     F: for<'a> FnOnce(&'a Context, &'a [u8]) -> BoxFuture<'a, Handled>,
 {
     let (parts, body) = request.into_parts();
     if !is_ours(parts.headers.get(header::HOST), &context.host_names) {
-        context.node.refused("host", from);
-        let message = "this node is not called that; use its address";
-        return Err(Problem::new(StatusCode::MISDIRECTED_REQUEST, ErrorCode::Invalid, message, ""));
+        let message = "this node is not called that";
+        let hint = "use its address, or the name that hive status shows";
+        let problem = Problem::new(StatusCode::MISDIRECTED_REQUEST, ErrorCode::Invalid, message, hint);
+        return Err(problem.counted("host"));
     }
     let Some(keyring) = context.node.keyring() else {
         return Err(Problem::new(
@@ -73,13 +74,8 @@ where
     let body = if header.is_some() { read_body(body, CONTROL_BODY_MAX).await? } else { Default::default() };
     let asked = auth::Request { method: parts.method.as_str(), path, body: &body };
     let accepted = context.guard.accept(&keyring, header, &asked).map_err(|error| {
-        context.node.refused(error.reason(), from);
-        Problem::new(
-            StatusCode::FORBIDDEN,
-            ErrorCode::Forbidden,
-            error.to_string(),
-            "compare `hive secret fingerprint` on both machines",
-        )
+        Problem::new(StatusCode::FORBIDDEN, ErrorCode::Forbidden, error.to_string(), error.hint())
+            .counted(error.reason())
     })?;
     let answer = handle(context, &body).await.unwrap_or_else(IntoResponse::into_response);
     let (mut head, body) = answer.into_parts();
@@ -91,15 +87,9 @@ where
     Ok(Response::from_parts(head, Body::from(bytes)))
 }
 
-pub(super) async fn peers(
-    State(context): State<Context>,
-    Extension(Remote(from)): Extension<Remote>,
-    request: Request,
-) -> Handled {
-    guarded(&context, from, request, |context, _| {
-        Box::pin(async move { Ok(context.answer(context.node.peers().await)) })
-    })
-    .await
+pub(super) async fn peers(State(context): State<Context>, request: Request) -> Handled {
+    guarded(&context, request, |context, _| Box::pin(async move { Ok(context.answer(context.node.peers().await)) }))
+        .await
 }
 
 pub(super) async fn join(
@@ -107,7 +97,7 @@ pub(super) async fn join(
     Extension(Remote(from)): Extension<Remote>,
     request: Request,
 ) -> Handled {
-    guarded(&context, from, request, |context, body| {
+    guarded(&context, request, |context, body| {
         Box::pin(async move {
             let request = parse_join(body)?;
             Ok(context.answer(context.node.join(request, from).await))

@@ -15,9 +15,7 @@ use super::answer::Handled;
 use super::escape::Text;
 use super::node::{JobQuery, LogQuery};
 use super::routes::job_id;
-use crate::api::{
-    ApiError, ApiResult, JobLine, JobView, LogStatus, MemberState, MemberStatus, NodePhase, RaftPart, Status,
-};
+use crate::api::{ApiError, ApiResult, JobLine, JobView, LogStatus, MemberState, MemberStatus, Status, words};
 use crate::engine::id::UnixMillis;
 use crate::engine::job::{AttemptState, JobState};
 
@@ -125,7 +123,7 @@ fn masthead(page: &mut String, status: &Status, hive: &str) {
     let (word, tone) = match (status.hive_id.is_some(), status.quorum) {
         (true, true) => ("quorum", "good"),
         (true, false) => ("no quorum", "bad"),
-        (false, _) => (phase(status.this.state), "warn"),
+        (false, _) => (words::phase(status.this.state), "warn"),
     };
     let full = status.hive_id.map(|id| id.to_string()).unwrap_or_default();
     put(
@@ -144,17 +142,6 @@ fn masthead(page: &mut String, status: &Status, hive: &str) {
             },
         ),
     );
-}
-
-fn phase(phase: NodePhase) -> &'static str {
-    match phase {
-        NodePhase::Seeking => "seeking",
-        NodePhase::Founding => "founding",
-        NodePhase::Joining => "joining",
-        NodePhase::Member => "member",
-        NodePhase::Refused => "refused",
-        NodePhase::Stopping => "stopping",
-    }
 }
 
 fn tiles(page: &mut String, status: &Status) {
@@ -186,7 +173,7 @@ fn members(page: &mut String, members: &[MemberStatus]) {
          </thead>\n<tbody>\n",
     );
     for member in members {
-        let (state, tone) = member_state(member.state);
+        let (state, tone) = (words::member_state(member.state), member_tone(member.state));
         let founder = if member.founder { " <span class=mark title=\"founded the hive\">founder</span>" } else { "" };
         let heard = member.last_seen_ms.map_or("not yet".to_owned(), age);
         put(
@@ -196,7 +183,7 @@ fn members(page: &mut String, members: &[MemberStatus]) {
                  <td data-label=Raft>{}<td data-label=Load class=num>{}<td data-label=Address class=mono>{}<td data-label=Heard>{heard}\n",
                 Text(&member.name),
                 Text(member.role.as_deref().unwrap_or("–")),
-                raft(member.raft),
+                words::raft(member.raft),
                 load(member),
                 Text(member.addresses.first().map_or("–", String::as_str)),
             ),
@@ -205,22 +192,13 @@ fn members(page: &mut String, members: &[MemberStatus]) {
     page.push_str("</tbody>\n</table>\n</section>\n");
 }
 
-fn member_state(state: MemberState) -> (&'static str, &'static str) {
+fn member_tone(state: MemberState) -> &'static str {
     match state {
-        MemberState::Alive => ("alive", "good"),
-        MemberState::Suspect => ("suspect", "warn"),
-        MemberState::Down => ("down", "bad"),
-        MemberState::Left => ("left", "idle"),
-        MemberState::Legacy => ("legacy", "idle"),
-    }
-}
-
-fn raft(part: RaftPart) -> &'static str {
-    match part {
-        RaftPart::Voter => "voter",
-        RaftPart::Standby => "standby",
-        RaftPart::Observer => "observer",
-        RaftPart::None => "–",
+        MemberState::Alive => "good",
+        MemberState::Suspect => "warn",
+        MemberState::Down => "bad",
+        MemberState::Left => "idle",
+        MemberState::Legacy => "idle",
     }
 }
 
@@ -253,7 +231,7 @@ fn recent(page: &mut String, jobs: &ApiResult<Vec<JobLine>>) {
 }
 
 fn job_row(page: &mut String, job: &JobLine) {
-    let (state, tone) = job_state(job.state);
+    let (state, tone) = (words::job_state(job.state), job_tone(job.state));
     let why = match &job.waiting_for {
         Some(why) => format!("<br><small class=dim>{}</small>", Text(why)),
         None => String::new(),
@@ -272,34 +250,34 @@ fn job_row(page: &mut String, job: &JobLine) {
     );
 }
 
-fn job_state(state: JobState) -> (&'static str, &'static str) {
+fn job_tone(state: JobState) -> &'static str {
     match state {
-        JobState::Needed => ("needed", "idle"),
-        JobState::Delegated => ("delegated", "busy"),
-        JobState::Received => ("received", "good"),
-        JobState::Blocked => ("blocked", "warn"),
-        JobState::Failed => ("failed", "bad"),
-        JobState::Cancelled => ("cancelled", "idle"),
-        JobState::Quarantined => ("quarantined", "bad"),
+        JobState::Needed => "idle",
+        JobState::Delegated => "busy",
+        JobState::Received => "good",
+        JobState::Blocked => "warn",
+        JobState::Failed => "bad",
+        JobState::Cancelled => "idle",
+        JobState::Quarantined => "bad",
     }
 }
 
-fn attempt_state(state: AttemptState) -> (&'static str, &'static str) {
+fn attempt_tone(state: AttemptState) -> &'static str {
     match state {
-        AttemptState::Assigned => ("assigned", "idle"),
-        AttemptState::Building => ("building", "busy"),
-        AttemptState::Uploading => ("uploading", "busy"),
-        AttemptState::Accepted => ("accepted", "good"),
-        AttemptState::Failed => ("failed", "bad"),
-        AttemptState::Lost => ("lost", "warn"),
-        AttemptState::Stale => ("stale", "idle"),
-        AttemptState::Cancelled => ("cancelled", "idle"),
+        AttemptState::Assigned => "idle",
+        AttemptState::Building => "busy",
+        AttemptState::Uploading => "busy",
+        AttemptState::Accepted => "good",
+        AttemptState::Failed => "bad",
+        AttemptState::Lost => "warn",
+        AttemptState::Stale => "idle",
+        AttemptState::Cancelled => "idle",
     }
 }
 
 /// `log`: whether it is cut at the front, and its end; or why there is none.
 fn job_page(job: &JobView, log: &Result<(bool, String), String>, position: &LogStatus) -> String {
-    let (state, tone) = job_state(job.state);
+    let (state, tone) = (words::job_state(job.state), job_tone(job.state));
     let mut page = head(&format!("{} · {state}", job.target), !job.state.is_terminal());
     put(
         &mut page,
@@ -357,7 +335,7 @@ fn artifacts(page: &mut String, job: &JobView) {
                 artifact.sha256,
                 Text(&artifact.name),
                 Text(&artifact.name),
-                bytes(artifact.size),
+                words::bytes(artifact.size),
                 artifact.sha256,
                 &artifact.sha256.to_string()[..16],
             ),
@@ -374,9 +352,9 @@ fn attempts(page: &mut String, job: &JobView) {
     }
     page.push_str("<table>\n<thead><tr><th class=num>#<th>Drone<th>State<th>Began<th>Took<th>Why</thead>\n<tbody>\n");
     for attempt in job.attempts.iter().rev() {
-        let (state, tone) = attempt_state(attempt.state);
+        let (state, tone) = (words::attempt_state(attempt.state), attempt_tone(attempt.state));
         let took = match (attempt.started_at, attempt.ended_at) {
-            (Some(start), Some(end)) => duration(end.0.saturating_sub(start.0)),
+            (Some(start), Some(end)) => words::duration(end.0.saturating_sub(start.0)),
             _ => "–".to_owned(),
         };
         put(
@@ -405,7 +383,7 @@ fn foot(page: &mut String, log: &LogStatus, as_of: Option<UnixMillis>) {
             log.applied,
             log.committed,
             log.epoch,
-            duration(log.age_ms),
+            words::duration(log.age_ms),
         ),
     );
 }
@@ -422,40 +400,13 @@ fn time(at: UnixMillis) -> String {
 }
 
 fn age(ms: u64) -> String {
-    format!("{} ago", duration(ms))
-}
-
-fn duration(ms: u64) -> String {
-    let seconds = ms / 1_000;
-    match seconds {
-        0 if ms > 0 => format!("{ms} ms"),
-        0..60 => format!("{seconds} s"),
-        60..3_600 => format!("{} min {} s", seconds / 60, seconds % 60),
-        3_600..86_400 => format!("{} h {} min", seconds / 3_600, seconds / 60 % 60),
-        _ => format!("{} d {} h", seconds / 86_400, seconds / 3_600 % 24),
-    }
-}
-
-fn bytes(count: u64) -> String {
-    const UNITS: [&str; 4] = ["KiB", "MiB", "GiB", "TiB"];
-    if count < 1_024 {
-        return format!("{count} B");
-    }
-    let mut tenths = u128::from(count) * 10;
-    let mut unit = "";
-    for next in UNITS {
-        tenths /= 1_024;
-        unit = next;
-        if tenths < 10_240 {
-            break;
-        }
-    }
-    format!("{}.{} {unit}", tenths / 10, tenths % 10)
+    format!("{} ago", words::duration(ms))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::api::NodePhase;
     use crate::web::fake;
 
     /// Tags and attributes of the page, with every quoted value emptied.
@@ -503,13 +454,5 @@ mod tests {
         status.quorum = false;
         let page = status_page(&status, &Ok(Vec::new()));
         assert!(page.contains("refused") && page.contains("no coordinator") && page.contains("no hive yet"), "{page}");
-    }
-
-    #[test]
-    fn quantities_read_well() {
-        assert_eq!([duration(0), duration(250), duration(61_000)], ["0 s", "250 ms", "1 min 1 s"]);
-        assert_eq!([duration(7_260_000), duration(90_000_000)], ["2 h 1 min", "1 d 1 h"]);
-        assert_eq!([bytes(17), bytes(1_536), bytes(5 << 30)], ["17 B", "1.5 KiB", "5.0 GiB"]);
-        assert!(bytes(u64::MAX).ends_with("TiB"));
     }
 }

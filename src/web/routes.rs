@@ -7,7 +7,7 @@ use axum::Router;
 use axum::body::Body;
 use axum::extract::{Extension, Path, Request, State};
 use axum::http::{Method, StatusCode, header};
-use axum::middleware::{from_fn, map_response};
+use axum::middleware::{from_fn, from_fn_with_state, map_response};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{MethodRouter, get, post, put};
 use futures::StreamExt as _;
@@ -15,8 +15,8 @@ use serde::Deserialize;
 
 use super::access::Caller;
 use super::answer::{
-    BLOB_MAX, Handled, JsonBody, Params, Problem, SUBMIT_BODY_MAX, harden, no_such_method, no_such_path, stream_body,
-    within_time,
+    BLOB_MAX, Handled, JsonBody, Params, Problem, SUBMIT_BODY_MAX, count_refused, harden, local_only, no_such_method,
+    no_such_path, stream_body, within_time,
 };
 use super::node::{JobQuery, LogQuery};
 use super::{Context, bootstrap, hive, page};
@@ -48,14 +48,21 @@ pub(super) struct Route {
     pub(super) path: &'static str,
     pub(super) door: Door,
     handler: MethodRouter<Context>,
+    /// Files travel between nodes before there is an answer. That takes as long as they are large; what makes no progress
+    /// is given up by whoever moves them.
+    moves_files: bool,
 }
 
 fn read(path: &'static str, door: Door, handler: MethodRouter<Context>) -> Route {
-    Route { method: Method::GET, path, door, handler: handler.layer(from_fn(within_time)) }
+    Route { method: Method::GET, path, door, handler, moves_files: false }
 }
 
 fn write(path: &'static str, door: Door, handler: MethodRouter<Context>) -> Route {
-    Route { method: Method::POST, path, door, handler: handler.layer(from_fn(within_time)) }
+    Route { method: Method::POST, path, door, handler, moves_files: false }
+}
+
+fn files(method: Method, path: &'static str, door: Door, handler: MethodRouter<Context>) -> Route {
+    Route { method, path, door, handler, moves_files: true }
 }
 
 /// Everything there is.
@@ -76,8 +83,8 @@ pub(super) fn table() -> Vec<Route> {
         read("/api/v1/jobs/{id}", Anyone, get(job)),
         read("/api/v1/jobs/{id}/log", Anyone, get(job_log)),
         read("/api/v1/jobs/{id}/artifacts", Anyone, get(artifacts)),
-        read("/api/v1/jobs/{id}/artifacts/{name}", Anyone, get(artifact)),
-        read("/api/v1/blobs/{sha256}", Anyone, get(blob)),
+        files(Method::GET, "/api/v1/jobs/{id}/artifacts/{name}", Anyone, get(artifact)),
+        files(Method::GET, "/api/v1/blobs/{sha256}", Anyone, get(blob)),
         read("/api/v1/explain/{what}", Anyone, get(explain)),
         read("/bootstrap.sh", Anyone, get(bootstrap::script)),
         read("/bootstrap.sh.sha256", Anyone, get(bootstrap::script_sha256)),
@@ -85,24 +92,26 @@ pub(super) fn table() -> Vec<Route> {
         read("/bootstrap/{file}", Anyone, get(bootstrap::file)),
         read("/hive/peers", Secret, get(hive::peers)),
         write("/hive/join", Secret, post(hive::join)),
-        read("/api/v1/peers", Local, get(peers)),
-        read("/api/v1/identity", Local, get(identity)),
+        read("/api/v1/peers", Anyone, get(peers)),
+        read("/api/v1/identity", Anyone, get(identity)),
         read("/api/v1/doctor", Local, get(doctor)),
         read("/api/v1/listen", Local, get(listen)),
-        write("/api/v1/jobs", Local, post(submit)),
+        files(Method::POST, "/api/v1/jobs", Local, post(submit)),
         write("/api/v1/jobs/{id}/cancel", Local, post(cancel)),
         write("/api/v1/identity/reset", Local, post(reset_identity)),
         write("/api/v1/addresses", Local, post(claim_address)),
         write("/api/v1/recover", Local, post(recover)),
-        // Without the limit on the whole request: an archive of 1 GiB takes its time, its pauses are limited instead.
-        Route { method: Method::PUT, path: "/api/v1/blobs", door: Local, handler: put(store_blob) },
+        files(Method::PUT, "/api/v1/blobs", Local, put(store_blob)),
     ]
 }
 
-fn assemble(context: Context, admitted: impl Fn(&Route) -> bool) -> Router {
+fn assemble(context: Context, handler: impl Fn(Route) -> MethodRouter<Context>) -> Router {
     let mut router = Router::new();
-    for route in table().into_iter().filter(|route| admitted(route)) {
-        router = router.route(route.path, route.handler);
+    for route in table() {
+        let (path, moves_files) = (route.path, route.moves_files);
+        let handler = handler(route);
+        let timed = from_fn_with_state(context.clone(), within_time);
+        router = router.route(path, if moves_files { handler } else { handler.layer(timed) });
     }
     router.fallback(no_such_path).method_not_allowed_fallback(no_such_method).with_state(context)
 }
@@ -110,17 +119,20 @@ fn assemble(context: Context, admitted: impl Fn(&Route) -> bool) -> Router {
 /// What the port answers.
 pub(super) fn public(context: Context) -> Router {
     // Said twice on purpose: a write that is entered for anyone by mistake stays away from the port.
-    let admitted = |route: &Route| match route.door {
-        Door::Anyone => route.method == Method::GET,
-        Door::Secret => true,
-        Door::Local => false,
+    let handler = |route: Route| match route.door {
+        Door::Anyone if route.method == Method::GET => route.handler,
+        Door::Secret => route.handler,
+        // For every method that the path does not take from anyone.
+        Door::Anyone | Door::Local => MethodRouter::new().fallback(local_only),
     };
-    assemble(context, admitted).layer(from_fn(hive::named_host)).layer(map_response(harden))
+    let counted = from_fn_with_state(context.clone(), count_refused);
+    assemble(context, handler).layer(from_fn(hive::named_host)).layer(counted).layer(map_response(harden))
 }
 
 /// What the socket answers.
 pub(super) fn local(context: Context) -> Router {
-    assemble(context, |_| true).layer(map_response(harden))
+    let counted = from_fn_with_state(context.clone(), count_refused);
+    assemble(context, |route| route.handler).layer(counted).layer(map_response(harden))
 }
 
 /// A job id in a path.
@@ -310,6 +322,7 @@ mod tests {
     use std::net::{IpAddr, Ipv4Addr};
     use std::sync::Arc;
     use std::sync::atomic::Ordering;
+    use std::time::Duration;
 
     use axum::http::{HeaderMap, Request as HttpRequest};
     use http_body_util::BodyExt as _;
@@ -396,11 +409,41 @@ mod tests {
             let path = route.path.replace("{id}", &JOB.to_string());
             for method in ["GET", "POST", "PUT", "DELETE", "PATCH"] {
                 let got = site.ask(false, request(method, &path, "{}")).await;
-                let also_readable = method == "GET" && path == "/api/v1/jobs";
-                assert!(also_readable || matches!(got.status, 404 | 405), "{method} {path}: {}", got.status);
+                if method == "GET" && path == "/api/v1/jobs" {
+                    continue;
+                }
+                assert_eq!(got.status, 403, "{method} {path}");
+                let error = got.json()["error"].clone();
+                assert_eq!(error["code"], "forbidden", "{method} {path}");
+                assert!(error["hint"].as_str().is_some_and(|hint| hint.contains("over its socket")), "{error}");
             }
         }
-        assert_eq!(site.node.acts(), ["jobs [] limit 100"], "nothing but the one read arrived");
+        let done: Vec<String> =
+            site.node.acts().into_iter().filter(|act| !act.starts_with("refused local_only")).collect();
+        assert_eq!(done, ["jobs [] limit 100"], "nothing but the one read arrived");
+    }
+
+    #[tokio::test]
+    async fn peers_and_identity_are_read_over_the_port_too() {
+        let site = Site::new();
+        let peers = site.get("/api/v1/peers").await;
+        assert_eq!((peers.status, peers.json()["data"]["self"]["hostname"].clone()), (200, json!("fake")));
+        assert_eq!(site.get("/api/v1/identity").await.json()["error"]["message"], "no identity yet");
+        let reset = site.ask(false, request("POST", "/api/v1/identity/reset", "")).await;
+        assert_eq!(reset.status, 403);
+    }
+
+    #[tokio::test]
+    async fn what_moves_files_may_take_longer_than_other_answers() {
+        let mut site = Site::of(FakeNode { delay: Duration::from_millis(80), ..FakeNode::new() });
+        site.context.request_timeout = Duration::from_millis(10);
+        let body = json!({ "session": uuid::Uuid::nil(), "jobs": [] }).to_string();
+        assert_eq!(site.ask(true, request("POST", "/api/v1/jobs", body)).await.status, 200);
+        assert_eq!(site.get(&format!("/api/v1/jobs/{JOB}/artifacts/a.deb")).await.status, 200);
+        let late = site.get("/api/v1/peers").await;
+        let error = late.json()["error"].clone();
+        assert_eq!((late.status, &error["code"]), (504, &json!("timeout")));
+        assert!(error["hint"].as_str().is_some_and(|hint| !hint.is_empty()), "{error}");
     }
 
     #[tokio::test]
@@ -498,7 +541,11 @@ mod tests {
                 "{path}"
             );
         }
-        assert!(site.node.acts().is_empty(), "{:?}", site.node.acts());
+        let acts = site.node.acts();
+        assert!(acts.iter().all(|act| act.starts_with("refused ")), "{acts:?}");
+        for reason in ["path", "malformed", "too_long", "method"] {
+            assert!(acts.contains(&format!("refused {reason} from 10.9.9.9")), "{reason} in {acts:?}");
+        }
     }
 
     #[tokio::test]
@@ -507,7 +554,7 @@ mod tests {
         put.headers_mut().insert(header::CONTENT_LENGTH, (BLOB_MAX + 1).into());
         let site = Site::new();
         assert_eq!(site.ask(true, put).await.status, 413);
-        assert!(site.node.acts().is_empty());
+        assert_eq!(site.node.acts(), ["refused too_long from 10.9.9.9"]);
     }
 
     #[tokio::test]

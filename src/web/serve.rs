@@ -212,7 +212,7 @@ impl Bound {
     /// Answers from now on.
     pub fn serve(self, node: Arc<dyn NodeApi>) -> Handle {
         let meter = Meter::new(self.options.caps);
-        let context = Context::new(node, &self.options, Arc::clone(&meter));
+        let context = Context::new(Arc::clone(&node), &self.options, Arc::clone(&meter));
         let (stop, tracker) = (CancellationToken::new(), TaskTracker::new());
         let connections = Connections {
             header_timeout: self.options.header_timeout,
@@ -220,6 +220,7 @@ impl Bound {
             meter,
             stop: stop.clone(),
             tracker: tracker.clone(),
+            node,
         };
         let address = self.public.local_addr().unwrap_or(self.options.http);
         let public = accept_public(self.public, routes::public(context.clone()), connections.clone());
@@ -257,11 +258,12 @@ struct Connections {
     meter: Arc<Meter>,
     stop: CancellationToken,
     tracker: TaskTracker,
+    node: Arc<dyn NodeApi>,
 }
 
 impl Connections {
-    /// Serves one connection until it ends or the agent stops. `mark` puts into each request where it comes from.
-    async fn converse<S, M>(self, stream: S, router: Router, mark: M)
+    /// Serves one connection until it ends or the agent stops. `mark` puts into each request who asks.
+    async fn converse<S, M>(self, stream: S, from: IpAddr, router: Router, mark: M)
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
         M: Fn(&mut Request<Body>) + Send + Sync + Clone + 'static,
@@ -269,6 +271,7 @@ impl Connections {
         let service = TowerToHyperService::new(router);
         let service = service_fn(move |request: Request<Incoming>| {
             let mut request = request.map(Body::new);
+            request.extensions_mut().insert(Remote(from));
             mark(&mut request);
             service.call(request)
         });
@@ -288,6 +291,9 @@ impl Connections {
             }
         };
         if let Err(error) = ended {
+            if error.is_parse() {
+                self.node.refused("no_http", from);
+            }
             tracing::debug!(%error, "connection ended");
         }
     }
@@ -315,9 +321,7 @@ async fn accept_public(listener: TcpListener, router: Router, connections: Conne
         };
         connections.meter.accepted.fetch_add(1, Ordering::Relaxed);
         prepare(&stream);
-        let serving = connections.clone().converse(stream, router.clone(), move |request| {
-            request.extensions_mut().insert(Remote(from));
-        });
+        let serving = connections.clone().converse(stream, from, router.clone(), |_| {});
         let tracked = connections.tracker.track_future(async move {
             serving.await;
             drop(slot);
@@ -383,13 +387,10 @@ fn judge(access: &Access, stream: &UnixStream) -> Result<Caller, Caller> {
 async fn serve_local(stream: UnixStream, caller: Result<Caller, Caller>, router: Router, connections: Connections) {
     match caller {
         Ok(caller) => {
-            let here = Remote(IpAddr::V4(Ipv4Addr::LOCALHOST));
-            connections
-                .converse(stream, router, move |request| {
-                    request.extensions_mut().insert(caller.clone());
-                    request.extensions_mut().insert(here);
-                })
-                .await;
+            let mark = move |request: &mut Request<Body>| {
+                request.extensions_mut().insert(caller.clone());
+            };
+            connections.converse(stream, IpAddr::V4(Ipv4Addr::LOCALHOST), router, mark).await;
         }
         Err(caller) => {
             tracing::info!(caller = caller.name, uid = caller.uid, "turned away at the local socket");

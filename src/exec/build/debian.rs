@@ -90,7 +90,9 @@ impl Debian {
         };
         let named = format!("missing build dependencies: {missing}");
         if run.inner.executor.options().build_dependencies == InstallPolicy::Off {
-            return Err(Failure::policy(format!("{named}; install them, or set `build.debian_build_deps = true` on that node")));
+            return Err(Failure::policy(format!(
+                "{named}; install them, or set `build.debian_build_deps = true` on that node"
+            )));
         }
         let names = first_alternatives(&missing);
         if let Some(error) = names.iter().find_map(|name| grammar::debian_package(name).err()) {
