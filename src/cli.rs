@@ -95,7 +95,6 @@ fn dispatch(cli: Cli) -> u8 {
         // Those that need nobody.
         Command::Completions { shell } => completions(&ui, shell),
         Command::Man { dir } => man(&ui, dir.as_deref()),
-        Command::Secret { verb } => secret::secret(&ui, &surroundings, verb),
         Command::Config { verb } => config(&ui, &surroundings, verb),
         asking @ (Command::Status { .. }
         | Command::Peers
@@ -108,6 +107,7 @@ fn dispatch(cli: Cli) -> u8 {
         | Command::Listen
         | Command::Doctor(_)
         | Command::Recover { .. }
+        | Command::Secret { .. }
         | Command::Net { .. }
         | Command::Try(_)) => ask(&ui, &surroundings, cli.common.socket.as_deref(), cli.common.url.as_deref(), asking),
     };
@@ -219,6 +219,7 @@ async fn run(ui: &Ui, client: &Client, surroundings: &Surroundings, command: Com
         Command::Listen => node::listen(ui, client).await,
         Command::Doctor(args) => doctor::doctor(ui, client, surroundings, args).await,
         Command::Recover { yes } => node::recover(ui, client, yes).await,
+        Command::Secret { verb } => secret::secret(ui, client, surroundings, verb).await,
         Command::Net { verb } => net::net(ui, client, verb).await,
         Command::Try(args) => demo::run(ui, args).await,
         Command::Agent(_)
@@ -226,15 +227,20 @@ async fn run(ui: &Ui, client: &Client, surroundings: &Surroundings, command: Com
         | Command::BuildShim(_)
         | Command::Completions { .. }
         | Command::Man { .. }
-        | Command::Secret { .. }
         | Command::Config { .. } => Err(Failure::internal("this command does not wait for anything", "this is a bug")),
     }
 }
 
 fn config(ui: &Ui, surroundings: &Surroundings, verb: ConfigVerb) -> Outcome {
     match verb {
-        ConfigVerb::Reference => ui.text(&crate::config::reference())?,
-        ConfigVerb::Example => ui.text(&crate::config::example_file())?,
+        ConfigVerb::Reference => {
+            refuse_json(ui, "hive config show --json gives every setting with its value")?;
+            ui.text(&crate::config::reference())?;
+        }
+        ConfigVerb::Example => {
+            refuse_json(ui, "hive config show --json gives every setting with its value")?;
+            ui.text(&crate::config::example_file())?;
+        }
         ConfigVerb::Check { agent } => {
             let prepared = crate::agent::prepare(configuration(surroundings, &agent)?).map_err(misconfigured)?;
             drop(prepared);
@@ -283,7 +289,13 @@ fn shown_config(ui: &Ui, loaded: &Loaded, origin: bool) -> String {
     text::table(&columns, &rows, ui.paint)
 }
 
+/// Documents and scripts are what they are; wrapped in JSON they would be of no use to anyone.
+fn refuse_json(ui: &Ui, hint: &str) -> Result<(), Failure> {
+    if ui.json { Err(Failure::usage("this prints a document, which has no form as JSON", hint)) } else { Ok(()) }
+}
+
 fn completions(ui: &Ui, shell: clap_complete::Shell) -> Outcome {
+    refuse_json(ui, "leave --json out")?;
     let mut script = Vec::new();
     clap_complete::generate(shell, &mut Cli::command(), "hive", &mut script);
     ui.bytes(&script)?;
@@ -291,6 +303,7 @@ fn completions(ui: &Ui, shell: clap_complete::Shell) -> Outcome {
 }
 
 fn man(ui: &Ui, directory: Option<&std::path::Path>) -> Outcome {
+    refuse_json(ui, "leave --json out")?;
     let failed = |error: std::io::Error| Failure::internal(format!("cannot write the manual: {error}"), "");
     match directory {
         Some(directory) => {
@@ -304,4 +317,79 @@ fn man(ui: &Ui, directory: Option<&std::path::Path>) -> Outcome {
         }
     }
     Ok(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use clap::Parser as _;
+
+    use super::*;
+    use crate::web::fake::{FakeNode, JOB};
+    use crate::web::{Options, bind};
+
+    /// What a command comes to that talks to the port of a real web in front of a made-up node.
+    fn over_the_port(url: &str, line: &str) -> (u8, String) {
+        let surroundings =
+            Surroundings { system: false, host_name: "here".to_owned(), variables: std::collections::BTreeMap::new() };
+        let ui = Ui { json: true, paint: text::Paint(false), terminal: false, progress: false };
+        let cli = Cli::try_parse_from(line.split_whitespace()).expect("understood");
+        match ask(&ui, &surroundings, None, Some(url), cli.command) {
+            Ok(code) => (code, String::new()),
+            Err(failure) => (failure.exit_code, format!("{}: {}", failure.error.message, failure.error.hint)),
+        }
+    }
+
+    #[test]
+    fn over_the_port_reads_answer_and_everything_else_says_where_it_is_done() {
+        let directory = tempfile::tempdir().expect("temporary directory");
+        let runtime =
+            tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().expect("runtime");
+        let node = Arc::new(FakeNode::new());
+        let options = Options {
+            http: "127.0.0.1:0".parse().expect("address"),
+            socket: directory.path().join("hive.sock"),
+            ..Options::default()
+        };
+        let web = {
+            let _within = runtime.enter();
+            bind(options).expect("binds").serve(node.clone())
+        };
+        let url = format!("http://{}", web.address());
+        let reads = [
+            "hive status",
+            "hive status --check",
+            "hive peers",
+            "hive queue list",
+            "hive queue status",
+            "hive job show JOB",
+            "hive explain JOB",
+            "hive explain build1",
+            "hive logs JOB",
+            "hive artifact list JOB",
+        ];
+        for line in reads {
+            assert_eq!(over_the_port(&url, &line.replace("JOB", &JOB.to_string())), (0, String::new()), "{line}");
+        }
+        assert_eq!(over_the_port(&url, "hive identity").0, 5, "the made-up node has none");
+        let local = [
+            "hive identity reset",
+            "hive queue add --backend debian hello",
+            "hive queue add --backend command --dir src/cli/doctor -- true",
+            "hive job cancel JOB",
+            "hive listen",
+            "hive recover --yes",
+        ];
+        for line in local {
+            let (code, told) = over_the_port(&url, &line.replace("JOB", &JOB.to_string()));
+            assert_eq!(code, 4, "{line}: {told}");
+            assert!(told.contains("over its socket"), "{line}: {told}");
+        }
+        let changes: Vec<String> =
+            node.acts().into_iter().filter(|act| !act.starts_with("refused local_only")).collect();
+        assert_eq!(changes, ["jobs [] limit 50"]);
+        assert_eq!(over_the_port(&url, "hive doctor").0, 0, "what it may not ask is a remark");
+        runtime.block_on(web.shutdown());
+    }
 }

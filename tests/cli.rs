@@ -100,6 +100,7 @@ fn status(quorum: bool) -> Value {
         "queue": { "needed": 0, "delegated": 0, "building": 0, "received": 0, "blocked": 0, "failed": 0, "cancelled": 0,
                    "quarantined": 0, "paused": false },
         "notices": [],
+        "degraded": if quorum { json!([]) } else { json!(["no_quorum", "disk_low"]) },
         "as_of": "2025-11-08T12:34:56.789Z",
     })
 }
@@ -208,6 +209,31 @@ fn help_names_every_noun_and_the_version_is_there() {
     let pages = hive(&["man", "--dir", &directory.path().to_string_lossy()]).status().expect("runs");
     assert!(pages.success() && directory.path().join("hive-queue-add.1").exists());
     assert!(text(&hive(&["man"]).output().expect("runs").stdout).contains(".TH hive 1"));
+    for line in [&["help"][..], &["help", "queue", "add"]] {
+        let output = hive(line).output().expect("runs");
+        assert!(output.status.success() && text(&output.stdout).contains("Usage: hive"), "{line:?}");
+    }
+}
+
+#[test]
+fn documents_have_no_form_as_json_and_say_so() {
+    for line in [&["config", "reference"][..], &["config", "example"], &["completions", "bash"], &["man"]] {
+        let output = hive(line).arg("--json").output().expect("runs");
+        let value: Value = serde_json::from_slice(&output.stdout).expect("an envelope");
+        assert_eq!((output.status.code(), &value["error"]["code"]), (Some(2), &json!("invalid")), "{line:?}");
+        assert_ne!(value["error"]["hint"], "", "{line:?}");
+    }
+}
+
+#[test]
+fn a_list_that_is_cut_says_so() {
+    let line = json!({ "id": JOB, "state": "received", "backend": "command", "target": "x", "priority": 0, "node": null, "attempts": 1,
+                       "submitted_at": "2025-11-08T12:34:56.789Z", "waiting_for": null });
+    let two = json!([line, line]);
+    let agent = Agent::serve(Router::new().route("/api/v1/jobs", get(move || async move { ok(two) })));
+    let cut = agent.run(&["queue", "list", "--limit", "2"]);
+    assert!(text(&cut.stderr).contains("only the newest 2"), "{}", text(&cut.stderr));
+    assert_eq!(text(&agent.run(&["queue", "list"]).stderr), "");
 }
 
 #[test]
@@ -410,7 +436,7 @@ fn status_checks_and_reads_over_tcp_too() {
     let poor = Agent::serve(Router::new().route("/api/v1/status", get(|| async { ok(status(false)) })));
     assert_eq!(poor.run(&["status"]).status.code(), Some(0));
     let output = poor.run(&["status", "--check"]);
-    assert_eq!((output.status.code(), text(&output.stderr).as_str()), (Some(6), "degraded: no quorum\n"));
+    assert_eq!((output.status.code(), text(&output.stderr).as_str()), (Some(6), "degraded: no_quorum, disk_low\n"));
 
     let runtime = tokio::runtime::Runtime::new().expect("runtime");
     let listener = runtime.block_on(tokio::net::TcpListener::bind("127.0.0.1:0")).expect("binds");
@@ -436,7 +462,7 @@ fn interrupting_a_command_that_waits_ends_it_with_130() {
     let stream = || async {
         use futures::StreamExt as _;
         let first = futures::stream::once(async {
-            Ok::<_, std::io::Error>(Bytes::from("{\"kind\":\"HELLO\",\"from\":\"10.0.0.1\"}\n"))
+            Ok::<_, std::io::Error>(Bytes::from("{\"kind\":\"HELLO\",\"address\":\"10.0.0.1:7\",\"verified\":true}\n"))
         });
         Body::from_stream(first.chain(futures::stream::pending()))
     };
@@ -444,7 +470,7 @@ fn interrupting_a_command_that_waits_ends_it_with_130() {
     let mut child = agent.command(&["listen"]).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().expect("starts");
     let mut line = String::new();
     BufReader::new(child.stdout.as_mut().expect("piped")).read_line(&mut line).expect("reads");
-    assert_eq!(line, "10.0.0.1 HELLO\n");
+    assert_eq!(line.trim_end(), "-  from 10.0.0.1:7             HELLO");
     let pid = rustix::process::Pid::from_child(&child);
     rustix::process::kill_process(pid, rustix::process::Signal::INT).expect("signals");
     assert_eq!(child.wait().expect("ends").code(), Some(130));
@@ -489,9 +515,12 @@ fn queue_agent(arrived: &Arc<Mutex<Arrived>>, states: &'static [&'static str]) -
             "/api/v1/jobs/{id}",
             get(move |UrlPath(id): UrlPath<String>| async move {
                 let index = looked.fetch_add(1, Ordering::SeqCst).min(states.len() - 1);
+                if states[index] == "unknown" {
+                    return (StatusCode::NOT_FOUND, error("not_found"));
+                }
                 let mut view = job(states[index], json!([attempt(1, "building")]), json!([]));
                 view["id"] = json!(id);
-                ok(view)
+                (StatusCode::OK, ok(view))
             }),
         );
     Agent::serve(router)
@@ -558,7 +587,11 @@ fn queue_add_takes_debian_names_versions_trees_and_repositories() {
     let agent = queue_agent(&arrived, &["needed"]);
     let tree = source_tree();
     let directory = tree.path().to_string_lossy().into_owned();
-    let output = agent.run(&["queue", "add", "--backend", "debian", "hello", "bash=5.2-1", &directory]);
+    // A directory that is called like a package is not what its name alone means.
+    let beside = tempfile::tempdir().expect("temporary directory");
+    fs::create_dir_all(beside.path().join("hello/debian")).expect("makes");
+    let mut command = agent.command(&["queue", "add", "--backend", "debian", "hello", "bash=5.2-1", &directory]);
+    let output = command.current_dir(beside.path()).output().expect("runs");
     assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
     assert_eq!(text(&output.stdout).lines().count(), 3, "one id per line");
     let line = [
@@ -639,9 +672,13 @@ fn a_submission_whose_answer_is_lost_is_sent_again_with_the_same_ids() {
 
 #[test]
 fn waiting_follows_to_the_end_and_tells_success_from_failure() {
-    for (states, expected) in
-        [(&["needed", "delegated", "received"][..], 0), (&["needed", "delegated", "failed"], 1), (&["blocked"], 1)]
-    {
+    for (states, expected) in [
+        (&["needed", "delegated", "received"][..], 0),
+        (&["needed", "delegated", "failed"], 1),
+        (&["blocked"], 1),
+        // A node that is behind the one that took the job.
+        (&["unknown", "unknown", "received"], 0),
+    ] {
         let agent = queue_agent(&Arc::default(), states);
         let output = agent.run(&["queue", "add", "--backend", "debian", "hello", "--wait"]);
         assert_eq!(output.status.code(), Some(expected), "{states:?}: {}", text(&output.stderr));
@@ -717,6 +754,13 @@ fn artifacts_are_verified_before_they_get_their_name() {
     let file = out.path().join("x_1.deb");
     assert_eq!(fs::read_to_string(&file).expect("there"), "content");
     assert_eq!(fs::metadata(&file).expect("there").permissions().mode() & 0o777, 0o644);
+    fs::write(&file, "mine").expect("writes");
+    let output = good.run(&["artifact", "get", JOB, "-o", &directory]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(text(&output.stderr).contains("add --force"), "{}", text(&output.stderr));
+    assert_eq!(fs::read_to_string(&file).expect("there"), "mine");
+    assert_eq!(good.run(&["artifact", "get", JOB, "-o", &directory, "--force"]).status.code(), Some(0));
+    assert_eq!(fs::read_to_string(&file).expect("there"), "content");
     assert_eq!(good.run(&["artifact", "get", JOB, "y.deb"]).status.code(), Some(5));
     assert_eq!(good.run(&["artifact", "get", "ffff"]).status.code(), Some(5), "no job begins so");
     fs::remove_file(&file).expect("removes");
@@ -804,9 +848,47 @@ fn the_doctor_names_cause_and_remedy_and_ends_with_six_when_something_is_broken(
     for check in checks {
         assert!(check["state"] == "ok" || !check["remedy"].as_str().expect("text").is_empty(), "{check}");
     }
+    let mute = Router::new()
+        .route("/api/v1/status", get(|| async { ok(status(true)) }))
+        .route("/api/v1/doctor", get(|| async { (StatusCode::NOT_FOUND, error("not_found")) }));
+    let output = Agent::serve(mute).run(&["doctor"]);
+    assert!(text(&output.stdout).contains("warn  facts"), "{}", text(&output.stdout));
     let alone = hive(&["doctor", "--socket", "/nonexistent/sock"]).output().expect("runs");
     assert_eq!(alone.status.code(), Some(6));
     assert!(text(&alone.stdout).contains("FAIL  agent"), "{}", text(&alone.stdout));
+}
+
+#[test]
+fn whoever_asks_anothers_agent_is_told_about_that_agents_files() {
+    let home = tempfile::tempdir().expect("temporary directory");
+    let file = home.path().join("agents_secret");
+    let path = file.to_string_lossy().into_owned();
+    assert_eq!(
+        hive(&["secret", "generate", "--write", "--secret-file", &path]).output().expect("runs").status.code(),
+        Some(0)
+    );
+    let fingerprint = text(&hive(&["secret", "fingerprint", "--secret-file", &path]).output().expect("runs").stdout);
+    let facts = json!({
+        "port": 50555, "interfaces": [], "secret_fingerprint": fingerprint.trim(), "refusals": [], "broadcast_heard_by": [],
+        "clock_offsets_ms": {}, "disk_free_bytes": 50_000_000_000u64, "disk_low": false,
+        "config_file": "/etc/build/agents.toml", "secret_file": path,
+    });
+    let agent = Agent::serve(
+        Router::new()
+            .route("/api/v1/status", get(|| async { ok(status(true)) }))
+            .route("/api/v1/doctor", get(move || async move { ok(facts) })),
+    );
+    let of_another = |line: &[&str]| {
+        let mut command = agent.command(line);
+        command.env("HOME", home.path()).env_remove("XDG_CONFIG_HOME").output().expect("runs")
+    };
+    let doctor = text(&of_another(&["doctor"]).stdout);
+    assert!(doctor.contains("the agent has read /etc/build/agents.toml"), "{doctor}");
+    assert!(
+        doctor.contains(&format!("fingerprint {}", fingerprint.trim())) && !doctor.contains("there is none"),
+        "{doctor}"
+    );
+    assert_eq!(text(&of_another(&["secret", "fingerprint"]).stdout), fingerprint);
 }
 
 /// Two machines on one wire, in namespaces of their own; needs root.

@@ -12,7 +12,6 @@ use super::agent_args::AgentArgs;
 #[command(
     name = "hive",
     version,
-    disable_help_subcommand = true,
     max_term_width = 100,
     after_help = "Exit codes: 0 ok, 1 error, 2 usage, 3 cannot connect, 4 not allowed, 5 not found, 6 degraded, 7 no quorum, 130 interrupted."
 )]
@@ -26,7 +25,7 @@ pub(crate) struct Cli {
 /// What every command takes.
 #[derive(Clone, Debug, Args)]
 pub(crate) struct Common {
-    /// Answer as one JSON object: {"schema":1,"ok":true,"data":…}.
+    /// Answer as one JSON object: {"schema":1,"ok":true,"data":…}; `logs -f` and `listen` print one object per line.
     #[arg(long, global = true)]
     pub(crate) json: bool,
     /// Unix socket of the agent to talk to [env: HIVE_SOCKET].
@@ -211,7 +210,7 @@ pub(crate) struct QueueAddArgs {
     /// Wait for the end; exit with 1 when a job fails.
     #[arg(long)]
     pub(crate) wait: bool,
-    /// For debian: a source package NAME, NAME=VERSION, or a directory with debian/ in it.
+    /// For debian: a source package NAME, NAME=VERSION, or a directory with debian/ in it, which is known by a slash: ./DIR.
     #[arg(value_name = "SOURCE")]
     pub(crate) sources: Vec<String>,
     /// For command: program and arguments, after `--`. Never passed through a shell.
@@ -251,7 +250,7 @@ pub(crate) struct LogsArgs {
     /// The attempt; the last one when left out.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     pub(crate) attempt: Option<u32>,
-    /// Do not neutralise escape sequences on a terminal.
+    /// Do not neutralise escape sequences on a terminal (colours stay either way).
     #[arg(long)]
     pub(crate) raw: bool,
 }
@@ -276,6 +275,9 @@ pub(crate) enum ArtifactVerb {
         /// Directory, or file for a single artifact.
         #[arg(short, long, value_name = "DIR|FILE")]
         output: Option<PathBuf>,
+        /// Replace files that are there already.
+        #[arg(long)]
+        force: bool,
     },
 }
 

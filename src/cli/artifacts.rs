@@ -23,11 +23,19 @@ pub(crate) async fn artifact(ui: &Ui, client: &Client, verb: ArtifactVerb) -> Ou
             ui.answer(&answer, |artifacts| render::jobs::artifacts(artifacts, ui.paint))?;
             Ok(0)
         }
-        ArtifactVerb::Get { job, name, output } => get(ui, client, &job, name.as_deref(), output.as_deref()).await,
+        ArtifactVerb::Get { job, name, output, force } => {
+            get(ui, client, &job, name.as_deref(), (output.as_deref(), force)).await
+        }
     }
 }
 
-async fn get(ui: &Ui, client: &Client, job: &str, name: Option<&str>, output: Option<&Path>) -> Outcome {
+async fn get(
+    ui: &Ui,
+    client: &Client,
+    job: &str,
+    name: Option<&str>,
+    (output, force): (Option<&Path>, bool),
+) -> Outcome {
     let id = queue::resolve(client, job).await?;
     let all = client.get::<Vec<ArtifactView>>(&format!("/api/v1/jobs/{id}/artifacts")).await?.data;
     let wanted: Vec<&ArtifactView> =
@@ -40,11 +48,20 @@ async fn get(ui: &Ui, client: &Client, job: &str, name: Option<&str>, output: Op
             format!("see: hive artifact list {id}"),
         ));
     }
-    let mut written = Vec::new();
+    let mut places = Vec::new();
     for artifact in &wanted {
         let path = destination(&artifact.name, wanted.len() == 1 && name.is_some(), output)?;
+        // Before the first byte travels: nothing of somebody's is lost half-way.
+        if !force && path.symlink_metadata().is_ok() {
+            let message = format!("{} is there already and is not overwritten", path.display());
+            return Err(Failure::new(ErrorCode::Conflict, message, "add --force, or another place with --output"));
+        }
+        places.push((path, *artifact));
+    }
+    let mut written = Vec::new();
+    for (path, artifact) in places {
         fetch(ui, client, artifact, &path).await?;
-        written.push((path, *artifact));
+        written.push((path, artifact));
     }
     let data: Vec<_> = written
         .iter()
@@ -80,7 +97,7 @@ pub(super) async fn fetch(ui: &Ui, client: &Client, artifact: &ArtifactView, pat
     fs::create_dir_all(directory).map_err(local)?;
     let mut file = tempfile::Builder::new().prefix(".hive-").tempfile_in(directory).map_err(local)?;
     let source = format!("/api/v1/jobs/{}/artifacts/{}", artifact.job, segment(&artifact.name));
-    let mut stream = client.stream(&source, false).await?;
+    let mut stream = client.file(&source, artifact.size).await?;
     let (mut digest, mut size) = (Sha256::new(), 0u64);
     loop {
         let piece = stream.next().await.map_err(|error| {

@@ -27,6 +27,8 @@ use crate::tasks;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// Time until an answer; the agent gives up after 30 s and says why, which is worth waiting for.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(40);
+/// The same for each MiB that travels between nodes before there is an answer: to this node and on to two others.
+const ANSWER_TIMEOUT_PER_MIB: Duration = Duration::from_secs(3);
 /// Longest silence within a download.
 const DOWNLOAD_SILENCE: Duration = Duration::from_secs(60);
 /// Longest JSON answer, bytes: ten thousand jobs with some room.
@@ -102,6 +104,11 @@ pub(crate) struct Answer<T> {
     pub(crate) envelope: serde_json::Value,
 }
 
+/// How long an answer may take that files of so many bytes travel for.
+fn patience(bytes: u64) -> Duration {
+    ANSWER_TIMEOUT + ANSWER_TIMEOUT_PER_MIB * u32::try_from(bytes >> 20).unwrap_or(u32::MAX)
+}
+
 type Body = UnsyncBoxBody<Bytes, io::Error>;
 
 fn empty() -> Body {
@@ -115,6 +122,11 @@ pub(crate) struct Client {
 }
 
 impl Client {
+    /// Whether the agent is asked over its port, and so may be on another machine.
+    pub(crate) fn is_remote(&self) -> bool {
+        matches!(self.target, Target::Http { .. })
+    }
+
     /// A client of this agent. Nothing is connected yet.
     pub(crate) fn new(target: Target) -> Self {
         Self { target }
@@ -122,16 +134,26 @@ impl Client {
 
     /// Asks for something.
     pub(crate) async fn get<T: DeserializeOwned>(&self, path: &str) -> ApiResult<Answer<T>> {
-        self.exchange(Method::GET, path, empty(), None).await
+        self.exchange(Method::GET, path, empty(), None, ANSWER_TIMEOUT).await
     }
 
     /// Asks for something to be done.
     pub(crate) async fn post<T: DeserializeOwned>(&self, path: &str, body: &impl Serialize) -> ApiResult<Answer<T>> {
+        self.post_with_files(path, body, 0).await
+    }
+
+    /// The same for something for which files of so many bytes may have to travel first.
+    pub(crate) async fn post_with_files<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        body: &impl Serialize,
+        file_bytes: u64,
+    ) -> ApiResult<Answer<T>> {
         let bytes = serde_json::to_vec(body).map_err(|error| {
             ApiError::new(ErrorCode::Internal, format!("cannot write the request as JSON: {error}"), "")
         })?;
         let body = Full::new(Bytes::from(bytes)).map_err(|never| match never {}).boxed_unsync();
-        self.exchange(Method::POST, path, body, None).await
+        self.exchange(Method::POST, path, body, None, patience(file_bytes)).await
     }
 
     /// Sends a file of known length.
@@ -142,7 +164,8 @@ impl Client {
         length: u64,
     ) -> ApiResult<Answer<T>> {
         let stream = ReaderStream::with_capacity(reader, 64 << 10).map(|piece| piece.map(Frame::data));
-        self.exchange(Method::PUT, path, StreamBody::new(stream).boxed_unsync(), Some(length)).await
+        let body = StreamBody::new(stream).boxed_unsync();
+        self.exchange(Method::PUT, path, body, Some(length), patience(length)).await
     }
 
     async fn exchange<T: DeserializeOwned>(
@@ -151,9 +174,8 @@ impl Client {
         path: &str,
         body: Body,
         length: Option<u64>,
+        limit: Duration,
     ) -> ApiResult<Answer<T>> {
-        // An upload of a gibibyte over a slow link takes as long as it takes; its answer does not.
-        let limit = ANSWER_TIMEOUT + Duration::from_secs(length.unwrap_or(0) >> 20);
         let work = async {
             let response = self.send(method, path, body, length).await?;
             let status = response.status();
@@ -170,10 +192,19 @@ impl Client {
 
     /// Asks for bytes. `follow`: their end may be long in coming.
     pub(crate) async fn stream(&self, path: &str, follow: bool) -> ApiResult<Download> {
-        let head = tokio::time::timeout(ANSWER_TIMEOUT, self.send(Method::GET, path, empty(), None)).await;
-        let response = head.map_err(|_| self.no_answer(ANSWER_TIMEOUT))??;
+        self.begin(path, ANSWER_TIMEOUT, (!follow).then_some(DOWNLOAD_SILENCE)).await
+    }
+
+    /// Asks for a file, which the node may have to fetch from another one first.
+    pub(crate) async fn file(&self, path: &str, size: u64) -> ApiResult<Download> {
+        self.begin(path, patience(size), Some(DOWNLOAD_SILENCE)).await
+    }
+
+    async fn begin(&self, path: &str, limit: Duration, silence: Option<Duration>) -> ApiResult<Download> {
+        let head = tokio::time::timeout(limit, self.send(Method::GET, path, empty(), None)).await;
+        let response = head.map_err(|_| self.no_answer(limit))??;
         if response.status().is_success() {
-            return Ok(Download { response, silence: (!follow).then_some(DOWNLOAD_SILENCE) });
+            return Ok(Download { response, silence });
         }
         let status = response.status().as_u16();
         let bytes = Limited::new(response.into_body(), ANSWER_MAX_LEN).collect().await.map_err(|error| {

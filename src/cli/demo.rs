@@ -17,7 +17,7 @@ use super::client::{Client, segment};
 use super::output::{Failure, Outcome, Ui};
 use super::text::{bytes, clean, duration};
 use super::{pack, queue, render};
-use crate::api::{ErrorCode, JobView, NodePhase, RaftPart, Status, StoredBlob, SubmitRequest, Submitted};
+use crate::api::{JobView, NodePhase, RaftPart, Status, StoredBlob, SubmitRequest, Submitted, words};
 use crate::clock;
 use crate::engine::id::{JobId, SessionId};
 use crate::engine::job::{AttemptState, DebianSource, JobSpec, JobState, Limits, Source, Work};
@@ -34,6 +34,8 @@ const FIRST: usize = 3;
 const POLL: Duration = Duration::from_millis(150);
 /// Time for three nodes to become a hive; it takes about 6 s, a busy machine several times that.
 const FORM_MS: u64 = 60_000;
+/// Directory of what was built; it stays.
+const ARTIFACTS: &str = "artifacts";
 /// Time for a node to join and get a role.
 const JOIN_MS: u64 = 30_000;
 /// Time for a new coordinator.
@@ -49,6 +51,26 @@ struct Demo<'a> {
     directory: PathBuf,
     nodes: Vec<Node>,
     started_ms: u64,
+    /// Interrupted, nothing but the artifacts is worth keeping.
+    disposable: bool,
+}
+
+impl Drop for Demo<'_> {
+    /// Ctrl-C drops what runs: the agents are asked to end, so that they end their builds too, and then made to.
+    fn drop(&mut self) {
+        if !self.disposable {
+            return;
+        }
+        for node in &mut self.nodes {
+            node.ask_to_end();
+        }
+        let deadline = clock::now_ms() + node::END_MS;
+        while clock::now_ms() < deadline && self.nodes.iter_mut().any(Node::is_running) {
+            std::thread::sleep(POLL);
+        }
+        self.nodes.clear();
+        self.clear_away();
+    }
 }
 
 /// `hive try`.
@@ -63,16 +85,20 @@ pub(crate) async fn run(ui: &Ui, args: TryArgs) -> Outcome {
             made.map_err(|error| local(Path::new("a temporary directory"), &error))?.keep()
         }
     };
-    let mut demo = Demo { ui, directory: directory.clone(), nodes: Vec::new(), started_ms: clock::now_ms() };
+    // A directory that was named may hold other things.
+    let disposable = !args.keep && args.dir.is_none();
+    let mut demo =
+        Demo { ui, directory: directory.clone(), nodes: Vec::new(), started_ms: clock::now_ms(), disposable };
     let result = demo.play(&args).await;
+    // From here on it is decided below what stays.
+    demo.disposable = false;
     demo.end().await;
     match result {
         Ok(()) => {
-            // A directory that was named may hold other things.
-            if args.keep || args.dir.is_some() {
+            if disposable {
+                demo.clear_away();
+            } else {
                 ui.remark(&format!("states and logs are kept in {}", directory.display()));
-            } else if let Err(error) = fs::remove_dir_all(&directory) {
-                ui.remark(&format!("cannot remove {}: {error}", directory.display()));
             }
             Ok(0)
         }
@@ -152,7 +178,7 @@ impl Demo<'_> {
                         self.ui.clear_progress();
                         return Ok(value);
                     }
-                    render::degradations(&answer.data).join("; ")
+                    answer.data.degraded.join(", ")
                 }
                 Err(error) => error.message,
             };
@@ -281,10 +307,10 @@ impl Demo<'_> {
                         return Ok(value);
                     }
                     let waiting = answer.data.waiting_for.unwrap_or_default();
-                    format!("it is {} {waiting}", render::jobs::state_word(answer.data.state))
+                    format!("it is {} {waiting}", words::job_state(answer.data.state))
                 }
                 // The node that is asked may not have applied yet what another one acknowledged a moment ago.
-                Err(error) if queue::may_pass(&error) || error.code == ErrorCode::NotFound => error.message,
+                Err(error) if queue::patience_ms(&error) > 0 => error.message,
                 Err(error) => return Err(error.into()),
             };
             if clock::now_ms() >= deadline {
@@ -343,7 +369,7 @@ impl Demo<'_> {
             view.attempts.iter().rfind(|attempt| attempt.state == AttemptState::Accepted).map(|attempt| &attempt.node);
         let other = self.nodes.iter().enumerate().find(|(index, node)| *index != dead && Some(&node.name) != builder);
         let Some((_, other)) = other else { return Err(Failure::internal("no other node is left", "this is a bug")) };
-        let directory = self.directory.join("artifacts");
+        let directory = self.directory.join(ARTIFACTS);
         let mut out = Vec::new();
         for artifact in &view.artifacts {
             let wanted = crate::api::ArtifactView {
@@ -390,6 +416,22 @@ impl Demo<'_> {
         })
     }
 
+    /// Removes states and logs; what was built stays where it was said to be.
+    fn clear_away(&self) {
+        let kept = self.directory.join(ARTIFACTS);
+        let entries = fs::read_dir(&self.directory).into_iter().flatten().flatten().map(|entry| entry.path());
+        for path in entries.filter(|path| *path != kept) {
+            let removed = if path.is_dir() { fs::remove_dir_all(&path) } else { fs::remove_file(&path) };
+            if let Err(error) = removed {
+                self.ui.remark(&format!("cannot remove {}: {error}", path.display()));
+            }
+        }
+        // Goes only when nothing is left in it.
+        if fs::remove_dir(&self.directory).is_err() {
+            self.ui.remark(&format!("what was built stays in {}", kept.display()));
+        }
+    }
+
     fn log_ends(&self) -> String {
         self.nodes.iter().map(Node::log_end).collect::<Vec<_>>().join("\n")
     }
@@ -413,8 +455,34 @@ impl Demo<'_> {
 fn still_possible(view: &JobView) -> Result<(), Failure> {
     if view.state.is_terminal() && view.state != JobState::Received || view.state == JobState::Blocked {
         let reason = view.reason.as_deref().unwrap_or("no reason given");
-        let message = format!("the job is {}: {}", render::jobs::state_word(view.state), clean(reason));
+        let message = format!("the job is {}: {}", words::job_state(view.state), clean(reason));
         return Err(Failure::internal(message, "the ends of the logs above say more"));
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_interrupted_demonstration_leaves_nothing_but_what_was_built() {
+        let ui = Ui { json: false, paint: super::super::text::Paint(false), terminal: false, progress: false };
+        for built in [false, true] {
+            let directory = tempfile::tempdir().expect("temporary directory").keep();
+            fs::create_dir_all(directory.join("try1/state")).expect("makes");
+            fs::write(directory.join("shared_secret"), "x").expect("writes");
+            if built {
+                fs::create_dir(directory.join(ARTIFACTS)).expect("makes");
+                fs::write(directory.join(ARTIFACTS).join("a.deb"), "x").expect("writes");
+            }
+            drop(Demo { ui: &ui, directory: directory.clone(), nodes: Vec::new(), started_ms: 0, disposable: true });
+            assert_eq!(directory.exists(), built);
+            assert!(!directory.join("try1").exists() && !directory.join("shared_secret").exists());
+            assert_eq!(directory.join(ARTIFACTS).join("a.deb").exists(), built);
+            if built {
+                fs::remove_dir_all(&directory).expect("removes");
+            }
+        }
+    }
 }

@@ -13,7 +13,7 @@ use super::client::Client;
 use super::output::{Outcome, Ui};
 use super::text::{Colour, Paint, clean, clean_lines};
 use crate::api::{ApiResult, DoctorFacts, Status};
-use crate::config::{Config, ConfigError, Flags, Surroundings, load};
+use crate::config::{ConfigError, Flags, Loaded, Surroundings, load};
 
 mod firewall;
 mod judge;
@@ -66,28 +66,32 @@ impl Check {
 /// `hive doctor`.
 pub(crate) async fn doctor(ui: &Ui, client: &Client, surroundings: &Surroundings, args: DoctorArgs) -> Outcome {
     let mut checks = Vec::new();
-    let config = load(surroundings, args.config.as_deref(), &Flags::new()).map(|loaded| loaded.config);
-    checks.push(config_check(&config));
-    let config = config.ok();
     ui.show_progress("asking the agent …");
     let status: ApiResult<Status> = client.get("/api/v1/status").await.map(|answer| answer.data);
     let facts: ApiResult<DoctorFacts> = client.get("/api/v1/doctor").await.map(|answer| answer.data);
+    // Of an agent on another machine nothing can be seen from here but what it says itself.
+    let here = (!client.is_remote()).then(|| Files {
+        config: load(surroundings, args.config.as_deref(), &Flags::new()),
+        named: args.config.is_some(),
+        facts: facts.as_ref().ok(),
+    });
+    checks.extend(here.as_ref().map(Files::config_check));
     checks.push(judge::agent(&status));
-    let port = facts.as_ref().map(|facts| facts.port).ok().or(config.as_ref().map(|config| config.port));
-    let port = port.unwrap_or(crate::config::DEFAULT_PORT);
-    checks.push(ports::check(port, status.is_ok()));
-    // An agent that answers may have been started with other flags than this command knows.
-    if let Some(http) = config.as_ref().map(|config| config.http.port()).filter(|http| *http != 0 && status.is_err()) {
-        checks.push(ports::check_http(http));
+    if let Some(files) = &here {
+        let port = files.port();
+        checks.push(ports::check(port, status.is_ok()));
+        // An agent that answers may have been started with other flags than this command knows.
+        let http = files.own().map(|own| own.config.http.port()).filter(|http| *http != 0 && status.is_err());
+        checks.extend(http.map(ports::check_http));
+        checks.extend(files.secret_check());
+        ui.show_progress("looking at the firewall …");
+        checks.push(firewall::check(port, COMMAND_TIMEOUT).await);
     }
-    if let Some(config) = &config {
-        let known = facts.as_ref().ok().and_then(|facts| facts.secret_fingerprint.clone());
-        checks.push(judge::secret(&config.secret_file, config.weak_secret, known.as_deref()));
-    }
-    ui.show_progress("looking at the firewall …");
-    checks.push(firewall::check(port, COMMAND_TIMEOUT).await);
-    if let Ok(facts) = &facts {
-        checks.extend(judge::facts(facts, status.as_ref().ok()));
+    match (&facts, &status) {
+        (Ok(facts), _) => checks.extend(judge::facts(facts, status.as_ref().ok())),
+        (Err(error), Ok(_)) => checks.push(Check::warn("facts", error.message.clone(), error.hint.clone())),
+        // The agent's silence is said once.
+        (Err(_), Err(_)) => {}
     }
     if let Ok(status) = &status {
         checks.extend(judge::status(status));
@@ -98,10 +102,53 @@ pub(crate) async fn doctor(ui: &Ui, client: &Client, surroundings: &Surroundings
     Ok(if worst == Severity::Fail { EXIT_BROKEN } else { 0 })
 }
 
-fn config_check(config: &Result<Config, ConfigError>) -> Check {
-    match config {
-        Ok(config) => Check::ok("config", format!("good; state in {}", config.state_dir.display())),
-        Err(error) => Check::fail("config", error.to_string(), "correct it, then: systemctl restart hive"),
+/// Configuration and secret on this machine.
+struct Files<'a> {
+    /// As whoever asks would start an agent.
+    config: Result<Loaded, ConfigError>,
+    /// The configuration file was named on the command line.
+    named: bool,
+    /// What the agent says; none when it does not answer.
+    facts: Option<&'a DoctorFacts>,
+}
+
+impl Files<'_> {
+    fn own(&self) -> Option<&Loaded> {
+        self.config.as_ref().ok()
+    }
+
+    /// The agent's files, where they are others than those of whoever asks: another user, with files that mean nothing to it.
+    fn anothers(&self) -> Option<&DoctorFacts> {
+        let facts = self.facts.filter(|facts| facts.secret_file.is_some() && !self.named)?;
+        let same = self.own().is_some_and(|own| {
+            facts.config_file == own.file && facts.secret_file.as_ref() == Some(&own.config.secret_file)
+        });
+        (!same).then_some(facts)
+    }
+
+    fn port(&self) -> u16 {
+        let configured = self.own().map_or(crate::config::DEFAULT_PORT, |own| own.config.port);
+        self.facts.map_or(configured, |facts| facts.port)
+    }
+
+    fn config_check(&self) -> Check {
+        match (self.anothers(), &self.config) {
+            (Some(facts), _) => match &facts.config_file {
+                Some(file) => Check::ok("config", format!("the agent has read {}", file.display())),
+                None => Check::ok("config", "the agent has no file and takes the defaults"),
+            },
+            (None, Ok(own)) => Check::ok("config", format!("good; state in {}", own.config.state_dir.display())),
+            (None, Err(error)) => Check::fail("config", error.to_string(), "correct it, then: systemctl restart hive"),
+        }
+    }
+
+    fn secret_check(&self) -> Option<Check> {
+        let agents = self.facts.and_then(|facts| facts.secret_file.as_deref());
+        let file = agents.or(self.own().map(|own| own.config.secret_file.as_path()))?;
+        // Whether a weak one is allowed is for the agent's configuration to say, which has let it start.
+        let weak_allowed = self.anothers().is_some() || self.own().is_some_and(|own| own.config.weak_secret);
+        let known = self.facts.and_then(|facts| facts.secret_fingerprint.as_deref());
+        Some(judge::secret(file, weak_allowed, known))
     }
 }
 

@@ -19,8 +19,6 @@ use crate::engine::job::JobState;
 
 /// How often it is looked whether another attempt has begun.
 const POLL: Duration = Duration::from_millis(500);
-/// How long the agent may be away before following is given up.
-const PATIENCE_MS: u64 = 120_000;
 /// Longest log that fits into one JSON answer, bytes; longer ones are followed as JSON lines.
 const JSON_LOG_MAX_LEN: usize = 16 << 20;
 
@@ -44,7 +42,7 @@ pub(crate) async fn logs(ui: &Ui, client: &Client, args: LogsArgs) -> Outcome {
         raw: args.raw,
         attempt: args.attempt,
         offset: 0,
-        cleaner: StreamCleaner::default(),
+        cleaner: StreamCleaner::new(ui.paint.0),
     };
     if args.follow {
         follower.follow(args.attempt.is_some()).await?;
@@ -142,7 +140,7 @@ impl Follower<'_> {
                 }
                 // No attempt has written anything yet.
                 Err(error) if error.code == ErrorCode::NotFound => true,
-                Err(error) if queue::may_pass(&error) && clock::now_ms() - last_answer < PATIENCE_MS => false,
+                Err(error) if clock::now_ms() - last_answer < queue::patience_ms(&error) => false,
                 Err(error) => return Err(error.into()),
             };
             if ended {
@@ -153,7 +151,7 @@ impl Follower<'_> {
                             return self.finish();
                         }
                     }
-                    Err(error) if queue::may_pass(&error) && clock::now_ms() - last_answer < PATIENCE_MS => {}
+                    Err(error) if clock::now_ms() - last_answer < queue::patience_ms(&error) => {}
                     Err(error) => return Err(error.into()),
                 }
             }

@@ -12,7 +12,7 @@ use super::render;
 use super::text::{Colour, clean};
 use crate::api::{ErrorCode, Explanation, Identity, PeersFile, RecoverReport, RecoverRequest, Status};
 
-/// Exit code of `hive status --check` when something is degraded.
+/// Exit code of `hive status --check` when something is degraded, a missing quorum included: 7 is for what needed one.
 const EXIT_DEGRADED: u8 = 6;
 /// Longest line of `hive listen` that is buffered, bytes: a datagram of 1,200 bytes, described generously.
 const LISTEN_LINE_MAX_LEN: usize = 64 << 10;
@@ -24,11 +24,11 @@ pub(crate) async fn status(ui: &Ui, client: &Client, check: bool) -> Outcome {
     if !check {
         return Ok(0);
     }
-    let reasons = render::degradations(&answer.data);
+    let reasons = &answer.data.degraded;
     if reasons.is_empty() {
         return Ok(0);
     }
-    ui.remark(&format!("degraded: {}", reasons.join("; ")));
+    ui.remark(&format!("degraded: {}", clean(&reasons.join(", "))));
     Ok(EXIT_DEGRADED)
 }
 
@@ -100,33 +100,31 @@ pub(crate) async fn listen(ui: &Ui, client: &Client) -> Outcome {
     }
 }
 
-/// One datagram on one line: the well-known fields first, whatever else there is as `key=value`.
+/// One datagram on one line: time, direction and the other end, kind, what it says, and why it was refused.
 fn datagram(value: &Value, ui: &Ui) -> String {
-    let Some(fields) = value.as_object() else { return clean(&value.to_string()).into_owned() };
-    let text = |value: &Value| {
-        let text = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
-        clean(&text).into_owned()
+    if let Some(missed) = value["missed"].as_u64() {
+        return ui.paint.paint(Colour::Dim, &format!("({missed} datagrams came faster than they could be shown)"));
+    }
+    let text = |key: &str| value[key].as_str().map(|text| clean(text).into_owned());
+    let time = text("at").and_then(|at| at.get(11..23).map(str::to_owned)).unwrap_or_else(|| "-".to_owned());
+    let direction = if value["sent"] == true { "to  " } else { "from" };
+    let kind = text("kind").unwrap_or_else(|| "unreadable".to_owned());
+    let kind = match value["wire"].as_u64() {
+        Some(1) => format!("{kind} (v1)"),
+        Some(_) | None => kind,
     };
-    let mut words = Vec::new();
-    for known in ["at", "direction", "from", "to", "wire", "kind", "verdict"] {
-        if let Some(value) = fields.get(known).filter(|value| !value.is_null()) {
-            let shown = text(value);
-            let shown = match (known, shown.as_str()) {
-                ("at", _) => shown.get(11..23).map_or(shown.clone(), str::to_owned),
-                ("verdict", "verified" | "ok") => ui.paint.paint(Colour::Good, &shown),
-                ("verdict", _) => ui.paint.paint(Colour::Bad, &shown),
-                ("kind", _) => ui.paint.paint(Colour::Strong, &shown),
-                _ => shown,
-            };
-            words.push(shown);
-        }
+    let address = text("address").unwrap_or_else(|| "-".to_owned());
+    let mut line =
+        format!("{time}  {direction} {address:<22} {}", ui.paint.paint(Colour::Strong, &format!("{kind:<10}")));
+    if let Some(summary) = text("summary").filter(|summary| !summary.is_empty()) {
+        line.push_str(&format!(" {summary}"));
     }
-    for (key, value) in fields {
-        if !["at", "direction", "from", "to", "wire", "kind", "verdict"].contains(&key.as_str()) && !value.is_null() {
-            words.push(format!("{}={}", clean(key), text(value)));
-        }
+    match text("refused") {
+        Some(refused) => line.push_str(&ui.paint.paint(Colour::Bad, &format!("  refused: {refused}"))),
+        None if value["verified"] == false => line.push_str(&ui.paint.paint(Colour::Doubtful, "  not verified")),
+        None => {}
     }
-    words.join(" ")
+    line
 }
 
 /// `hive recover`: shows what would happen, asks, does it.
@@ -182,12 +180,16 @@ mod tests {
     fn datagrams_are_shown_on_one_harmless_line() {
         let ui = Ui { json: false, paint: Paint(false), terminal: false, progress: false };
         let value = json!({
-            "at": "2025-11-08T12:34:56.789Z", "direction": "in", "from": "10.0.0.2:50555", "kind": "HELLO",
-            "verdict": "wrong secret", "hostname": "x\u{1b}[2Jy", "bytes": 620, "empty": null,
+            "at": "2025-11-08T12:34:56.789Z", "sent": false, "address": "10.0.0.2:50555", "wire": 2, "kind": "HELLO",
+            "key_id": "01020304", "verified": false, "refused": "wrong_secret", "size": 620, "summary": "x\u{1b}[2Jy",
         });
         assert_eq!(
             datagram(&value, &ui),
-            "12:34:56.789 in 10.0.0.2:50555 HELLO wrong secret bytes=620 hostname=x\\u{1b}[2Jy"
+            "12:34:56.789  from 10.0.0.2:50555         HELLO      x\\u{1b}[2Jy  refused: wrong_secret"
         );
+        let sent = json!({ "at": "2025-11-08T12:34:56.789Z", "sent": true, "address": "everybody", "wire": 1, "kind": "DISCOVER",
+                           "verified": true, "refused": null, "summary": "build1" });
+        assert_eq!(datagram(&sent, &ui), "12:34:56.789  to   everybody              DISCOVER (v1) build1");
+        assert_eq!(datagram(&json!({ "missed": 3 }), &ui), "(3 datagrams came faster than they could be shown)");
     }
 }

@@ -12,7 +12,9 @@ use super::client::{Answer, Client};
 use super::output::{Failure, Outcome, Ui};
 use super::text::{bytes, clean, duration};
 use super::{pack, render};
-use crate::api::{ApiError, CancelRequest, ErrorCode, JobLine, JobView, Status, StoredBlob, SubmitRequest, Submitted};
+use crate::api::{
+    ApiError, CancelRequest, ErrorCode, JobLine, JobView, Status, StoredBlob, SubmitRequest, Submitted, words,
+};
 use crate::clock;
 use crate::engine::grammar::{self, GrammarError};
 use crate::engine::id::{JobId, SessionId};
@@ -22,6 +24,8 @@ use crate::engine::job::{AttemptState, DebianSource, JobSpec, JobState, Limits, 
 const POLL: Duration = Duration::from_millis(400);
 /// How long an agent may be away (restarted, without quorum) before waiting is given up.
 const PATIENCE_MS: u64 = 120_000;
+/// How long a node that follows the hive may say that there is no such job: it may be behind the one that took it.
+const UNKNOWN_PATIENCE_MS: u64 = 5_000;
 /// How long a submission is tried again after the connection broke: the job's id makes that harmless.
 const SUBMIT_PATIENCE_MS: u64 = 15_000;
 /// Most jobs of one `queue add`.
@@ -39,6 +43,9 @@ pub(crate) async fn queue(ui: &Ui, client: &Client, verb: QueueVerb) -> Outcome 
             let path = list_path(&state, limit)?;
             let answer = client.get::<Vec<JobLine>>(&path).await?;
             ui.answer(&answer, |jobs| render::jobs::list(jobs, ui.paint))?;
+            if !ui.json && u32::try_from(answer.data.len()) == Ok(limit) {
+                ui.remark(&format!("only the newest {limit} were asked for; more: --limit N, at most 1000"));
+            }
             Ok(0)
         }
         QueueVerb::Status => {
@@ -128,9 +135,7 @@ async fn add(ui: &Ui, client: &Client, args: QueueAddArgs) -> Outcome {
         "session": answer.data.session,
         "jobs": answer.data.jobs.iter().map(|job| json!({ "id": job.id, "target": job.target, "state": states.get(&job.id) })).collect::<Vec<_>>(),
     });
-    ui.data(&data, || {
-        done.iter().map(|job| format!("{}  {}\n", job.id, render::jobs::state_word(job.state))).collect()
-    })?;
+    ui.data(&data, || done.iter().map(|job| format!("{}  {}\n", job.id, words::job_state(job.state))).collect())?;
     Ok(u8::from(!all_good))
 }
 
@@ -206,8 +211,10 @@ async fn works(ui: &Ui, client: &Client, args: &QueueAddArgs) -> Result<Vec<(Str
             // All names are checked before the first directory travels.
             let mut parsed = Vec::new();
             for text in &args.sources {
-                let tree = Path::new(text).join("debian").is_dir();
-                parsed.push((text, if tree { None } else { Some(debian_source(text)?) }));
+                parsed.push((
+                    text,
+                    if names_directory(text) { tree(text).map(|()| None)? } else { Some(debian_source(text)?) },
+                ));
             }
             let mut out = Vec::new();
             for (text, package) in parsed {
@@ -227,16 +234,23 @@ async fn works(ui: &Ui, client: &Client, args: &QueueAddArgs) -> Result<Vec<(Str
     }
 }
 
-fn debian_source(text: &str) -> Result<DebianSource, Failure> {
-    if Path::new(text).is_dir() {
-        return Err(Failure::usage(
-            format!("the directory {text:?} holds no debian/"),
-            "a Debian source tree has debian/control and debian/rules",
-        ));
+/// A package name holds no slash; a directory that happens to be called like a package is not meant by it.
+fn names_directory(text: &str) -> bool {
+    text.contains('/') || matches!(text, "." | "..")
+}
+
+fn tree(text: &str) -> Result<(), Failure> {
+    if Path::new(text).join("debian").is_dir() {
+        return Ok(());
     }
+    let hint = "a Debian source tree has debian/control and debian/rules";
+    Err(Failure::usage(format!("{text:?} is no directory that holds debian/"), hint))
+}
+
+fn debian_source(text: &str) -> Result<DebianSource, Failure> {
     let (package, version) = text.split_once('=').map_or((text, None), |(package, version)| (package, Some(version)));
     let good = grammar::debian_package(package).and_then(|()| version.map_or(Ok(()), grammar::debian_version));
-    let hint = "a debian job takes a source package NAME, NAME=VERSION, or a directory with debian/ in it";
+    let hint = "a debian job takes a source package NAME, NAME=VERSION, or a directory with debian/ in it, written with a slash: ./DIR";
     good.map_err(|error| Failure::usage(error.to_string(), hint))?;
     Ok(DebianSource::Archive { package: package.to_owned(), version: version.map(str::to_owned) })
 }
@@ -285,6 +299,14 @@ fn spec(args: &QueueAddArgs, target: String, work: Work) -> Result<JobSpec, Fail
     Ok(spec)
 }
 
+fn archive_bytes(work: &Work) -> u64 {
+    match work {
+        Work::Command { source: Source::Blob { size, .. }, .. }
+        | Work::Debian { source: DebianSource::Tree { source: Source::Blob { size, .. } } } => *size,
+        Work::Command { .. } | Work::Debian { .. } => 0,
+    }
+}
+
 async fn submit(client: &Client, request: &SubmitRequest) -> Result<Answer<Submitted>, Failure> {
     // An agent that is not there at all is said at once; only one that goes away meanwhile is waited for.
     if let Err(error) = client.get::<serde_json::Value>("/api/v1/health").await
@@ -292,9 +314,10 @@ async fn submit(client: &Client, request: &SubmitRequest) -> Result<Answer<Submi
     {
         return Err(error.into());
     }
+    let file_bytes = request.jobs.iter().map(|job| archive_bytes(&job.work)).sum();
     let deadline = clock::now_ms() + SUBMIT_PATIENCE_MS;
     loop {
-        match client.post::<Submitted>("/api/v1/jobs", request).await {
+        match client.post_with_files::<Submitted>("/api/v1/jobs", request, file_bytes).await {
             Err(error) if error.code == ErrorCode::Unreachable && clock::now_ms() < deadline => {
                 tokio::time::sleep(POLL).await
             }
@@ -316,7 +339,7 @@ pub(crate) async fn wait(ui: &Ui, client: &Client, ids: &[JobId]) -> Result<Vec<
             }
             let job = match view(client, *id).await {
                 Ok(answer) => answer.data,
-                Err(error) if may_pass(&error) && clock::now_ms() - last_answer < PATIENCE_MS => {
+                Err(error) if clock::now_ms() - last_answer < patience_ms(&error) => {
                     ui.show_progress(&format!("waiting for the agent: {}", clean(&error.message)));
                     break;
                 }
@@ -341,9 +364,15 @@ pub(crate) async fn wait(ui: &Ui, client: &Client, ids: &[JobId]) -> Result<Vec<
     Ok(ids.iter().filter_map(|id| done.remove(id)).collect())
 }
 
-/// The answer may be another one in a while.
-pub(crate) fn may_pass(error: &ApiError) -> bool {
-    matches!(error.code, ErrorCode::Unreachable | ErrorCode::NoQuorum)
+/// How long the same question is asked again after this answer, because another one may come; 0: not at all.
+pub(crate) fn patience_ms(error: &ApiError) -> u64 {
+    match error.code {
+        ErrorCode::Unreachable | ErrorCode::NoQuorum | ErrorCode::Timeout => PATIENCE_MS,
+        ErrorCode::NotFound => UNKNOWN_PATIENCE_MS,
+        ErrorCode::Invalid | ErrorCode::Forbidden | ErrorCode::Conflict | ErrorCode::Degraded | ErrorCode::Internal => {
+            0
+        }
+    }
 }
 
 fn short(id: JobId) -> String {
@@ -351,18 +380,18 @@ fn short(id: JobId) -> String {
 }
 
 fn progress_line(job: &JobView) -> String {
-    let state = render::jobs::state_word(job.state);
+    let state = words::job_state(job.state);
     let attempt = job.attempts.last();
     match (job.state, attempt) {
         (JobState::Delegated, Some(attempt)) => {
             let again = if attempt.attempt > 1 { format!(", try {}", attempt.attempt) } else { String::new() };
-            format!("{} on {}{again}", render::jobs::attempt_word(attempt.state), clean(&attempt.node))
+            format!("{} on {}{again}", words::attempt_state(attempt.state), clean(&attempt.node))
         }
         (JobState::Needed, Some(attempt)) if attempt.state.is_over() && attempt.state != AttemptState::Accepted => {
             let why = attempt.reason.as_deref().unwrap_or("");
             format!(
                 "{} on {}: {}; will be tried again",
-                render::jobs::attempt_word(attempt.state),
+                words::attempt_state(attempt.state),
                 clean(&attempt.node),
                 clean(why)
             )

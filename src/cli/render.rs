@@ -5,66 +5,22 @@
 use super::text::{
     Cell, Colour, Paint, cell, clean, clean_lines, duration, left, painted, right, short_duration, table,
 };
-use crate::api::{
-    Explanation, Identity, MemberState, NodePhase, PeersFile, QueueStatus, RaftPart, RecoverReport, Status,
-};
+use crate::api::{Explanation, Identity, MemberState, PeersFile, QueueStatus, RecoverReport, Status, words};
 
 pub(crate) mod jobs;
 
-fn phase_word(phase: NodePhase) -> &'static str {
-    match phase {
-        NodePhase::Seeking => "seeking a hive",
-        NodePhase::Founding => "founding a hive",
-        NodePhase::Joining => "joining",
-        NodePhase::Member => "member",
-        NodePhase::Refused => "refused (the secret probably differs)",
-        NodePhase::Stopping => "stopping",
-    }
-}
-
 fn state_cell(state: MemberState) -> Cell {
-    match state {
-        MemberState::Alive => painted("alive", Colour::Good),
-        MemberState::Suspect => painted("suspect", Colour::Doubtful),
-        MemberState::Down => painted("down", Colour::Bad),
-        MemberState::Left => painted("left", Colour::Dim),
-        MemberState::Legacy => painted("legacy", Colour::Dim),
-    }
-}
-
-fn raft_word(part: RaftPart) -> &'static str {
-    match part {
-        RaftPart::Voter => "voter",
-        RaftPart::Standby => "standby",
-        RaftPart::Observer => "observer",
-        RaftPart::None => "-",
-    }
+    let colour = match state {
+        MemberState::Alive => Colour::Good,
+        MemberState::Suspect => Colour::Doubtful,
+        MemberState::Down => Colour::Bad,
+        MemberState::Left | MemberState::Legacy => Colour::Dim,
+    };
+    painted(words::member_state(state), colour)
 }
 
 fn role(role: Option<&String>) -> &str {
     role.map_or("-", String::as_str)
-}
-
-/// Why a hive is not in order, for `hive status --check`; empty when it is.
-pub(crate) fn degradations(status: &Status) -> Vec<String> {
-    let mut out = Vec::new();
-    if status.this.state != NodePhase::Member {
-        out.push(format!("this node is {}", phase_word(status.this.state)));
-    }
-    if !status.quorum {
-        out.push("no quorum".to_owned());
-    }
-    if status.coordinator.is_none() {
-        out.push("no coordinator".to_owned());
-    }
-    for member in &status.members {
-        match member.state {
-            MemberState::Down => out.push(format!("{} is down", clean(&member.name))),
-            MemberState::Suspect => out.push(format!("{} does not answer", clean(&member.name))),
-            MemberState::Alive | MemberState::Left | MemberState::Legacy => {}
-        }
-    }
-    out
 }
 
 /// `hive status`.
@@ -87,7 +43,7 @@ pub(crate) fn status(status: &Status, paint: Paint) -> String {
     let words = [
         clean(&this.name).into_owned(),
         clean(role(this.role.as_ref())).into_owned(),
-        phase_word(this.state).to_owned(),
+        words::phase(this.state).to_owned(),
     ];
     line("this node", format!("{}, up {}, hive {}", words.join(", "), duration(this.uptime_ms), clean(&this.version)));
     let log = &status.log;
@@ -126,7 +82,7 @@ fn members(status: &Status, paint: Paint) -> String {
                 cell(name),
                 cell(role(member.role.as_ref())),
                 state_cell(member.state),
-                cell(raft_word(member.raft)),
+                cell(words::raft(member.raft)),
                 cell(format!("{load}/{}", member.cores)),
                 cell(&member.version),
                 cell(member.last_seen_ms.map_or_else(|| "-".to_owned(), short_duration)),

@@ -6,14 +6,15 @@ use std::path::{Path, PathBuf};
 use serde_json::json;
 
 use super::args::SecretVerb;
+use super::client::Client;
 use super::output::{Failure, Outcome, Ui};
-use crate::api::ErrorCode;
+use crate::api::{DoctorFacts, ErrorCode};
 use crate::config::{Config, Flags, Surroundings, load};
 use crate::keyring::{Keyring, Secret, SecretError};
 use crate::web::auth;
 
 /// `hive secret …`
-pub(crate) fn secret(ui: &Ui, surroundings: &Surroundings, verb: SecretVerb) -> Outcome {
+pub(crate) async fn secret(ui: &Ui, client: &Client, surroundings: &Surroundings, verb: SecretVerb) -> Outcome {
     match verb {
         SecretVerb::Generate { write: false, .. } => {
             let secret = Secret::generate();
@@ -21,7 +22,7 @@ pub(crate) fn secret(ui: &Ui, surroundings: &Surroundings, verb: SecretVerb) -> 
             ui.data(&json!({ "secret": text, "fingerprint": secret.fingerprint() }), || text.clone())?;
         }
         SecretVerb::Generate { write: true, secret_file } => {
-            let path = file(surroundings, secret_file)?;
+            let path = file(client, surroundings, secret_file).await?;
             let secret = Secret::generate();
             secret.write_new(&path).map_err(|error| failure(&path, &error))?;
             let data = json!({ "path": path, "fingerprint": secret.fingerprint() });
@@ -34,7 +35,7 @@ pub(crate) fn secret(ui: &Ui, surroundings: &Surroundings, verb: SecretVerb) -> 
             })?;
         }
         SecretVerb::Show { secret_file } => {
-            let path = file(surroundings, secret_file)?;
+            let path = file(client, surroundings, secret_file).await?;
             let secret = read(&path)?;
             if std::io::stdout().is_terminal() {
                 ui.remark("whoever sees this can run builds on your machines:");
@@ -43,12 +44,20 @@ pub(crate) fn secret(ui: &Ui, surroundings: &Surroundings, verb: SecretVerb) -> 
             ui.data(&json!({ "secret": text, "path": path }), || text.clone())?;
         }
         SecretVerb::Fingerprint { secret_file } => {
-            let path = file(surroundings, secret_file)?;
-            let secret = read(&path)?;
-            ui.data(&json!({ "fingerprint": secret.fingerprint(), "path": path }), || secret.fingerprint())?;
+            let asked = secret_file.is_none();
+            let path = file(client, surroundings, secret_file).await?;
+            let fingerprint = match read(&path) {
+                Ok(secret) => secret.fingerprint(),
+                // Who may ask the agent need not be allowed to read its file.
+                Err(failure) if asked && failure.error.code == ErrorCode::Forbidden => {
+                    agents(client).await.and_then(|facts| facts.secret_fingerprint).ok_or(failure)?
+                }
+                Err(failure) => return Err(failure),
+            };
+            ui.data(&json!({ "fingerprint": fingerprint, "path": path }), || fingerprint.clone())?;
         }
         SecretVerb::Sign { method, path, body, secret_file } => {
-            let keyring = Keyring::new(&read(&file(surroundings, secret_file)?)?);
+            let keyring = Keyring::new(&read(&file(client, surroundings, secret_file).await?)?);
             let body = match &body {
                 Some(body) => std::fs::read(body)
                     .map_err(|error| Failure::usage(format!("{} cannot be read: {error}", body.display()), ""))?,
@@ -61,11 +70,23 @@ pub(crate) fn secret(ui: &Ui, surroundings: &Surroundings, verb: SecretVerb) -> 
     Ok(0)
 }
 
-fn file(surroundings: &Surroundings, named: Option<PathBuf>) -> Result<PathBuf, Failure> {
+/// The file that is named, else that of the agent that would be asked, else the configured one.
+async fn file(client: &Client, surroundings: &Surroundings, named: Option<PathBuf>) -> Result<PathBuf, Failure> {
     match named {
         Some(path) => Ok(path),
-        None => Ok(config(surroundings)?.secret_file),
+        None => match agents(client).await.and_then(|facts| facts.secret_file) {
+            Some(path) => Ok(path),
+            None => Ok(config(surroundings)?.secret_file),
+        },
     }
+}
+
+/// What the agent says about itself; none when there is none on this machine that answers.
+async fn agents(client: &Client) -> Option<DoctorFacts> {
+    if client.is_remote() {
+        return None;
+    }
+    client.get::<DoctorFacts>("/api/v1/doctor").await.ok().map(|answer| answer.data)
 }
 
 fn config(surroundings: &Surroundings) -> Result<Config, Failure> {

@@ -1,10 +1,12 @@
-//! Text for a terminal: foreign text made harmless, aligned tables, durations and sizes for people.
+//! Text for a terminal: foreign text made harmless, aligned tables, narrow durations.
 //!
 //! Whatever came over a network or out of a build goes through [`clean`] before it reaches a terminal: escape sequences could
 //! rewrite what was shown before, and bidirectional controls could make a name read like another. Nothing is written here.
 
 use std::borrow::Cow;
 use std::fmt::Write as _;
+
+pub(crate) use crate::api::words::{bytes, duration};
 
 /// Makes control, bidirectional and invisible characters visible as `\u{…}`; tabs and line ends become spaces.
 pub(crate) fn clean(text: &str) -> Cow<'_, str> {
@@ -40,13 +42,24 @@ fn is_hostile(character: char) -> bool {
             | '\u{fff9}'..='\u{fffb}' | '\u{e0000}'..='\u{e007f}')
 }
 
+/// Longest sequence that sets a colour: `ESC [`, digits and semicolons, `m`.
+const COLOUR_MAX_LEN: usize = 32;
+
 /// Makes a stream of bytes harmless, piece by piece; a character that is cut in two is completed by the next piece.
 #[derive(Default)]
 pub(crate) struct StreamCleaner {
     pending: Vec<u8>,
+    /// Sequences that set colours are passed on: they move no cursor and hide nothing that was shown before.
+    colours: bool,
+    coloured: bool,
 }
 
 impl StreamCleaner {
+    /// One that keeps colours, or makes them visible as escapes like everything else.
+    pub(crate) fn new(colours: bool) -> Self {
+        Self { colours, ..Self::default() }
+    }
+
     /// The text of everything that is complete. A carriage return before a line end is dropped.
     pub(crate) fn push(&mut self, bytes: &[u8]) -> String {
         self.pending.extend_from_slice(bytes);
@@ -70,14 +83,58 @@ impl StreamCleaner {
                 }
             }
         }
-        clean_lines(&text.replace("\r\n", "\n"))
+        self.harmless(&text.replace("\r\n", "\n"))
+    }
+
+    fn harmless(&mut self, text: &str) -> String {
+        if !self.colours {
+            return clean_lines(text);
+        }
+        let mut pieces = text.split('\u{1b}');
+        let mut out = clean_lines(pieces.next().unwrap_or_default());
+        let mut pieces = pieces.peekable();
+        while let Some(piece) = pieces.next() {
+            match colour_len(piece) {
+                Some(length) => {
+                    self.coloured = true;
+                    out.push('\u{1b}');
+                    out.push_str(&piece[..length]);
+                    out.push_str(&clean_lines(&piece[length..]));
+                }
+                // Cut in two, perhaps: the next piece tells.
+                None if pieces.peek().is_none() && may_become_colour(piece) && self.pending.is_empty() => {
+                    self.pending = format!("\u{1b}{piece}").into_bytes();
+                }
+                None => out.push_str(&clean_lines(&format!("\u{1b}{piece}"))),
+            }
+        }
+        out
     }
 
     /// What is left at the end of the stream.
     pub(crate) fn finish(&mut self) -> String {
         let rest = std::mem::take(&mut self.pending);
-        clean_lines(&String::from_utf8_lossy(&rest))
+        let mut out = clean_lines(&String::from_utf8_lossy(&rest));
+        // What a build leaves switched on is its own.
+        if std::mem::take(&mut self.coloured) {
+            out.push_str("\u{1b}[0m");
+        }
+        out
     }
+}
+
+/// Length of what follows ESC when it sets a colour.
+fn colour_len(text: &str) -> Option<usize> {
+    let rest = text.strip_prefix('[')?;
+    let end = rest.find(|c: char| !c.is_ascii_digit() && c != ';')?;
+    (rest[end..].starts_with('m') && end < COLOUR_MAX_LEN).then_some(end + 2)
+}
+
+fn may_become_colour(text: &str) -> bool {
+    let rest = text.strip_prefix('[').unwrap_or(text);
+    text.len() < COLOUR_MAX_LEN
+        && (text.is_empty() || text.starts_with('['))
+        && rest.bytes().all(|byte| byte.is_ascii_digit() || byte == b';')
 }
 
 /// Cuts a text to `width` characters, the last being `…` when something is missing.
@@ -189,18 +246,6 @@ pub(crate) fn table(columns: &[Column], rows: &[Vec<Cell>], paint: Paint) -> Str
     out
 }
 
-/// A duration for people, with at most two units: `0.4 s`, `12 s`, `3 min 5 s`, `2 h 10 min`, `5 d 3 h`.
-pub(crate) fn duration(ms: u64) -> String {
-    let seconds = ms / 1_000;
-    match seconds {
-        0..=9 => format!("{}.{} s", seconds, ms % 1_000 / 100),
-        10..=59 => format!("{seconds} s"),
-        60..=3_599 => format!("{} min {} s", seconds / 60, seconds % 60),
-        3_600..=86_399 => format!("{} h {} min", seconds / 3_600, seconds % 3_600 / 60),
-        _ => format!("{} d {} h", seconds / 86_400, seconds % 86_400 / 3_600),
-    }
-}
-
 /// A duration for a narrow column: `now`, `12s`, `3m`, `2h`, `5d`.
 pub(crate) fn short_duration(ms: u64) -> String {
     match ms / 1_000 {
@@ -210,22 +255,6 @@ pub(crate) fn short_duration(ms: u64) -> String {
         seconds @ 7_200..=172_799 => format!("{}h", seconds / 3_600),
         seconds => format!("{}d", seconds / 86_400),
     }
-}
-
-/// A number of bytes for people.
-pub(crate) fn bytes(count: u64) -> String {
-    const UNITS: [&str; 5] = ["B", "KiB", "MiB", "GiB", "TiB"];
-    let mut unit = 0;
-    let mut scale = 1u64;
-    while unit + 1 < UNITS.len() && count / scale >= 1_024 {
-        scale *= 1_024;
-        unit += 1;
-    }
-    if unit == 0 {
-        return format!("{count} B");
-    }
-    let tenths = u128::from(count) * 10 / u128::from(scale);
-    format!("{}.{} {}", tenths / 10, tenths % 10, UNITS[unit])
 }
 
 #[cfg(test)]
@@ -258,6 +287,21 @@ mod tests {
     }
 
     #[test]
+    fn colours_stay_where_they_are_wanted_and_end_with_the_stream() {
+        let text = "a\u{1b}[1;31mred\u{1b}[m \u{1b}[2J\u{1b}]0;title\u{7} \u{1b}[";
+        let whole = StreamCleaner::new(true).push(text.as_bytes());
+        let mut cleaner = StreamCleaner::new(true);
+        let mut out: String = text.bytes().map(|byte| cleaner.push(&[byte])).collect();
+        assert_eq!(out, whole);
+        out.push_str(&cleaner.finish());
+        assert_eq!(out, "a\u{1b}[1;31mred\u{1b}[m \\u{1b}[2J\\u{1b}]0;title\\u{7} \\u{1b}[\u{1b}[0m");
+        let mut plain = StreamCleaner::new(false);
+        assert_eq!(plain.push(b"\x1b[31mred") + &plain.finish(), "\\u{1b}[31mred");
+        let long = format!("\u{1b}[{}m", "1".repeat(100));
+        assert!(StreamCleaner::new(true).push(long.as_bytes()).starts_with("\\u{1b}"), "no colour is that long");
+    }
+
+    #[test]
     fn tables_are_aligned_cut_and_painted_without_losing_alignment() {
         let columns = [left("NAME", 6), right("LOAD", 6), left("WHY", 20)];
         let rows = vec![
@@ -273,16 +317,7 @@ mod tests {
     }
 
     #[test]
-    fn durations_and_sizes_read_naturally() {
-        let cases = [(0, "0.0 s"), (450, "0.4 s"), (12_000, "12 s"), (185_000, "3 min 5 s"), (7_800_000, "2 h 10 min")];
-        for (ms, expected) in cases {
-            assert_eq!(duration(ms), expected);
-        }
+    fn narrow_durations_have_one_unit() {
         assert_eq!([0, 5_000, 300_000, 9_000_000, 900_000_000].map(short_duration), ["now", "5s", "5m", "2h", "10d"]);
-        let sizes =
-            [(0, "0 B"), (1_023, "1023 B"), (1_536, "1.5 KiB"), (1 << 30, "1.0 GiB"), (u64::MAX, "16777215.9 TiB")];
-        for (count, expected) in sizes {
-            assert_eq!(bytes(count), expected);
-        }
     }
 }

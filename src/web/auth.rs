@@ -58,9 +58,7 @@ impl AuthError {
     /// What to do about it.
     pub fn hint(self) -> &'static str {
         match self {
-            Self::Missing | Self::Malformed => {
-                "ask with the program: hive agent --join HOST; README says how it is made"
-            }
+            Self::Missing | Self::Malformed => "make it with: hive secret sign METHOD PATH",
             Self::WrongSecret => "compare `hive secret fingerprint` on both machines",
             Self::Clock(_) => "on the machine whose clock is wrong: timedatectl set-ntp true",
             Self::Replay => "make a new header for every request",

@@ -49,12 +49,11 @@ pub(super) fn secret(path: &Path, weak_allowed: bool, agents: Option<&str>) -> C
             Check::fail("secret", format!("there is none at {}", path.display()), remedy)
         }
         Err(SecretError::Io { source, .. }) if source.kind() == io::ErrorKind::PermissionDenied => {
-            let known = agents.map_or_else(String::new, |agents| format!("; the agent's has fingerprint {agents}"));
-            Check::warn(
-                "secret",
-                format!("you may not read {}{known}", path.display()),
-                "look again as root: sudo hive doctor",
-            )
+            let hidden = format!("you may not read {}", path.display());
+            match agents {
+                Some(agents) => Check::ok("secret", format!("the agent uses fingerprint {agents}; {hidden}")),
+                None => Check::warn("secret", hidden, "look again as root: sudo hive doctor"),
+            }
         }
         Err(error) => {
             // The messages of this type end with the command that mends it.
@@ -67,7 +66,21 @@ pub(super) fn secret(path: &Path, weak_allowed: bool, agents: Option<&str>) -> C
 
 /// What the agent found out about network, clocks and disk.
 pub(super) fn facts(facts: &DoctorFacts, status: Option<&Status>) -> Vec<Check> {
-    vec![interfaces(facts), broadcast(facts, status), refusals(&facts.refusals), clocks(facts), disk(facts)]
+    let mut checks =
+        vec![interfaces(facts), broadcast(facts, status), refusals(&facts.refusals), clocks(facts), disk(facts)];
+    checks.extend(http(&facts.http_refused));
+    checks
+}
+
+/// Said only when there is something to say: most nodes are never asked anything strange.
+fn http(refused: &[Refusal]) -> Option<Check> {
+    let last = refused.iter().min_by_key(|row| row.last_ms)?;
+    let counts: Vec<String> = refused.iter().map(|row| format!("{} × {}", row.count, clean(&row.reason))).collect();
+    let ago = duration(last.last_ms);
+    let cause = format!("refused {}; the last from {}, {ago} ago", counts.join(", "), clean(&last.from));
+    let recent = last.last_ms < RECENT_MS;
+    let remedy = "see who asks and what for: journalctl -u hive | grep 'HTTP request refused'";
+    Some(if recent { Check::warn("http", cause, remedy) } else { Check::ok("http", cause) })
 }
 
 fn interfaces(facts: &DoctorFacts) -> Check {
@@ -251,10 +264,13 @@ mod tests {
             interfaces: Vec::new(),
             secret_fingerprint: None,
             refusals: Vec::new(),
+            http_refused: Vec::new(),
             broadcast_heard_by: Vec::new(),
             clock_offsets_ms: BTreeMap::new(),
             disk_free_bytes: 50 << 30,
             disk_low: false,
+            config_file: None,
+            secret_file: None,
         }
     }
 
@@ -282,6 +298,16 @@ mod tests {
             assert!(check.remedy.contains(expected) && check.cause.contains("10.0.0.9"), "{check:?}");
         }
         assert_eq!(refusals(&[refusal("wrong_secret", RECENT_MS)]).state, Severity::Ok, "that was long ago");
+    }
+
+    #[test]
+    fn refused_http_requests_are_shown_once_there_are_some() {
+        assert_eq!(http(&[]), None);
+        let row = |last_ms| Refusal { reason: "malformed".to_owned(), from: "10.0.0.9".to_owned(), count: 3, last_ms };
+        let check = http(&[row(1_000)]).expect("said");
+        assert_eq!(check.state, Severity::Warn);
+        assert!(check.cause.contains("3 × malformed") && check.cause.contains("10.0.0.9"), "{}", check.cause);
+        assert_eq!(http(&[row(RECENT_MS)]).expect("said").state, Severity::Ok);
     }
 
     #[test]

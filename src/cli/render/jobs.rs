@@ -1,22 +1,9 @@
 //! Jobs, attempts and artifacts as text.
 
-use crate::api::{ArtifactView, JobLine, JobView};
+use crate::api::{ArtifactView, JobLine, JobView, words};
 use crate::cli::text::{Cell, Colour, Paint, bytes, cell, clean, left, painted, right, table};
 use crate::engine::id::UnixMillis;
-use crate::engine::job::{AttemptState, FailureClass, JobState};
-
-/// The word of a job's state, as in JSON.
-pub(crate) fn state_word(state: JobState) -> &'static str {
-    match state {
-        JobState::Needed => "needed",
-        JobState::Delegated => "delegated",
-        JobState::Received => "received",
-        JobState::Blocked => "blocked",
-        JobState::Failed => "failed",
-        JobState::Cancelled => "cancelled",
-        JobState::Quarantined => "quarantined",
-    }
-}
+use crate::engine::job::{AttemptState, JobState};
 
 fn state_colour(state: JobState) -> Option<Colour> {
     match state {
@@ -29,31 +16,7 @@ fn state_colour(state: JobState) -> Option<Colour> {
 }
 
 fn state_cell(state: JobState) -> Cell {
-    state_colour(state).map_or_else(|| cell(state_word(state)), |colour| painted(state_word(state), colour))
-}
-
-/// The word of an attempt's state, as in JSON.
-pub(crate) fn attempt_word(state: AttemptState) -> &'static str {
-    match state {
-        AttemptState::Assigned => "assigned",
-        AttemptState::Building => "building",
-        AttemptState::Uploading => "uploading",
-        AttemptState::Accepted => "accepted",
-        AttemptState::Failed => "failed",
-        AttemptState::Lost => "lost",
-        AttemptState::Stale => "stale",
-        AttemptState::Cancelled => "cancelled",
-    }
-}
-
-fn class_word(class: FailureClass) -> &'static str {
-    match class {
-        FailureClass::Build => "build",
-        FailureClass::Infra => "infra",
-        FailureClass::Policy => "policy",
-        FailureClass::Cancelled => "cancelled",
-        FailureClass::Stale => "stale",
-    }
+    state_colour(state).map_or_else(|| cell(words::job_state(state)), |colour| painted(words::job_state(state), colour))
 }
 
 /// Date and time to the second, without the characters that make RFC 3339 hard to read.
@@ -97,7 +60,7 @@ pub(crate) fn show(job: &JobView, paint: Paint) -> String {
     let mut out = String::new();
     let mut line = |label: &str, text: &str| out.push_str(&format!("{label:<12} {text}\n"));
     line("job", &job.id.to_string());
-    let state = state_word(job.state);
+    let state = words::job_state(job.state);
     line("state", &state_colour(job.state).map_or_else(|| state.to_owned(), |colour| paint.paint(colour, state)));
     line("target", &format!("{} ({})", clean(&job.target), clean(&job.backend)));
     if let Some(why) = &job.waiting_for {
@@ -148,8 +111,8 @@ fn attempts(job: &JobView, paint: Paint) -> String {
                 AttemptState::Stale | AttemptState::Cancelled => Some(Colour::Dim),
                 AttemptState::Assigned | AttemptState::Building | AttemptState::Uploading => None,
             };
-            let word = attempt_word(attempt.state);
-            let class = attempt.class.map_or_else(String::new, |class| format!("{}: ", class_word(class)));
+            let word = words::attempt_state(attempt.state);
+            let class = attempt.class.map_or_else(String::new, |class| format!("{}: ", words::class(class)));
             let ended = attempt.ended_at.map(time);
             vec![
                 cell(attempt.attempt.to_string()),

@@ -52,27 +52,13 @@ old\\u{1b}[2J  -           legacy  -             -/0            65s
 ! One voter of two: \\u{202e}both are needed."
     );
     assert!(text.lines().all(|line| line.chars().count() <= 80));
-    assert!(degradations(&sample(true)).is_empty());
     assert!(status(&sample(true), Paint(true)).contains("\u{1b}[32malive"));
 }
 
 #[test]
-fn everything_that_is_degraded_is_named() {
+fn what_is_missing_is_said() {
     let mut poor = sample(false);
     poor.coordinator = None;
-    poor.this.state = NodePhase::Refused;
-    poor.members[0].state = MemberState::Down;
-    poor.members[1].state = MemberState::Suspect;
-    assert_eq!(
-        degradations(&poor),
-        [
-            "this node is refused (the secret probably differs)",
-            "no quorum",
-            "no coordinator",
-            "build1 is down",
-            "build2 does not answer"
-        ]
-    );
     let text = status(&poor, Paint(false));
     assert!(text.contains("coordinator  none") && text.contains("quorum       no: "), "{text}");
     poor.hive_id = None;
