@@ -21,9 +21,8 @@ use crate::engine::keeping;
 use crate::store::ASIDE_MARK;
 use crate::transport;
 
-/// Most time for another node to fetch a copy, whatever its length; it gives up by itself when nothing comes.
-const KEEP_TIMEOUT: Duration = Duration::from_secs(60);
-
+/// Most time for another node to fetch a copy, however short: one that hangs must not use up the patience of whoever waits.
+const KEEP_TIMEOUT: Duration = Duration::from_secs(15);
 /// And so much more for each MiB of it: half of what a slow radio link carries.
 const KEEP_TIMEOUT_PER_MIB: Duration = Duration::from_secs(1);
 
@@ -49,7 +48,7 @@ async fn is_here(shared: &Shared, sha256: Sha256Hash, size: Option<u64>) -> Resu
     }
 }
 
-/// Why a blob is not to be had, as an error of the API. `what` names it for people.
+/// Why a blob cannot be had or kept, as an error of the API. `what` says it for people: "a.deb is not to be had".
 pub(super) fn problem(what: &str, error: &FetchError) -> ApiError {
     use std::io::ErrorKind::{QuotaExceeded, StorageFull};
     let (code, hint) = match error {
@@ -69,7 +68,7 @@ pub(super) fn problem(what: &str, error: &FetchError) -> ApiError {
             (ErrorCode::Invalid, "send it again")
         }
     };
-    let mut message = format!("{what} is not to be had: {error}");
+    let mut message = format!("{what}: {error}");
     // The device's own words are below what the store says.
     let mut source = std::error::Error::source(error);
     while let Some(cause) = source {
@@ -198,4 +197,34 @@ fn remove_aside(state_dir: &Path) -> usize {
         }
     }
     removed
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+
+    use super::*;
+
+    #[test]
+    fn a_full_or_broken_disk_is_neither_a_bad_request_nor_a_missing_file() {
+        let hash = Sha256Hash([1; 32]);
+        let device = |kind| BlobError::Io { action: "write", path: "/x".into(), source: io::Error::from(kind) };
+        let full = BlobError::Full { free_bytes: 1, directory: "/x".into() };
+        let cases = [
+            (FetchError::Store(full), ErrorCode::Degraded),
+            (FetchError::Store(device(io::ErrorKind::StorageFull)), ErrorCode::Degraded),
+            (FetchError::Store(device(io::ErrorKind::PermissionDenied)), ErrorCode::Internal),
+            (FetchError::Store(BlobError::TooLarge { max_bytes: 1 }), ErrorCode::Invalid),
+            (FetchError::Size { hash, found: 2, named: 1 }, ErrorCode::Invalid),
+            (FetchError::NotFound { hash, asked: 2 }, ErrorCode::NotFound),
+            (FetchError::Failed { hash, reasons: vec!["gone".to_owned()] }, ErrorCode::Unreachable),
+        ];
+        for (error, expected) in cases {
+            let told = problem("a.deb is not to be had", &error);
+            assert_eq!(told.code, expected, "{told:?}");
+            assert!(!told.hint.is_empty() && told.message.starts_with("a.deb is not to be had: "), "{told:?}");
+        }
+        let told = problem("a.deb is not to be had", &FetchError::Store(device(io::ErrorKind::PermissionDenied)));
+        assert!(told.message.ends_with("permission denied"), "the device's own words: {}", told.message);
+    }
 }

@@ -171,7 +171,7 @@ impl Api {
         name: String,
         first: Option<PeerId>,
     ) -> ApiResult<Download> {
-        let problem = |error: FetchError| blobs::problem(&name, &error);
+        let problem = |error: FetchError| blobs::problem(&format!("{name} is not to be had"), &error);
         blobs::obtain(&self.shared, sha256, size, first.as_ref()).await.map_err(problem)?;
         let opened = self.shared.blobs.open_verified_async(sha256).await;
         let (file, size) = opened.map_err(|error| problem(FetchError::Store(error)))?;

@@ -87,7 +87,8 @@ async fn wait_until(shared: &Shared, shows: impl Fn(&State) -> bool) {
 pub(super) async fn store_source(shared: &Shared, bytes: ByteStream) -> ApiResult<StoredBlob> {
     let reader = StreamReader::new(bytes.map_err(std::io::Error::other));
     let stored = shared.blobs.put_stream(std::pin::pin!(reader), SOURCE_MAX_BYTES, None).await;
-    let (sha256, size) = stored.map_err(|error| blobs::problem("the archive", &FetchError::Store(error)))?;
+    let (sha256, size) =
+        stored.map_err(|error| blobs::problem("the archive cannot be stored", &FetchError::Store(error)))?;
     // Whether there are enough copies is judged when a job comes with it.
     blobs::spread(shared, sha256, size, shared.alive_peers().len().min(SOURCE_COPIES)).await;
     Ok(StoredBlob { sha256, size })
@@ -102,7 +103,7 @@ async fn secure_source(shared: &Shared, spec: &JobSpec) -> ApiResult<()> {
             ApiError::new(ErrorCode::Invalid, message, "upload it first: PUT /api/v1/blobs")
         }
         FetchError::Failed { .. } | FetchError::Size { .. } | FetchError::Store(_) => {
-            blobs::problem(&format!("the source archive {sha256}"), &error)
+            blobs::problem(&format!("the source archive {sha256} is not to be had"), &error)
         }
     })?;
     let wanted = shared.alive_peers().len().min(SOURCE_COPIES);

@@ -92,7 +92,12 @@ pub(super) fn destination(name: &str, single: bool, output: Option<&Path>) -> Re
 }
 
 pub(super) async fn fetch(ui: &Ui, client: &Client, artifact: &ArtifactView, path: &Path) -> Result<(), Failure> {
-    let local = |error: io::Error| Failure::internal(format!("cannot write {}: {error}", path.display()), "");
+    let local = |error: io::Error| {
+        Failure::internal(
+            format!("cannot write {}: {error}", path.display()),
+            "see disk and rights there, or give another --output",
+        )
+    };
     let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
     fs::create_dir_all(directory).map_err(local)?;
     let mut file = tempfile::Builder::new().prefix(".hive-").tempfile_in(directory).map_err(local)?;

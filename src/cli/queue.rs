@@ -282,7 +282,9 @@ async fn upload(ui: &Ui, client: &Client, directory: &Path) -> Result<Source, Fa
 
 fn spec(args: &QueueAddArgs, target: String, work: Work) -> Result<JobSpec, Failure> {
     let id = match &args.id {
-        Some(text) => text.parse::<JobId>().map_err(|error| Failure::usage(format!("--id: {error}"), ""))?,
+        Some(text) => text
+            .parse::<JobId>()
+            .map_err(|error| Failure::usage(format!("--id: {error}"), "for example: --id $(uuidgen)"))?,
         None => JobId(Uuid::new_v4()),
     };
     let mut limits = Limits::default();

@@ -103,7 +103,12 @@ fn text(line: String) -> Response {
 fn vouched(context: &Context, name: &str, digest: &Sha256Hash) -> Handled {
     let Some(keyring) = context.node.keyring() else {
         let message = "this node has no secret yet and cannot vouch for anything";
-        return Err(Problem::new(StatusCode::SERVICE_UNAVAILABLE, ErrorCode::Degraded, message, ""));
+        return Err(Problem::new(
+            StatusCode::SERVICE_UNAVAILABLE,
+            ErrorCode::Degraded,
+            message,
+            "write the hive's secret into /etc/build/shared_secret",
+        ));
     };
     Ok(text(format!("{}  {name}\n", hex::encode(vouch(keyring.signing(), name, digest)))))
 }
@@ -126,7 +131,11 @@ pub(super) async fn file(State(context): State<Context>, Path(file): Path<String
         Problem::not_found(format!("this node has {ours} only"), "ask a node of the other architecture")
     })?;
     let unreadable = |error: io::Error| {
-        Problem::from(ApiError::new(ErrorCode::Internal, format!("cannot read the program: {error}"), ""))
+        Problem::from(ApiError::new(
+            ErrorCode::Internal,
+            format!("cannot read the program: {error}"),
+            "ask another node",
+        ))
     };
     let (digest, length) = context.bootstrap.digest().await.map_err(unreadable)?;
     match suffix {
