@@ -60,7 +60,7 @@ fn queue_for_builder(host: &Host, tool: &str) -> String {
 
 /// Text of an artifact, fetched on `host`.
 fn artifact(host: &Host, id: &str, name: &str) -> String {
-    let answer = host.hive(&["artifact", "get", id, name, "-o", "/tmp/fetched"]);
+    let answer = host.hive(&["artifact", "get", id, name, "-o", "/tmp/fetched", "--force"]);
     assert_eq!(answer.code, 0, "{name}: {}{}", answer.stdout, answer.stderr);
     let fetched = host.tmp().join("fetched");
     let file = if fetched.is_dir() { fetched.join(Path::new(name).file_name().expect("a name")) } else { fetched };
