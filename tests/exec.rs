@@ -693,6 +693,14 @@ async fn what_has_effects_waits_until_the_hive_knows_that_it_runs() {
 }
 
 #[tokio::test]
+async fn git_needs_no_name_server_to_know_who_it_is() {
+    let mut host = Host::new().await;
+    let (outcome, log) = host.shell("git config --get user.name; git config --get user.email", Limits::default()).await;
+    assert!(matches!(outcome, Outcome::Succeeded { .. }), "{log}");
+    assert!(log.lines().any(|line| line == "hive@localhost"), "{log}");
+}
+
+#[tokio::test]
 async fn a_host_that_can_start_nothing_says_so_and_is_not_given_up() {
     let directory = directory();
     let options = Options { program: PathBuf::from("/bin/false"), ..options(directory.path()) };

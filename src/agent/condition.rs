@@ -35,8 +35,8 @@ fn unready(consensus: &ConsensusStatus) -> Option<String> {
 /// What is not in order, in words that scripts rely on; empty when nothing is. The words are in README.
 pub(super) fn degraded(shared: &Shared, consensus: &ConsensusStatus, members: &[MemberStatus]) -> Vec<String> {
     let any = |state| members.iter().any(|member| member.state == state);
-    let packages = shared
-        .soft(|soft| soft.identity.as_ref().is_some_and(|identity| identity.packages_state.starts_with("failed")));
+    let packages =
+        shared.soft(|soft| soft.identity.as_ref().is_some_and(|identity| identity.packages_state.contains("failed")));
     let member_disk_low = short_of_disk(shared, members).next().is_some();
     let found = [
         ("not_member", phase(shared) != NodePhase::Member),

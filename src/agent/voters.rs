@@ -18,6 +18,7 @@ use crate::consensus::ConsensusStatus;
 use crate::engine::command::{Command, Reply};
 use crate::engine::id::PeerId;
 use crate::engine::member::Member;
+use crate::engine::role::RoleSet;
 use crate::engine::voters::{self, Candidate, Membership, Step, VoterPlan};
 use crate::tasks;
 use crate::transport;
@@ -59,6 +60,15 @@ pub(super) struct Voters {
     halted: BTreeMap<PeerId, u64>,
 }
 
+/// What all candidates of one look are judged by.
+struct Look<'a> {
+    shared: &'a Shared,
+    status: &'a ConsensusStatus,
+    roles: Arc<RoleSet>,
+    elected_at_ms: u64,
+    now_ms: u64,
+}
+
 /// How the steps of a plan ended.
 #[derive(Debug)]
 pub struct Done {
@@ -88,8 +98,8 @@ impl Voters {
             joint_with: None,
             leader,
         };
-        let candidates: Vec<Candidate> =
-            members.iter().map(|member| self.candidate(shared, status, member, elected_at_ms, now_ms)).collect();
+        let look = Look { shared, status, roles: shared.definitions(|known| known.roles()), elected_at_ms, now_ms };
+        let candidates: Vec<Candidate> = members.iter().map(|member| self.candidate(&look, member)).collect();
         let plan = voters::plan(&candidates, &membership, now_ms, &voters::Settings::default());
         let strays = self.strays(shared, status, &members, now_ms);
         if plan.steps.is_empty() && strays.is_empty() {
@@ -142,14 +152,8 @@ impl Voters {
         self.refusals.retain(|peer, _| members.iter().any(|member| member.info.peer_id == *peer));
     }
 
-    fn candidate(
-        &self,
-        shared: &Shared,
-        status: &ConsensusStatus,
-        member: &Member,
-        elected_at_ms: u64,
-        now_ms: u64,
-    ) -> Candidate {
+    fn candidate(&self, look: &Look<'_>, member: &Member) -> Candidate {
+        let &Look { shared, status, elected_at_ms, now_ms, .. } = look;
         let peer = &member.info.peer_id;
         let own = *peer == shared.me.peer_id;
         let liveness = shared.liveness(peer);
@@ -174,10 +178,7 @@ impl Voters {
             MemberState::Down | MemberState::Left | MemberState::Legacy => Some(since_ms),
         };
         let alive_since_ms = if own { Some(shared.me.started_ms) } else { Some(since_ms) };
-        let role = role_of(member);
-        let rank = shared.definitions(|definitions| {
-            role.and_then(|role| definitions.roles().get(&role).map(|role| role.rank)).unwrap_or(u32::MAX)
-        });
+        let rank = role_of(member).and_then(|role| look.roles.get(&role).map(|role| role.rank)).unwrap_or(u32::MAX);
         Candidate {
             peer_id: peer.clone(),
             raft_id,
