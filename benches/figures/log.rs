@@ -13,8 +13,8 @@ use hive::engine::job::{DebianSource, JobSpec, Work};
 
 use crate::Effort;
 use crate::client::{Client, job, socket_of, status};
-use crate::harness::{Host, Lab, s};
-use crate::hive_of::{coordinator, coordinator_of_most, count, crowd, hive_of, watch};
+use crate::harness::{Agent, Host, Lab, s};
+use crate::hive_of::{coordinator, coordinator_of_most, count, crowd, hive_of, settle, watch};
 use crate::row::{Judged, Row};
 
 /// No builds here.
@@ -103,13 +103,14 @@ pub fn coordinator_bytes(lab: &mut Lab, effort: Effort) -> Vec<Row> {
     let span = s(effort.pick(30, 5));
     let few = 6 + 10;
     let more = effort.pick(20, 4);
-    let (mut hosts, mut agents) = hive_of(lab, few, &NO_BUILDS);
+    let all: Vec<Host> = (0..few + more).map(|_| lab.host()).collect();
+    lab.introduce(&all);
+    let (mut hosts, rest) = (all[..few].to_vec(), &all[few..]);
+    let mut agents: Vec<Agent> = hosts.iter().map(|host| host.start(&NO_BUILDS)).collect();
+    settle(&hosts, 120);
     let with_few = (coordinator_rate(&hosts, span, 0), coordinator_rate(&hosts, span, 20));
-    for _ in 0..more {
-        let host = lab.host();
-        agents.push(host.start(&NO_BUILDS));
-        hosts.push(host);
-    }
+    agents.extend(rest.iter().map(|host| host.start(&NO_BUILDS)));
+    hosts.extend_from_slice(rest);
     crowd(&hosts, 120);
     let with_many = (coordinator_rate(&hosts, span, 0), coordinator_rate(&hosts, span, 20));
     let one = |name: String, (sent, received): (f64, f64)| {

@@ -163,6 +163,24 @@ impl Lab {
         std::array::from_fn(|_| self.host())
     }
 
+    /// Tells each of these hosts where the others are on the link. The kernel's table of neighbours holds 1,024 for all hosts together,
+    /// too few for more than 32 that all talk to each other; what is told does not count.
+    pub fn introduce(&self, hosts: &[Host]) {
+        let link = |host: &Host| {
+            let mut cat = Command::new("ip");
+            cat.args(["netns", "exec", &host.name, "cat", "/sys/class/net/eth0/address"]);
+            run(cat).stdout.trim().to_owned()
+        };
+        let links: Vec<String> = hosts.iter().map(link).collect();
+        for host in hosts {
+            let others = hosts.iter().zip(&links).filter(|(other, _)| other.number != host.number);
+            let lines = others
+                .map(|(other, link)| format!("neigh replace {} lladdr {link} nud permanent dev eth0", other.address));
+            let batch = lines.collect::<Vec<_>>().join("\n");
+            sh(&format!("ip -n {} -batch - <<'END'\n{batch}\nEND", host.name));
+        }
+    }
+
     /// Cuts every link between the two sides, at the bridge.
     pub fn partition(&self, left: &[&Host], right: &[&Host]) {
         let set = |side: &[&Host]| side.iter().map(|host| format!("v{}", host.number)).collect::<Vec<_>>().join(", ");
