@@ -107,7 +107,8 @@ fn init_logging(config: &Config) {
     // A plain level is about hive; libraries speak up only when something is wrong.
     let configured = match config.log.level.contains(['=', ',']) {
         true => config.log.level.clone(),
-        false => format!("warn,hive={}", config.log.level),
+        // Of a voter that is away, openraft says so five times a second; hive itself says it once.
+        false => format!("warn,openraft::core::heartbeat=error,hive={}", config.log.level),
     };
     let filter = std::env::var("RUST_LOG").unwrap_or(configured);
     let filter =
