@@ -225,7 +225,9 @@ pub(super) fn view(shared: &Shared) -> View {
         let own = peer == shared.me.peer_id;
         let report = if own { Some(super::views::own_report(shared)) } else { report };
         let drone = DroneView {
-            alive: matches!(liveness, MemberState::Alive | MemberState::Suspect),
+            // Who is suspected gets nothing new: within two seconds it has objected or is down, and work given to it now would wait
+            // for its lease to end.
+            alive: liveness == MemberState::Alive,
             down_since_ms: since_ms.filter(|_| liveness == MemberState::Down),
             takes_builds: role.as_deref().and_then(|role| roles.get(role)).is_none_or(|role| role.takes_builds),
             slots: report.as_ref().and_then(|report| report.slots),
