@@ -125,6 +125,8 @@ impl Voters {
             *until_ms = now_ms.saturating_add(pause_ms(*times));
         } else if done.succeeded {
             self.failures = 0;
+            // Whoever refused long ago and does as it is asked now begins anew with the shortest pause.
+            self.refusals.retain(|_, (_, until_ms)| now_ms < *until_ms);
         } else {
             self.failures += 1;
             self.not_before_ms = now_ms.saturating_add(pause_ms(self.failures));
@@ -239,9 +241,7 @@ impl Voters {
                 continue;
             }
             // It publishes what it is every few seconds; asking it more often makes no difference.
-            let (times, until_ms) = self.refusals.entry(peer.clone()).or_default();
-            *times += 1;
-            *until_ms = now_ms.saturating_add(REPORT_MAX_AGE_MS);
+            self.refusals.entry(peer.clone()).or_default().1 = now_ms.saturating_add(REPORT_MAX_AGE_MS);
             strays.push((peer.clone(), raft_id));
         }
         strays
