@@ -2,13 +2,13 @@
 #![allow(clippy::unwrap_used, clippy::wildcard_enum_match_arm, reason = "a test that meets the unexpected fails")]
 #![allow(dead_code, unreachable_pub, missing_docs, reason = "compiled into several test programs, each uses a part")]
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use hive::engine::command::{
     Batch, Command, ENVELOPE_VERSION, FEATURE_LEVEL, Origin, Progress, Proposal, RejectCode, Reply,
 };
 use hive::engine::id::{Epoch, EpochId, HiveId, JobId, PeerId, SessionId, Sha256Hash, Token, UnixMillis};
-use hive::engine::job::{Artifact, FailureClass, Job, JobSpec, Limits, Outcome, Source, Work};
+use hive::engine::job::{Artifact, FailureClass, Job, JobSpec, Outcome, Source, Work};
 use hive::engine::member::{Inventory, MemberInfo};
 use hive::engine::state::{Applied, Change, QueueCounts, Row, State, table};
 use uuid::Uuid;
@@ -51,19 +51,12 @@ pub fn epoch(counter: u64) -> Epoch {
 }
 
 pub fn pure_job(number: u128) -> JobSpec {
-    JobSpec {
-        id: job_id(number),
-        work: Work::Command {
-            source: Source::Blob { sha256: Sha256Hash([9; 32]), size: 100 },
-            argv: vec!["make".to_owned()],
-            artifacts: vec!["out/*".to_owned()],
-        },
-        target: format!("job{number}"),
-        priority: 0,
-        labels: BTreeSet::new(),
-        pure: true,
-        limits: Limits::default(),
-    }
+    let work = Work::Command {
+        source: Source::Blob { sha256: Sha256Hash([9; 32]), size: 100 },
+        argv: vec!["make".to_owned(), number.to_string()],
+        artifacts: vec!["out/*".to_owned()],
+    };
+    JobSpec { pure: true, ..JobSpec::new(job_id(number), format!("job{number}"), work) }
 }
 
 pub fn effectful_job(number: u128) -> JobSpec {

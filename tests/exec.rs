@@ -5,7 +5,7 @@
 #![cfg(feature = "node")]
 #![expect(clippy::disallowed_methods, reason = "a test measures with the real clock")]
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
@@ -150,7 +150,7 @@ impl Host {
         let job = JobId(uuid::Uuid::new_v4());
         let token = Token { epoch: EpochId(rand::random()), counter: self.counter };
         let target = "test".to_owned();
-        let spec = JobSpec { id: job, work, target, priority: 0, labels: BTreeSet::new(), pure, limits };
+        let spec = JobSpec { pure, limits, ..JobSpec::new(job, target, work) };
         self.builder.start(Attempt { job, attempt: 1, token, spec }, self.sender.clone())
     }
 

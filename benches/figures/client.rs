@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use hive::engine::id::{JobId, SessionId};
-use hive::engine::job::{JobSpec, Limits, Work};
+use hive::engine::job::{JobSpec, Work};
 use serde_json::{Value, json};
 
 use crate::harness::Host;
@@ -83,13 +83,5 @@ pub fn status(host: &Host) -> Option<Value> {
 
 /// A job that does this.
 pub fn job(work: Work) -> JobSpec {
-    JobSpec {
-        id: JobId(uuid::Uuid::new_v4()),
-        work,
-        target: "measured".into(),
-        priority: 0,
-        labels: std::collections::BTreeSet::new(),
-        pure: true,
-        limits: Limits::default(),
-    }
+    JobSpec { pure: true, ..JobSpec::new(JobId(uuid::Uuid::new_v4()), "measured", work) }
 }

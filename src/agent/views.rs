@@ -15,7 +15,7 @@ use crate::clock::{now_ms, unix_now};
 use crate::consensus::ConsensusStatus;
 use crate::discovery::LegacyPeerView;
 use crate::engine::id::PeerId;
-use crate::engine::job::{Attempt, Job, JobState, Work};
+use crate::engine::job::{Attempt, Job, JobState};
 use crate::engine::member::Member;
 use crate::engine::role::FOUNDER;
 use crate::engine::state::State;
@@ -228,13 +228,6 @@ pub(super) fn peers(shared: &Shared) -> PeersFile {
     }
 }
 
-fn backend(job: &Job) -> &'static str {
-    match job.spec.work {
-        Work::Command { .. } => "command",
-        Work::Debian { .. } => "debian",
-    }
-}
-
 fn attempt_view(state: &State, attempt: &Attempt) -> AttemptView {
     AttemptView {
         attempt: attempt.attempt,
@@ -255,7 +248,7 @@ pub(super) fn job_view(state: &State, job: &Job, waiting_for: Option<String>) ->
         id: job.spec.id,
         session: job.session,
         state: job.state,
-        backend: backend(job).to_owned(),
+        backend: job.spec.work.backend().to_owned(),
         target: job.spec.target.clone(),
         priority: job.spec.priority,
         labels: job.spec.labels.iter().cloned().collect(),
@@ -274,7 +267,7 @@ pub(super) fn job_line(state: &State, job: &Job) -> JobLine {
     JobLine {
         id: job.spec.id,
         state: job.state,
-        backend: backend(job).to_owned(),
+        backend: job.spec.work.backend().to_owned(),
         target: job.spec.target.clone(),
         priority: job.spec.priority,
         node: job.attempts.last().map(|attempt| state.name_of(&attempt.node).to_owned()),

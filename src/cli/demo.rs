@@ -274,13 +274,10 @@ impl Demo<'_> {
             Work::Command { source, argv, artifacts: vec![package::COMMAND_ARTIFACT.to_owned()] }
         };
         let spec = JobSpec {
-            id: JobId(Uuid::new_v4()),
-            work,
-            target: "hive-hello".to_owned(),
-            priority: 0,
             labels: std::iter::once(self.nodes[builder].name.clone()).collect(),
             pure: true,
             limits: Limits { timeout_ms: BUILD_MS, ..Limits::default() },
+            ..JobSpec::new(JobId(Uuid::new_v4()), "hive-hello", work)
         };
         let id = spec.id;
         let request = SubmitRequest { session: SessionId(Uuid::new_v4()), jobs: vec![spec] };

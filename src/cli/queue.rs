@@ -296,17 +296,9 @@ fn spec(args: &QueueAddArgs, target: String, work: Work) -> Result<JobSpec, Fail
     let pure = args.pure || args.backend == Backend::Debian;
     let target: String = target.chars().filter(|character| !character.is_control()).take(200).collect();
     let labels = args.label.iter().cloned().collect();
-    let spec = JobSpec { id, work, target, priority: args.priority, labels, pure, limits };
+    let spec = JobSpec { priority: args.priority, labels, pure, limits, ..JobSpec::new(id, target, work) };
     grammar::job(&spec).map_err(outside)?;
     Ok(spec)
-}
-
-fn archive_bytes(work: &Work) -> u64 {
-    match work {
-        Work::Command { source: Source::Blob { size, .. }, .. }
-        | Work::Debian { source: DebianSource::Tree { source: Source::Blob { size, .. } } } => *size,
-        Work::Command { .. } | Work::Debian { .. } => 0,
-    }
 }
 
 async fn submit(client: &Client, request: &SubmitRequest) -> Result<Answer<Submitted>, Failure> {
@@ -316,7 +308,7 @@ async fn submit(client: &Client, request: &SubmitRequest) -> Result<Answer<Submi
     {
         return Err(error.into());
     }
-    let file_bytes = request.jobs.iter().map(|job| archive_bytes(&job.work)).sum();
+    let file_bytes = request.jobs.iter().map(|job| job.work.archive().map_or(0, |(_, size)| size)).sum();
     let deadline = clock::now_ms() + SUBMIT_PATIENCE_MS;
     loop {
         match client.post_with_files::<Submitted>("/api/v1/jobs", request, file_bytes).await {

@@ -5,10 +5,14 @@
 //! one argument of a command line: it never starts with a dash, holds no control character and has a bounded length. Never
 //! done here: looking whether the thing exists.
 
+mod gentoo;
+
 use std::collections::BTreeSet;
 
+pub use self::gentoo::{gentoo_atom, gentoo_package, gentoo_target, package_of_atom};
+
 use super::id::JobId;
-use super::job::{Artifact, DebianSource, JobSpec, Limits, Source, Work};
+use super::job::{Artifact, DebianSource, JobSpec, Limits, MavenOptions, Source, Work};
 
 /// Longest name of a node.
 pub const NODE_NAME_MAX: usize = 63;
@@ -26,6 +30,10 @@ pub const PRIORITY_RANGE: std::ops::RangeInclusive<i32> = -100..=100;
 pub const ARGUMENTS_MAX: usize = 256;
 /// Longest program line in all, bytes; half of what one replicated command may hold.
 pub const ARGUMENTS_BYTES_MAX: usize = 32 << 10;
+/// Most packages or sets that one resolution starts from.
+pub const TARGETS_MAX: usize = 256;
+/// Most jobs that one job may wait for.
+pub const DEPENDENCIES_MAX: usize = 512;
 /// Longest wall clock of one attempt: seven days.
 pub const TIMEOUT_MAX_MS: u64 = 7 * 86_400_000;
 
@@ -116,18 +124,28 @@ pub fn debian_version(version: &str) -> Result<(), GrammarError> {
     .check(version)
 }
 
-/// A package of Gentoo: `category/name`, without version, slot or operator.
-pub fn gentoo_package(atom: &str) -> Result<(), GrammarError> {
-    const EXPECTED: &str = "category/name, each of 1 to 63 letters, digits, '+', '_' and '-', in category also '.'";
-    const FIELD: &str = "package atom";
-    let Some((category, name)) = atom.split_once('/') else {
-        return refuse(FIELD, atom, format!("no '/' in it; expected {EXPECTED}"));
-    };
-    let rule =
-        |rest| Rule { field: FIELD, first: |c| alphanumeric(c) || c == '_', rest, length: 1..=63, expected: EXPECTED };
-    let whole = |error| GrammarError { got: atom.chars().take(80).collect(), ..error };
-    rule(|c| alphanumeric(c) || matches!(c, '+' | '_' | '.' | '-')).check(category).map_err(whole)?;
-    rule(|c| alphanumeric(c) || matches!(c, '+' | '_' | '-')).check(name).map_err(whole)
+/// The name of a secret: the environment variable under which a job sees it.
+pub fn secret_name(name: &str) -> Result<(), GrammarError> {
+    Rule {
+        field: "secret",
+        first: |c| c.is_ascii_uppercase(),
+        rest: |c| c.is_ascii_uppercase() || c.is_ascii_digit() || c == '_',
+        length: 1..=63,
+        expected: "the name of an environment variable: 1 to 63 capitals, digits and '_', a capital first",
+    }
+    .check(name)
+}
+
+/// A version that a tool must have at least: numbers with dots.
+pub fn tool_version(version: &str) -> Result<(), GrammarError> {
+    Rule {
+        field: "tool version",
+        first: |c| c.is_ascii_digit(),
+        rest: |c| c.is_ascii_digit() || c == '.',
+        length: 1..=32,
+        expected: "numbers with dots between them: 3.8",
+    }
+    .check(version)
 }
 
 /// A label, tool or feature that a drone must have.
@@ -394,7 +412,53 @@ fn work(work: &Work) -> Result<(), GrammarError> {
             version.as_deref().map_or(Ok(()), debian_version)
         }
         Work::Debian { source: DebianSource::Tree { source: from } } => source(from),
+        Work::Debian { source: DebianSource::Dsc { source: from, file } } => {
+            source(from)?;
+            artifact_name(file)?;
+            if file.ends_with(".dsc") {
+                Ok(())
+            } else {
+                refuse("source package", file, "expected a name ending in .dsc")
+            }
+        }
+        Work::Portage { atom, tree } => {
+            gentoo_atom(atom)?;
+            match tree {
+                Some(tree) if !is_plain_text(tree, 128) => refuse("tree", tree, "expected 1 to 128 printable bytes"),
+                Some(_) | None => Ok(()),
+            }
+        }
+        Work::Maven { source: from, goals, options, artifacts } => maven(from, goals, options, artifacts),
+        Work::Resolve { targets, .. } => {
+            if targets.is_empty() || targets.len() > TARGETS_MAX {
+                let problem = format!("{} of them; expected 1 to {TARGETS_MAX}", targets.len());
+                return refuse("package atoms", "", problem);
+            }
+            targets.iter().try_for_each(|target| gentoo_target(target))
+        }
     }
+}
+
+fn maven(from: &Source, goals: &[String], options: &MavenOptions, artifacts: &[String]) -> Result<(), GrammarError> {
+    source(from)?;
+    if goals.len() > ARGUMENTS_MAX || artifacts.len() > PATTERNS_MAX || options.dummies.len() > LABELS_MAX {
+        let problem = format!("at most {ARGUMENTS_MAX} goals, {PATTERNS_MAX} patterns and {LABELS_MAX} dummies");
+        return refuse("maven job", "", problem);
+    }
+    let goal = |goal: &String| {
+        let known = goal.strip_prefix("-P").or_else(|| goal.strip_prefix("-D")).unwrap_or(goal);
+        let valid = is_plain_text(goal, 256) && !known.is_empty() && !known.starts_with('-');
+        if valid { Ok(()) } else { refuse("goal", goal, "expected a goal, -Pprofile or -Dname=value") }
+    };
+    goals.iter().try_for_each(goal)?;
+    if let Some(threads) = &options.threads {
+        let number = threads.strip_suffix('C').unwrap_or(threads);
+        if !number.parse::<f32>().is_ok_and(|number| number > 0.0 && number <= 256.0) {
+            return refuse("threads", threads, "expected a number, or one followed by C: 4, 1C, 1.5C");
+        }
+    }
+    options.dummies.iter().try_for_each(|name| debian_package(name))?;
+    artifacts.iter().try_for_each(|text| pattern(text))
 }
 
 fn limits(limits: &Limits) -> Result<(), GrammarError> {
@@ -433,6 +497,23 @@ pub fn job(spec: &JobSpec) -> Result<(), GrammarError> {
         return refuse("label", "", format!("{} labels; at most {LABELS_MAX} are allowed", spec.labels.len()));
     }
     spec.labels.iter().try_for_each(|text| label(text))?;
+    for (tool, version) in &spec.tools {
+        label(tool)?;
+        if !version.is_empty() {
+            tool_version(version)?;
+        }
+    }
+    if spec.tools.len() > LABELS_MAX || spec.secrets.len() > LABELS_MAX {
+        return refuse("tools and secrets", "", format!("at most {LABELS_MAX} each are allowed"));
+    }
+    spec.secrets.iter().try_for_each(|name| secret_name(name))?;
+    if spec.depends_on.len() > DEPENDENCIES_MAX {
+        let problem = format!("{} of them; at most {DEPENDENCIES_MAX} are allowed", spec.depends_on.len());
+        return refuse("dependencies", "", problem);
+    }
+    if spec.depends_on.contains(&spec.id) {
+        return refuse("dependencies", &spec.id.to_string(), "a job cannot wait for itself");
+    }
     limits(&spec.limits)
 }
 
@@ -485,29 +566,6 @@ mod tests {
         all_refused(debian_version, &["", "-1", "1 0", "1;0", "1/0", "~1", "a1"]);
         let message = debian_package("heLlo").expect_err("refused").to_string();
         assert!(message.starts_with("package name \"heLlo\": 'L' at position 3 is not allowed; expected"), "{message}");
-    }
-
-    #[test]
-    fn packages_of_gentoo_have_a_category_and_no_version() {
-        all_accepted(gentoo_package, &["dev-vcs/git", "sys-devel/gcc", "x11-libs/gtk+", "virtual/jdk", "app-misc/_x"]);
-        all_refused(
-            gentoo_package,
-            &[
-                "git",
-                "-x/y",
-                "a/-y",
-                "a/b/c",
-                ">=dev-vcs/git-2",
-                "=dev-vcs/git-2.1",
-                "a/b:0",
-                "a/b[use]",
-                "@world",
-                "a/",
-                "/b",
-                "a/b.c d",
-                "a/b c",
-            ],
-        );
     }
 
     #[test]
@@ -643,15 +701,7 @@ mod tests {
     }
 
     fn spec(work: Work) -> JobSpec {
-        JobSpec {
-            id: JobId(uuid::Uuid::from_u128(1)),
-            work,
-            target: "x".to_owned(),
-            priority: 0,
-            labels: BTreeSet::new(),
-            pure: true,
-            limits: Limits::default(),
-        }
+        JobSpec { pure: true, ..JobSpec::new(JobId(uuid::Uuid::from_u128(1)), "x", work) }
     }
 
     fn command(argv: &[&str]) -> JobSpec {

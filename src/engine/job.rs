@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
+use super::grammar;
 use super::id::{JobId, PeerId, SessionId, Sha256Hash, Token, UnixMillis};
 
 /// Where the sources of a `command` job come from.
@@ -46,9 +47,50 @@ pub enum Work {
     },
     /// Build a Debian source package into `.deb`, `.changes` and `.buildinfo`.
     Debian {
-        /// A source package of an archive, or a source tree.
+        /// A source package of an archive, a source tree, or a `.dsc` with its files.
         source: DebianSource,
     },
+    /// Build one Gentoo package into a binary package; what it needs is taken from binary packages where there are any.
+    Portage {
+        /// Atom: `category/name`, or `=category/name-version`.
+        atom: String,
+        /// The tree that it was resolved with; a drone with another one gets no work until it has this one.
+        tree: Option<String>,
+    },
+    /// Build a Java tree with Maven, then its Debian packages when it has a `debian` directory.
+    Maven {
+        /// The tree.
+        source: Source,
+        /// Goals and profiles, as arguments of Maven: `package`, `-Psystemvm`.
+        goals: Vec<String>,
+        /// How it is run.
+        options: MavenOptions,
+        /// Patterns of files to keep beside Debian packages, relative to the tree.
+        artifacts: Vec<String>,
+    },
+    /// Find out what has to be built for some packages, and in which order. Its artifact is a plan, which becomes the jobs
+    /// of its session.
+    Resolve {
+        /// Atoms, or sets such as `@world`.
+        targets: Vec<String>,
+        /// Everything anew, also what is installed.
+        empty_tree: bool,
+    },
+}
+
+/// How Maven is run.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MavenOptions {
+    /// Maven's `-T`: `4`, or `1C` for one thread per processor. None: one.
+    pub threads: Option<String>,
+    /// Without the network (`-o`): everything has to be in the drone's repository already.
+    pub offline: bool,
+    /// Only the tree's own artifacts; no Debian packages though it has a `debian` directory.
+    pub no_packages: bool,
+    /// Declared fall-back: build dependencies that cannot be had are replaced by empty packages of these names.
+    pub dummies: BTreeSet<String>,
+    /// Declared fall-back: `dpkg-buildpackage -d`, build dependencies are not checked.
+    pub unchecked_dependencies: bool,
 }
 
 impl Work {
@@ -56,13 +98,38 @@ impl Work {
     pub fn archive(&self) -> Option<(Sha256Hash, u64)> {
         match self {
             Self::Command { source: Source::Blob { sha256, size }, .. }
-            | Self::Debian { source: DebianSource::Tree { source: Source::Blob { sha256, size } } } => {
-                Some((*sha256, *size))
-            }
-            Self::Command { source: Source::Git { .. }, .. }
+            | Self::Maven { source: Source::Blob { sha256, size }, .. }
             | Self::Debian {
-                source: DebianSource::Tree { source: Source::Git { .. } } | DebianSource::Archive { .. },
-            } => None,
+                source:
+                    DebianSource::Tree { source: Source::Blob { sha256, size } }
+                    | DebianSource::Dsc { source: Source::Blob { sha256, size }, .. },
+            } => Some((*sha256, *size)),
+            Self::Command { .. }
+            | Self::Maven { .. }
+            | Self::Debian { .. }
+            | Self::Portage { .. }
+            | Self::Resolve { .. } => None,
+        }
+    }
+
+    /// Where its sources come from, when they are given with the job.
+    pub fn source(&self) -> Option<&Source> {
+        match self {
+            Self::Command { source, .. }
+            | Self::Maven { source, .. }
+            | Self::Debian { source: DebianSource::Tree { source } | DebianSource::Dsc { source, .. } } => Some(source),
+            Self::Debian { source: DebianSource::Archive { .. } } | Self::Portage { .. } | Self::Resolve { .. } => None,
+        }
+    }
+
+    /// The backend's name, as people write it.
+    pub fn backend(&self) -> &'static str {
+        match self {
+            Self::Command { .. } => "command",
+            Self::Debian { .. } => "debian",
+            Self::Portage { .. } => "portage",
+            Self::Maven { .. } => "maven",
+            Self::Resolve { .. } => "resolve",
         }
     }
 }
@@ -82,6 +149,13 @@ pub enum DebianSource {
     Tree {
         /// The archived tree or repository.
         source: Source,
+    },
+    /// A `.dsc` with the files that it names beside it.
+    Dsc {
+        /// The archived directory or repository.
+        source: Source,
+        /// Name of the `.dsc` in it.
+        file: String,
     },
 }
 
@@ -124,11 +198,47 @@ pub struct JobSpec {
     /// −100…100, higher first.
     pub priority: i32,
     /// Labels, tools and features a drone must have.
+    #[serde(default)]
     pub labels: BTreeSet<String>,
+    /// Tools with the lowest version that will do; empty: any.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub tools: BTreeMap<String, String>,
+    /// Processors that its drone must have; 0: any.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub cores: u32,
+    /// Space that must be free where its drone builds, MiB; 0: what the drone itself demands.
+    #[serde(default, skip_serializing_if = "is_zero_wide")]
+    pub disk_mb: u64,
+    /// Jobs that must have succeeded before this one may begin.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub depends_on: BTreeSet<JobId>,
     /// The accepted artifact is its only effect, so it may run through a partition and be run again.
+    #[serde(default)]
     pub pure: bool,
+    /// It has effects outside, and having them twice is declared to be harmless: it is tried again after it was interrupted.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub idempotent: bool,
+    /// Names of the secrets that it gets in its environment, from the drone that runs it.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub secrets: BTreeSet<String>,
     /// Limits of each attempt.
+    #[serde(default)]
     pub limits: Limits,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde hands references")]
+fn is_zero(number: &u32) -> bool {
+    *number == 0
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde hands references")]
+fn is_zero_wide(number: &u64) -> bool {
+    *number == 0
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde hands references")]
+fn is_false(flag: &bool) -> bool {
+    !*flag
 }
 
 /// What a drone must have to be given a job. Jobs with equal needs compete for the same drones.
@@ -136,21 +246,62 @@ pub struct JobSpec {
 pub struct Needs {
     /// Labels, tools and features, those that the kind of work implies included.
     pub labels: BTreeSet<String>,
+    /// Tools with the lowest version that will do.
+    pub tools: BTreeMap<String, String>,
+    /// Processors.
+    pub cores: u32,
     /// Memory, MiB.
     pub memory_mb: u64,
+    /// Free disk, MiB.
+    pub disk_mb: u64,
 }
 
 impl JobSpec {
+    /// A job with nothing but its work: no labels, no dependencies, the usual limits, with effects outside.
+    pub fn new(id: JobId, target: impl Into<String>, work: Work) -> Self {
+        Self {
+            id,
+            work,
+            target: target.into(),
+            priority: 0,
+            labels: BTreeSet::new(),
+            tools: BTreeMap::new(),
+            cores: 0,
+            disk_mb: 0,
+            depends_on: BTreeSet::new(),
+            pure: false,
+            idempotent: false,
+            secrets: BTreeSet::new(),
+            limits: Limits::default(),
+        }
+    }
+
     /// What its drone must have: the labels asked for, and the tools without which its kind of work cannot begin.
     pub fn needs(&self) -> Needs {
-        let (source, tool) = match &self.work {
-            Work::Command { source, .. } => (Some(source), None),
-            Work::Debian { source: DebianSource::Tree { source } } => (Some(source), Some("tool:dpkg-buildpackage")),
-            Work::Debian { source: DebianSource::Archive { .. } } => (None, Some("tool:dpkg-buildpackage")),
+        let tool = match &self.work {
+            Work::Command { .. } => None,
+            Work::Debian { .. } => Some("tool:dpkg-buildpackage"),
+            Work::Portage { .. } | Work::Resolve { .. } => Some("tool:emerge"),
+            Work::Maven { .. } => Some("lang:java"),
         };
-        let git = source.filter(|source| matches!(source, Source::Git { .. })).map(|_| "tool:git");
+        let git = self.work.source().filter(|source| matches!(source, Source::Git { .. })).map(|_| "tool:git");
         let implied = tool.into_iter().chain(git).map(str::to_owned);
-        Needs { labels: self.labels.iter().cloned().chain(implied).collect(), memory_mb: self.limits.memory_max_mb }
+        Needs {
+            labels: self.labels.iter().cloned().chain(implied).collect(),
+            tools: self.tools.clone(),
+            cores: self.cores,
+            memory_mb: self.limits.memory_max_mb,
+            disk_mb: self.disk_mb,
+        }
+    }
+
+    /// What its history is kept under: the package without its version, or the target.
+    pub fn package(&self) -> &str {
+        match &self.work {
+            Work::Portage { atom, .. } => grammar::package_of_atom(atom),
+            Work::Debian { source: DebianSource::Archive { package, .. } } => package,
+            Work::Debian { .. } | Work::Command { .. } | Work::Maven { .. } | Work::Resolve { .. } => &self.target,
+        }
     }
 
     /// Whether this asks for what a job is that was queued before: equal but for the commit that its first attempt pinned.
@@ -168,8 +319,12 @@ impl JobSpec {
     /// The Git source, if it has one.
     pub fn git_source_mut(&mut self) -> Option<&mut Source> {
         let source = match &mut self.work {
-            Work::Command { source, .. } | Work::Debian { source: DebianSource::Tree { source } } => source,
-            Work::Debian { source: DebianSource::Archive { .. } } => return None,
+            Work::Command { source, .. }
+            | Work::Maven { source, .. }
+            | Work::Debian { source: DebianSource::Tree { source } | DebianSource::Dsc { source, .. } } => source,
+            Work::Debian { source: DebianSource::Archive { .. } } | Work::Portage { .. } | Work::Resolve { .. } => {
+                return None;
+            }
         };
         matches!(source, Source::Git { .. }).then_some(source)
     }

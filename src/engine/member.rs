@@ -33,6 +33,9 @@ pub struct Inventory {
     pub tools: BTreeMap<String, String>,
     /// Labels that the operator gave this machine.
     pub labels: BTreeSet<String>,
+    /// What builds can be given here: `sandbox`, `cgroup`, `user`, `netns`, …
+    #[serde(default)]
+    pub features: BTreeSet<String>,
 }
 
 /// What a node says about itself when it joins, and again whenever it changes.

@@ -193,10 +193,12 @@ trait Backend: Send + Sync {
     fn collect<'a>(&'a self, run: &'a mut Run) -> BoxFuture<'a, Result<Vec<collect::Found>, Failure>>;
 }
 
-fn backend(work: &Work) -> Box<dyn Backend> {
+/// None for work that this version of hive only knows by name.
+fn backend(work: &Work) -> Option<Box<dyn Backend>> {
     match work.clone() {
-        Work::Command { source, argv, artifacts } => Box::new(command::Command::new(source, argv, artifacts)),
-        Work::Debian { source } => Box::new(debian::Debian::new(source)),
+        Work::Command { source, argv, artifacts } => Some(Box::new(command::Command::new(source, argv, artifacts))),
+        Work::Debian { source } => Some(Box::new(debian::Debian::new(source))),
+        Work::Portage { .. } | Work::Maven { .. } | Work::Resolve { .. } => None,
     }
 }
 
@@ -210,7 +212,10 @@ async fn whole(inner: Arc<Inner>, attempt: Attempt, events: mpsc::Sender<Event>,
     if let Err(error) = grammar::job(&attempt.spec) {
         return Failure::policy(error.to_string()).into();
     }
-    let mut backend = backend(&attempt.spec.work);
+    let Some(mut backend) = backend(&attempt.spec.work) else {
+        let what = attempt.spec.work.backend();
+        return Failure::policy(format!("hive {} cannot do {what} jobs", env!("CARGO_PKG_VERSION"))).into();
+    };
     let mut run = match Run::begin(inner, attempt, events, signals).await {
         Ok(run) => run,
         Err(failure) => return failure.into(),

@@ -151,6 +151,7 @@ pub fn detect(options: &Options) -> Inventory {
         languages: present.iter().filter_map(|tool| tool.2).map(str::to_owned).collect(),
         tools: present.iter().map(|tool| (tool.0.to_owned(), String::new())).collect(),
         labels: options.labels.clone(),
+        features: BTreeSet::new(),
     }
 }
 

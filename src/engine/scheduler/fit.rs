@@ -160,6 +160,7 @@ impl Drone<'_> {
             Some(("arch", arch)) => inventory.arch == arch,
             Some(("distro", distro)) => inventory.distro == distro,
             Some(("virt", virt)) => inventory.virt == virt,
+            Some(("feature", feature)) => inventory.features.contains(feature),
             Some(("node", name)) => self.name == name,
             Some(("role", role)) => self.member.role.as_ref().is_some_and(|claim| claim.role == role),
             Some(_) => false,

@@ -78,6 +78,22 @@ impl Debian {
         run.judge(&end)
     }
 
+    /// The tree of a `.dsc` takes the place of the directory in which it came.
+    async fn unpack_dsc(run: &mut Run, file: &str) -> Result<(), Failure> {
+        let program = |argv: &[&str]| Program {
+            directory: "build".to_owned(),
+            argv: argv.iter().map(|&word| word.to_owned()).collect(),
+            environment: BTreeMap::new(),
+            sandbox: true,
+        };
+        let dsc = format!("src/{file}");
+        let end = run.step(program(&["dpkg-source", "--no-copy", "--extract", "--", &dsc, "tree"])).await?;
+        run.judge(&end)?;
+        let build = run.directory.join("build");
+        fs::rename(build.join("src"), build.join("dsc"))?;
+        Ok(fs::rename(build.join("tree"), build.join("src"))?)
+    }
+
     /// Names what is missing, and installs it where that is allowed.
     async fn dependencies(run: &mut Run) -> Result<(), Failure> {
         let check = || Program::inside(&["dpkg-checkbuilddeps"]);
@@ -123,6 +139,10 @@ impl Backend for Debian {
                     Self::fetch_archive(run, package, version.as_deref()).await?;
                 }
                 DebianSource::Tree { source } => sources::bring(run, source).await?,
+                DebianSource::Dsc { source, file } => {
+                    sources::bring(run, source).await?;
+                    Self::unpack_dsc(run, file).await?;
+                }
             }
             let end = run.step(Program::inside(&["dpkg-parsechangelog", "--show-field", "Timestamp"])).await?;
             if !end.exit.succeeded() {
