@@ -16,7 +16,11 @@ pub fn gentoo_package(atom: &str) -> Result<(), GrammarError> {
         |rest| Rule { field: FIELD, first: |c| alphanumeric(c) || c == '_', rest, length: 1..=63, expected: EXPECTED };
     let whole = |error| GrammarError { got: atom.chars().take(80).collect(), ..error };
     rule(|c| alphanumeric(c) || matches!(c, '+' | '_' | '.' | '-')).check(category).map_err(whole)?;
-    rule(|c| alphanumeric(c) || matches!(c, '+' | '_' | '-')).check(name).map_err(whole)
+    rule(|c| alphanumeric(c) || matches!(c, '+' | '_' | '-')).check(name).map_err(whole)?;
+    if split_version(atom).is_some() {
+        return refuse(FIELD, atom, format!("ends in a version; for exactly this one write ={atom}"));
+    }
+    Ok(())
 }
 
 /// What [`Work::Portage`] builds: `category/name`, or `=category/name-version` for one version; with `:slot` and
@@ -143,7 +147,6 @@ mod tests {
                 "dev-lang/python:3.12",
                 "app-misc/hello::tiny",
                 "=sys-devel/gcc-14.0.0_pre20240101",
-                "=app-misc/font-2-3.0",
             ],
         );
         all_refused(
@@ -152,6 +155,8 @@ mod tests {
                 "",
                 "git",
                 "=dev-vcs/git",
+                "dev-vcs/git-2.45",
+                "=app-misc/font-2-3.0",
                 ">=dev-vcs/git-2",
                 "~dev-vcs/git-2",
                 "!dev-vcs/git",
@@ -177,7 +182,7 @@ mod tests {
             ("dev-vcs/git", "dev-vcs/git"),
             ("dev-lang/python:3.12", "dev-lang/python"),
             ("=dev-lang/python-3.12.4-r2:3.12::gentoo", "dev-lang/python"),
-            ("=app-misc/font-2-3.0", "app-misc/font"),
+            ("=x11-libs/gtk+-2.24.33-r3", "x11-libs/gtk+"),
         ] {
             assert_eq!(package_of_atom(atom), package, "{atom}");
         }
