@@ -17,8 +17,10 @@
 pub mod id;
 
 pub mod command;
+pub mod control;
 pub mod job;
 pub mod member;
+pub mod session;
 
 pub mod ballot;
 pub mod beacon;

@@ -265,13 +265,13 @@ fn a_plan_is_bounded_and_finds_work_behind_what_nobody_can_do() {
     let mut replica = Replica::founded(1);
     for first in (0..1_000).step_by(50) {
         let jobs = (first..first + 50).map(|number| labelled(number + 1, &["unobtainium"])).collect();
-        replica.run(Command::Submit { session: session_id(1), submitter: "me".to_owned(), jobs });
+        replica.run(Command::submit(session_id(1), "me", jobs));
     }
     let id = replica.submit(JobSpec { priority: -100, ..pure_job(5_000) });
     assert_eq!(assigned(&replica, &view(1)), [(id, peer(0))]);
     for first in (0..600).step_by(50) {
         let jobs = (first..first + 50).map(|number| pure_job(number + 10_000)).collect();
-        replica.run(Command::Submit { session: session_id(2), submitter: "me".to_owned(), jobs });
+        replica.run(Command::submit(session_id(2), "me", jobs));
     }
     let mut view = view(1);
     view.drones.get_mut(&peer(0)).unwrap().slots = Some(10_000);

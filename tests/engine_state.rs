@@ -11,7 +11,8 @@ use hive::engine::command::{Batch, Command, Origin, Progress, Proposal, RankedRo
 use hive::engine::id::{HiveId, Token, UnixMillis};
 use hive::engine::job::{AttemptState, FailureClass, JobSpec, JobState, Outcome, Source};
 use hive::engine::state::{
-    DRONE_INFRA_FAILURES_MAX, GROUNDED_MS, INFRA_FAILURES_MAX, MEMBERS_MAX, Row, State, TERMINAL_KEPT, WINDOW, table,
+    DRONE_INFRA_FAILURES_MAX, DroneRecord, GROUNDED_MS, INFRA_FAILURES_MAX, MEMBERS_MAX, Row, State, TERMINAL_KEPT,
+    WINDOW, table,
 };
 
 fn claim(node: u32, ballot: &str, ranking: &[(&str, Option<u32>)]) -> Command {
@@ -217,7 +218,7 @@ fn submitting_twice_is_submitting_once() {
     let mut replica = Replica::founded(1);
     replica.submit(pure_job(1));
     let jobs = vec![pure_job(1), pure_job(2), pure_job(2)];
-    let submit = Command::Submit { session: session_id(2), submitter: "me".to_owned(), jobs };
+    let submit = Command::submit(session_id(2), "me", jobs);
     assert_eq!(replica.run(submit), Reply::Done);
     assert_eq!(replica.job(job_id(1)).session, session_id(1));
     assert_eq!(replica.state.jobs().map(|job| job.ordinal).collect::<Vec<_>>(), [1, 2]);
@@ -230,7 +231,7 @@ fn submitting_twice_is_submitting_once() {
 fn other_work_under_a_known_id_is_refused_and_changes_nothing() {
     let mut replica = Replica::founded(1);
     replica.submit(pure_job(1));
-    let submit = |jobs| Command::Submit { session: session_id(2), submitter: "me".to_owned(), jobs };
+    let submit = |jobs| Command::submit(session_id(2), "me", jobs);
     let other = JobSpec { priority: 50, ..pure_job(1) };
     assert_eq!(rejected(&replica.run(submit(vec![pure_job(2), other]))), Some(RejectCode::Conflict));
     assert!(replica.state.job(&job_id(2)).is_none(), "all or nothing");
@@ -246,7 +247,7 @@ fn a_job_that_was_pinned_meanwhile_is_still_the_same_job() {
     replica.submit(git_job(1));
     let token = replica.assign(job_id(1), 0);
     replica.report(job_id(1), token, Progress::Building { pinned_commit: Some("a".repeat(40)) });
-    let submit = |job| Command::Submit { session: session_id(1), submitter: "me".to_owned(), jobs: vec![job] };
+    let submit = |job| Command::submit(session_id(1), "me", vec![job]);
     assert_eq!(replica.run(submit(git_job(1))), Reply::Done);
     let mut elsewhere = git_job(1);
     if let Some(Source::Git { commit, .. }) = elsewhere.git_source_mut() {
@@ -260,11 +261,11 @@ fn a_submission_with_one_bad_job_queues_nothing() {
     let mut replica = Replica::founded(1);
     let mut bad = pure_job(2);
     bad.priority = 101;
-    let submit = |jobs| Command::Submit { session: session_id(1), submitter: "me".to_owned(), jobs };
+    let submit = |jobs| Command::submit(session_id(1), "me", jobs);
     assert_eq!(rejected(&replica.run(submit(vec![pure_job(1), bad]))), Some(RejectCode::Invalid));
     assert_eq!(rejected(&replica.run(submit(Vec::new()))), Some(RejectCode::Invalid));
     assert_eq!(rejected(&replica.run(submit((0..65).map(pure_job).collect()))), Some(RejectCode::Invalid));
-    let nobody = Command::Submit { session: session_id(1), submitter: String::new(), jobs: vec![pure_job(1)] };
+    let nobody = Command::submit(session_id(1), "", vec![pure_job(1)]);
     assert_eq!(rejected(&replica.run(nobody)), Some(RejectCode::Invalid));
     assert_eq!(replica.state.jobs_len(), 0);
     assert!(replica.state.session(&session_id(1)).is_none());
@@ -503,7 +504,7 @@ fn two_different_drones_block_a_package_and_one_alone_fails_it() {
         assert_eq!(replica.job(id).state, state);
     }
     assert!(replica.job(id).reason.as_deref().unwrap().contains("2 different drones"));
-    assert_eq!(replica.state.drone_record(&peer(1)), Default::default(), "packages do not count against drones");
+    assert_eq!(replica.state.drone_record(&peer(1)), &DroneRecord::default(), "packages do not count against drones");
 }
 
 #[test]
@@ -754,7 +755,7 @@ fn old_jobs_become_history_and_are_still_known() {
         let ids: Vec<u128> = (first..first + 50).map(|number| u128::try_from(number).unwrap() + 1).collect();
         let session = session_id(u128::try_from(first).unwrap());
         let jobs = ids.iter().copied().map(pure_job).collect();
-        let submit = Command::Submit { session, submitter: "me".to_owned(), jobs };
+        let submit = Command::submit(session, "me", jobs);
         let mut proposals = vec![replica.proposal(&submit)];
         for id in ids {
             let cancel = Command::Cancel { job: job_id(id), reason: "x".to_owned() };
@@ -765,7 +766,8 @@ fn old_jobs_become_history_and_are_still_known() {
     }
     assert_eq!(replica.state.jobs_len(), TERMINAL_KEPT);
     assert_eq!(replica.state.counts().cancelled, u64::try_from(total).unwrap());
-    assert_eq!(replica.state.sessions().count(), TERMINAL_KEPT / 50);
+    assert_eq!(replica.state.sessions().count(), total / 50, "sessions stay when their jobs are history");
+    assert_eq!(replica.state.session_counts(&session_id(0)).cancelled, 50);
     let row = replica.state.history_row(&job_id(1)).expect("in the history");
     let past = State::job_of_history(&replica.store[&row]).expect("a job");
     assert_eq!((past.spec, past.state), (pure_job(1), JobState::Cancelled));

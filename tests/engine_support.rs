@@ -88,7 +88,7 @@ pub fn building() -> Progress {
 pub fn rejected(reply: &Reply) -> Option<RejectCode> {
     match reply {
         Reply::Rejected { code, .. } => Some(*code),
-        Reply::Done | Reply::Role { .. } | Reply::Assigned { .. } => None,
+        Reply::Done | Reply::Role { .. } | Reply::Assigned { .. } | Reply::Changed { .. } => None,
     }
 }
 
@@ -156,7 +156,7 @@ impl Replica {
 
     pub fn submit(&mut self, spec: JobSpec) -> JobId {
         let id = spec.id;
-        let submit = Command::Submit { session: session_id(1), submitter: "me".to_owned(), jobs: vec![spec] };
+        let submit = Command::submit(session_id(1), "me", vec![spec]);
         assert_eq!(self.run(submit), Reply::Done);
         id
     }
@@ -194,6 +194,16 @@ impl Replica {
         assert_eq!(reloaded.chain(), self.state.chain());
         assert_eq!(reloaded.applied_index(), self.state.applied_index());
         assert_eq!(reloaded.counts(), self.state.counts());
+        for (id, _) in self.state.sessions() {
+            assert_eq!(reloaded.session_counts(id), self.state.session_counts(id));
+        }
+        for job in self.state.jobs() {
+            let of = |state: &State| {
+                let ids = |jobs: Vec<&Job>| jobs.iter().map(|job| job.spec.id).collect::<Vec<_>>();
+                state.wait(&job.spec.id).map(|wait| (ids(wait.pending), ids(wait.dead), wait.lost))
+            };
+            assert_eq!(of(&reloaded), of(&self.state), "what {} waits for", job.spec.id);
+        }
         assert_eq!(
             reloaded.waiting().map(|(needs, jobs)| (needs.clone(), jobs.count())).collect::<Vec<_>>(),
             self.state.waiting().map(|(needs, jobs)| (needs.clone(), jobs.count())).collect::<Vec<_>>(),
@@ -213,7 +223,8 @@ pub fn store(rows: &mut BTreeMap<Row, Vec<u8>>, changes: &[Change]) {
 /// Counts by walking all jobs in memory.
 pub fn recount(state: &State) -> QueueCounts {
     use hive::engine::job::{AttemptState, JobState};
-    let of = |wanted: JobState| u64::try_from(state.jobs().filter(|job| job.state == wanted).count()).unwrap();
+    let of =
+        |wanted: JobState| u64::try_from(state.jobs().filter(|job| state.shown_state(job) == wanted).count()).unwrap();
     let building = state.jobs().filter_map(Job::live_attempt).filter(|attempt| attempt.state != AttemptState::Assigned);
     QueueCounts {
         needed: of(JobState::Needed),

@@ -232,6 +232,7 @@ fn command(source: Source, argv: &[&str], artifacts: &[&str]) -> Work {
 fn artifacts(outcome: Outcome) -> Vec<Artifact> {
     match outcome {
         Outcome::Succeeded { artifacts } => artifacts,
+        Outcome::Returned { reason } | Outcome::NotUploaded { reason } => panic!("{reason}"),
         Outcome::Failed { class, reason, exit_code } => panic!("failed: {class:?} {reason} {exit_code:?}"),
     }
 }
@@ -239,6 +240,7 @@ fn artifacts(outcome: Outcome) -> Vec<Artifact> {
 fn failure(outcome: Outcome) -> (FailureClass, String, Option<i32>) {
     match outcome {
         Outcome::Failed { class, reason, exit_code } => (class, reason, exit_code),
+        Outcome::Returned { reason } | Outcome::NotUploaded { reason } => panic!("{reason}"),
         Outcome::Succeeded { artifacts } => panic!("succeeded with {artifacts:?}"),
     }
 }

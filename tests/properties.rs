@@ -16,9 +16,11 @@ use engine_support::{
     Replica, artifact, building, epoch, failed, job_id, member, peer, pure_job, recount, session_id, succeeded,
 };
 use hive::engine::command::{Batch, Command, Progress, Proposal, RankedRole, RejectCode, Reply};
-use hive::engine::id::{JobId, Token};
-use hive::engine::job::{AttemptState, FailureClass, Job, JobState, Outcome};
+use hive::engine::control::{Control, DroneChange, Jobs};
+use hive::engine::id::{JobId, PeerId, Token};
+use hive::engine::job::{AttemptState, FailureClass, Job, JobSpec, JobState, Outcome};
 use hive::engine::scheduler::{DroneView, Leases, Now, Settings, View, plan};
+use hive::engine::session::{SessionAbout, SessionPhase};
 use hive::engine::state::{Row, State, table};
 use proptest::collection::vec;
 use proptest::prelude::{Just, ProptestConfig, Strategy, any, prop_assert, prop_assert_eq, prop_oneof, proptest};
@@ -31,7 +33,13 @@ enum Op {
     Leave { node: u32 },
     Bind { node: u32, raft_id: Option<u64> },
     Claim { node: u32, ballot: u8, cap: u32 },
-    Submit { jobs: Vec<(u8, i32, bool, u8)>, session: u8 },
+    Submit { jobs: Vec<Asked>, session: u8 },
+    Draft { jobs: Vec<Asked>, session: u8 },
+    Open { session: u8, jobs: u64 },
+    Drop { session: u8 },
+    Control { kind: u8, job: u8, node: u32 },
+    Revoke { token: Index },
+    EndBlock { job: u8 },
     Assign { job: u8, node: u32 },
     Report { token: Index, progress: u8 },
     ReportWrong { job: u8, token: Index },
@@ -39,6 +47,14 @@ enum Op {
     Cancel { job: u8 },
     Epoch,
     Retry { which: Index },
+}
+
+/// A job that is submitted: its number, priority, purity, kind, and what it waits for.
+type Asked = (u8, i32, bool, u8, Option<u8>);
+
+fn asked() -> impl Strategy<Value = Vec<Asked>> {
+    let after = proptest::option::weighted(0.4, 0_u8..8);
+    vec((0_u8..8, -2_i32..3, any::<bool>(), 0_u8..4, after), 1..4)
 }
 
 fn op() -> impl Strategy<Value = Op> {
@@ -49,10 +65,15 @@ fn op() -> impl Strategy<Value = Op> {
         1 => (1_u32..4).prop_map(|node| Op::Leave { node }),
         1 => (node(), proptest::option::of(0_u64..6)).prop_map(|(node, raft_id)| Op::Bind { node, raft_id }),
         1 => (node(), 0_u8..3, 0_u32..3).prop_map(|(node, ballot, cap)| Op::Claim { node, ballot, cap }),
-        3 => (vec((job(), -2_i32..3, any::<bool>(), 0_u8..3), 1..4), 0_u8..2)
-            .prop_map(|(jobs, session)| Op::Submit { jobs, session }),
+        3 => (asked(), 0_u8..2).prop_map(|(jobs, session)| Op::Submit { jobs, session }),
+        1 => (asked(), 1_u8..4).prop_map(|(jobs, session)| Op::Draft { jobs, session }),
+        1 => (1_u8..4, 1_u64..4).prop_map(|(session, jobs)| Op::Open { session, jobs }),
+        1 => (1_u8..4).prop_map(|session| Op::Drop { session }),
+        2 => (0_u8..16, job(), node()).prop_map(|(kind, job, node)| Op::Control { kind, job, node }),
+        1 => any::<Index>().prop_map(|token| Op::Revoke { token }),
+        1 => job().prop_map(|job| Op::EndBlock { job }),
         8 => (job(), node()).prop_map(|(job, node)| Op::Assign { job, node }),
-        12 => (any::<Index>(), 0_u8..9).prop_map(|(token, progress)| Op::Report { token, progress }),
+        12 => (any::<Index>(), 0_u8..11).prop_map(|(token, progress)| Op::Report { token, progress }),
         1 => (job(), any::<Index>()).prop_map(|(job, token)| Op::ReportWrong { job, token }),
         3 => any::<Index>().prop_map(|token| Op::Lose { token }),
         1 => job().prop_map(|job| Op::Cancel { job }),
@@ -70,7 +91,43 @@ fn progress(number: u8) -> Progress {
         5 => failed(FailureClass::Infra),
         6 => failed(FailureClass::Policy),
         7 => failed(FailureClass::Stale),
+        8 => Progress::Ended { outcome: Outcome::Returned { reason: "no room".to_owned() } },
+        9 => Progress::Ended { outcome: Outcome::NotUploaded { reason: "no way".to_owned() } },
         _ => Progress::Ended { outcome: Outcome::Succeeded { artifacts: vec![artifact("b.deb")] } },
+    }
+}
+
+fn spec((number, priority, pure, kind, after): &Asked) -> JobSpec {
+    let mut spec = pure_job(u128::from(*number));
+    spec.priority = *priority;
+    spec.pure = *pure;
+    spec.labels.extend((*kind == 1).then(|| "label".to_owned()));
+    spec.idempotent = *kind == 2;
+    if *kind == 3 {
+        spec.work = pure_job(0).work;
+    }
+    spec.depends_on.extend(after.map(|after| job_id(u128::from(after))));
+    spec
+}
+
+fn control(kind: u8, job: JobId, node: PeerId) -> Control {
+    let one = Jobs::One(job);
+    match kind {
+        0 => Control::Pause,
+        1 | 2 => Control::Resume,
+        3 => Control::Block { jobs: one },
+        4 => Control::Unblock { jobs: one },
+        5 => Control::RetryFailures { jobs: Jobs::All },
+        6 => Control::ClearFailures,
+        7 => Control::Reset { running: true },
+        8 => Control::Rebalance { running: false },
+        9 => Control::Reclaim { jobs: one, running: true },
+        10 => Control::Unground { node: None },
+        11 => Control::ClearHistory,
+        12 => Control::CancelSession { session: session_id(1) },
+        13 => Control::Drone { node, change: DroneChange::Drain { deadline_ms: Some(5) } },
+        14 => Control::Drone { node, change: DroneChange::Pause },
+        _ => Control::Drone { node, change: DroneChange::Resume },
     }
 }
 
@@ -112,16 +169,30 @@ impl History {
                 Command::ClaimRole { peer_id: peer(*node), ranking, ballot: format!("b{ballot}") }
             }
             Op::Submit { jobs, session } => {
-                let spec = |(number, priority, pure, label): &(u8, i32, bool, u8)| {
-                    let mut spec = pure_job(u128::from(*number));
-                    spec.priority = *priority;
-                    spec.pure = *pure;
-                    spec.labels.extend((*label > 0).then(|| format!("label{label}")));
-                    spec
-                };
-                let session = session_id(u128::from(*session));
-                Command::Submit { session, submitter: "me".to_owned(), jobs: jobs.iter().map(spec).collect() }
+                Command::submit(session_id(u128::from(*session)), "me", jobs.iter().map(spec).collect())
             }
+            Op::Draft { jobs, session } => Command::Submit {
+                session: session_id(u128::from(*session)),
+                about: SessionAbout::by("me"),
+                draft: Some(peer(0)),
+                jobs: jobs.iter().map(spec).collect(),
+            },
+            Op::Open { session, jobs } => {
+                Command::OpenSession { session: session_id(u128::from(*session)), jobs: *jobs }
+            }
+            Op::Drop { session } => {
+                Command::DropSession { session: session_id(u128::from(*session)), reason: "no".to_owned() }
+            }
+            Op::Control { kind, job: number, node } => Command::Control {
+                action: control(*kind, job(*number), peer(*node)),
+                by: "me".to_owned(),
+                why: "because".to_owned(),
+            },
+            Op::Revoke { token } => {
+                let (job, token) = self.token(token);
+                Command::Revoke { job, token, reason: "elsewhere".to_owned() }
+            }
+            Op::EndBlock { job: number } => Command::EndBlock { job: job(*number) },
             Op::Assign { job: number, node } => Command::Assign { job: job(*number), node: peer(*node) },
             Op::Report { token, progress: number } => {
                 let (job, token) = self.token(token);
@@ -175,6 +246,14 @@ impl History {
                         );
                     }
                 }
+                (Command::Control { action, .. }, Reply::Changed { .. }) => match action {
+                    // What failed begins anew, and what is history may come again.
+                    Control::RetryFailures { .. } | Control::Reset { .. } => {
+                        self.over.retain(|_, job| matches!(job.state, JobState::Received | JobState::Cancelled));
+                    }
+                    Control::ClearHistory => self.over.clear(),
+                    _ => {}
+                },
                 _ => {}
             }
         }
@@ -184,7 +263,8 @@ impl History {
         assert_eq!(state.counts(), recount(state));
         for job in state.jobs() {
             let accepted = job.attempts.iter().filter(|attempt| attempt.state == AttemptState::Accepted).count();
-            assert_eq!(accepted, usize::from(job.state == JobState::Received), "{:?}", job.attempts);
+            let own = job.state == JobState::Received && job.joined.is_none();
+            assert_eq!(accepted, usize::from(own), "{:?}", job.attempts);
             assert_eq!(job.live_attempt().is_some(), job.state == JobState::Delegated);
             assert!(job.attempts.windows(2).all(|pair| pair[0].token.counter < pair[1].token.counter));
             assert!(job.attempts.iter().rev().skip(1).all(|attempt| attempt.state.is_over()));
@@ -197,13 +277,50 @@ impl History {
             }
         }
         let waiting: BTreeSet<JobId> = state.waiting().flat_map(|(_, jobs)| jobs.map(|job| job.spec.id)).collect();
-        let needed = state.jobs().filter(|job| job.state == JobState::Needed).map(|job| job.spec.id);
-        assert_eq!(waiting, needed.collect());
+        let needed = state.jobs().filter(|job| job.state == JobState::Needed && is_free(state, job));
+        assert_eq!(waiting, needed.map(|job| job.spec.id).collect());
+        check_gates(state);
         let names: BTreeSet<&str> =
             state.members().filter(|member| !member.left).map(|member| member.display_name.as_str()).collect();
         assert_eq!(names.len(), state.members().filter(|member| !member.left).count(), "names are unique");
         let bound: Vec<u64> = state.members().filter_map(|member| member.raft_id).collect();
         assert_eq!(bound.iter().collect::<BTreeSet<_>>().len(), bound.len(), "a Raft id belongs to one node");
+    }
+}
+
+fn waits_for(job: &Job) -> impl Iterator<Item = &JobId> {
+    job.spec.depends_on.iter().chain(&job.joined)
+}
+
+/// Everything that it waits for has succeeded, worked out from the rows alone.
+fn is_free(state: &State, job: &Job) -> bool {
+    waits_for(job).all(|id| state.job(id).is_some_and(|other| other.state == JobState::Received))
+}
+
+/// It waits for something that will not succeed by itself, worked out from the rows alone.
+fn is_held(state: &State, job: &Job, depth: usize) -> bool {
+    assert!(depth < 32, "jobs wait for each other");
+    waits_for(job).any(|id| {
+        state.job(id).is_none_or(|other| match other.state {
+            JobState::Received => false,
+            JobState::Needed | JobState::Delegated => is_held(state, other, depth + 1),
+            _ => true,
+        })
+    })
+}
+
+fn check_gates(state: &State) {
+    for job in state.jobs().filter(|job| !job.state.is_terminal()) {
+        let held = is_held(state, job, 0);
+        assert_eq!(state.wait(&job.spec.id).is_none(), is_free(state, job), "{:?}", job.spec.id);
+        assert_eq!(state.wait(&job.spec.id).is_some_and(|wait| !wait.dead.is_empty() || wait.lost), held);
+        let blocked = job.state == JobState::Blocked || (job.state == JobState::Needed && held);
+        assert_eq!(state.shown_state(job) == JobState::Blocked, blocked);
+    }
+    for (id, session) in state.sessions().filter(|(_, session)| session.phase != SessionPhase::Draft) {
+        let counts = state.session_counts(id);
+        assert_eq!(counts.total(), session.jobs, "every job of a session is counted once");
+        assert_eq!(session.ended_at.is_some(), counts.open() == 0, "a session is over when its jobs are");
     }
 }
 

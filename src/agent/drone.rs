@@ -299,7 +299,7 @@ impl Drone {
                     }
                     all || !patient
                 }
-                Outcome::Failed { .. } => true,
+                Outcome::Failed { .. } | Outcome::Returned { .. } | Outcome::NotUploaded { .. } => true,
             };
             let settled = copied && {
                 let command = Command::Report { job, token, progress: Progress::Ended { outcome } };

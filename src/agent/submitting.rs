@@ -14,8 +14,9 @@ use crate::api::{ApiError, ApiResult, ErrorCode, StoredBlob, SubmitRequest, Subm
 use crate::blobs::fetch::FetchError;
 use crate::engine::command::{Command, SUBMIT_JOBS_MAX};
 use crate::engine::grammar::{self, SOURCE_MAX_BYTES};
-use crate::engine::id::JobId;
+use crate::engine::id::{JobId, SessionId};
 use crate::engine::job::JobSpec;
+use crate::engine::session::SessionAbout;
 use crate::engine::state::State;
 use crate::web::node::ByteStream;
 
@@ -39,16 +40,29 @@ pub(super) async fn submit(shared: &Shared, request: SubmitRequest, submitter: S
     }
     let jobs: Vec<SubmittedJob> =
         request.jobs.iter().map(|spec| SubmittedJob { id: spec.id, target: spec.target.clone() }).collect();
-    let commands = request.jobs.chunks(SUBMIT_JOBS_MAX).map(|jobs| Command::Submit {
-        session: request.session,
-        submitter: submitter.clone(),
+    let about = SessionAbout { submitter, name: request.name, profile: request.profile };
+    queue(shared, request.session, &about, &request.jobs).await?;
+    wait_until(shared, |state| jobs.iter().all(|job| state.knows_job(&job.id))).await;
+    Ok(Submitted { session: request.session, jobs })
+}
+
+/// Proposes jobs of one session. More than one command can hold become visible together, or not at all.
+async fn queue(shared: &Shared, session: SessionId, about: &SessionAbout, jobs: &[JobSpec]) -> ApiResult<()> {
+    let draft = (jobs.len() > SUBMIT_JOBS_MAX).then(|| shared.me.peer_id.clone());
+    let commands = jobs.chunks(SUBMIT_JOBS_MAX).map(|jobs| Command::Submit {
+        session,
+        about: about.clone(),
+        draft: draft.clone(),
         jobs: jobs.to_vec(),
     });
     for reply in propose_all(shared, commands.collect(), WRITE_TIMEOUT).await? {
         accepted(reply)?;
     }
-    wait_until(shared, |state| jobs.iter().all(|job| state.knows_job(&job.id))).await;
-    Ok(Submitted { session: request.session, jobs })
+    if draft.is_some() {
+        let command = Command::OpenSession { session, jobs: jobs.len() as u64 };
+        accepted(propose(shared, command, WRITE_TIMEOUT).await?)?;
+    }
+    Ok(())
 }
 
 /// Of a job that is history only this can tell: apply sees its id, not what it was.

@@ -295,7 +295,7 @@ async fn bind(shared: &Shared, peer_id: &PeerId, raft_id: Option<u64>) -> anyhow
     let command = Command::BindReplica { peer_id: peer_id.clone(), raft_id };
     match propose(shared, command, BIND_TIMEOUT).await? {
         Reply::Rejected { message, .. } => anyhow::bail!("the Raft id of {peer_id} was not taken: {message}"),
-        Reply::Done | Reply::Role { .. } | Reply::Assigned { .. } => Ok(()),
+        Reply::Done | Reply::Role { .. } | Reply::Assigned { .. } | Reply::Changed { .. } => Ok(()),
     }
 }
 

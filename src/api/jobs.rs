@@ -17,7 +17,7 @@ pub struct JobView {
     pub session: SessionId,
     /// Where it stands.
     pub state: JobState,
-    /// `command` or `debian`.
+    /// `command`, `debian`, `portage`, `maven` or `resolve`.
     pub backend: String,
     /// What is built, for people.
     pub target: String,
@@ -71,7 +71,7 @@ pub struct JobLine {
     pub id: JobId,
     /// Where it stands.
     pub state: JobState,
-    /// `command` or `debian`.
+    /// `command`, `debian`, `portage`, `maven` or `resolve`.
     pub backend: String,
     /// What is built.
     pub target: String,
@@ -92,6 +92,12 @@ pub struct JobLine {
 pub struct SubmitRequest {
     /// The session; made when it is new.
     pub session: SessionId,
+    /// Name of a new session, for people; may be empty.
+    #[serde(default)]
+    pub name: String,
+    /// Build profile of a new session.
+    #[serde(default)]
+    pub profile: Option<String>,
     /// The jobs.
     pub jobs: Vec<JobSpec>,
 }

@@ -280,7 +280,8 @@ impl Demo<'_> {
             ..JobSpec::new(JobId(Uuid::new_v4()), "hive-hello", work)
         };
         let id = spec.id;
-        let request = SubmitRequest { session: SessionId(Uuid::new_v4()), jobs: vec![spec] };
+        let request =
+            SubmitRequest { session: SessionId(Uuid::new_v4()), name: String::new(), profile: None, jobs: vec![spec] };
         client.post::<Submitted>("/api/v1/jobs", &request).await?;
         let kind = if debian { "a Debian package" } else { "a C program (dpkg-buildpackage is not installed)" };
         self.say(&format!("queued {kind} through {}: job {id}", self.nodes[builder].name));

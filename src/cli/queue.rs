@@ -116,7 +116,7 @@ async fn add(ui: &Ui, client: &Client, args: QueueAddArgs) -> Outcome {
     for (target, work) in works(ui, client, &args).await? {
         jobs.push(spec(&args, target, work)?);
     }
-    let request = SubmitRequest { session: SessionId(Uuid::new_v4()), jobs };
+    let request = SubmitRequest { session: SessionId(Uuid::new_v4()), name: String::new(), profile: None, jobs };
     let answer = submit(client, &request).await?;
     if !args.wait {
         ui.answer(&answer, |submitted| {

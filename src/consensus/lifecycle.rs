@@ -68,7 +68,7 @@ fn try_founding(batch: &Batch) -> Result<(), ConsensusError> {
     let applied = State::new().apply(1, batch).map_err(|halt| ConsensusError::Rejected(halt.to_string()))?;
     match applied.replies.into_iter().next() {
         Some(Reply::Rejected { message, .. }) => Err(ConsensusError::Rejected(message)),
-        Some(Reply::Done | Reply::Role { .. } | Reply::Assigned { .. }) | None => Ok(()),
+        Some(Reply::Done | Reply::Role { .. } | Reply::Assigned { .. } | Reply::Changed { .. }) | None => Ok(()),
     }
 }
 

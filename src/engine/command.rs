@@ -6,9 +6,11 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::control::Control;
 use super::id::{Epoch, HiveId, JobId, PeerId, SessionId, Token, UnixMillis};
 use super::job::{JobSpec, Outcome};
 use super::member::{MemberInfo, RoleClaim};
+use super::session::SessionAbout;
 
 /// Deepest nesting accepted in an encoded command; the deepest that is written has 9 levels.
 const NESTING_MAX: usize = 32;
@@ -67,10 +69,26 @@ pub enum Command {
     Submit {
         /// The session, made when it is new.
         session: SessionId,
-        /// Who.
-        submitter: String,
+        /// Who, and what is said of the session if it is new.
+        about: SessionAbout,
+        /// A new session is a draft, handed in by this node: its jobs are neither seen nor run before it is opened.
+        draft: Option<PeerId>,
         /// At most [`SUBMIT_JOBS_MAX`].
         jobs: Vec<JobSpec>,
+    },
+    /// Makes the jobs of a draft visible, all at once, and runs them.
+    OpenSession {
+        /// The session.
+        session: SessionId,
+        /// How many jobs were handed in; refused when some are missing.
+        jobs: u64,
+    },
+    /// Takes a draft back, with all its jobs.
+    DropSession {
+        /// The session.
+        session: SessionId,
+        /// Why, for whoever looks at its resolution.
+        reason: String,
     },
     /// Give a job to a drone. Refused unless the job is `needed` and the drone a member.
     Assign {
@@ -97,6 +115,29 @@ pub enum Command {
         /// One sentence.
         reason: String,
     },
+    /// The coordinator takes back what has not begun, to give it to another drone. Nobody is to blame.
+    Revoke {
+        /// The job.
+        job: JobId,
+        /// The attempt; refused when it is not the live one, or has begun.
+        token: Token,
+        /// One sentence.
+        reason: String,
+    },
+    /// A block that was not made by hand is over.
+    EndBlock {
+        /// The job; refused before its time.
+        job: JobId,
+    },
+    /// An operator acts on the queue or on drones.
+    Control {
+        /// What.
+        action: Control,
+        /// Who.
+        by: String,
+        /// One sentence, may be empty.
+        why: String,
+    },
     /// An operator ends a job.
     Cancel {
         /// The job.
@@ -114,6 +155,13 @@ pub enum Command {
         /// The new epoch.
         epoch: Epoch,
     },
+}
+
+impl Command {
+    /// Queues jobs at once, in a session without a name.
+    pub fn submit(session: SessionId, submitter: impl Into<String>, jobs: Vec<JobSpec>) -> Self {
+        Self::Submit { session, about: SessionAbout::by(submitter), draft: None, jobs }
+    }
 }
 
 /// One role of a ballot's outcome.
@@ -240,6 +288,13 @@ pub enum Reply {
         token: Token,
         /// Its number.
         attempt: u32,
+    },
+    /// What an operator's action changed.
+    Changed {
+        /// Jobs.
+        jobs: u64,
+        /// Drones.
+        drones: u64,
     },
     /// Understood and refused; nothing changed.
     Rejected {

@@ -11,7 +11,7 @@ use super::grammar;
 use super::id::{JobId, PeerId, SessionId, Sha256Hash, Token, UnixMillis};
 
 /// Where the sources of a `command` job come from.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "snake_case")]
 pub enum Source {
     /// A local directory, archived deterministically when it was queued.
@@ -33,7 +33,7 @@ pub enum Source {
 }
 
 /// What is to be done, by kind of builder.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(tag = "backend", rename_all = "snake_case")]
 pub enum Work {
     /// Run one program in a checkout.
@@ -79,7 +79,7 @@ pub enum Work {
 }
 
 /// How Maven is run.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct MavenOptions {
     /// Maven's `-T`: `4`, or `1C` for one thread per processor. None: one.
     pub threads: Option<String>,
@@ -135,7 +135,7 @@ impl Work {
 }
 
 /// What a `debian` job builds.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "snake_case")]
 pub enum DebianSource {
     /// A source package of the drone's configured archives.
@@ -304,6 +304,21 @@ impl JobSpec {
         }
     }
 
+    /// It may be run again after it began: it has no effects outside, or having them twice is declared to be harmless.
+    pub fn may_repeat(&self) -> bool {
+        self.pure || self.idempotent
+    }
+
+    /// Whether one result would do for both: what is built, of what and where it may be, and not how urgent it is.
+    pub fn does_the_same_as(&self, other: &Self) -> bool {
+        self.pure
+            && other.pure
+            && self.work == other.work
+            && self.labels == other.labels
+            && self.tools == other.tools
+            && self.secrets == other.secrets
+    }
+
     /// Whether this asks for what a job is that was queued before: equal but for the commit that its first attempt pinned.
     pub fn asks_the_same_as(&self, queued: &Self) -> bool {
         let mut asked = self.clone();
@@ -312,6 +327,10 @@ impl JobSpec {
             (asked.git_source_mut(), queued.git_source_mut())
         {
             *commit = None;
+        }
+        // What it waited for and had succeeded was struck out.
+        if queued.depends_on.is_subset(&asked.depends_on) {
+            asked.depends_on.clone_from(&queued.depends_on);
         }
         asked == queued
     }
@@ -431,6 +450,16 @@ pub enum Outcome {
         /// Exit code, absent when a signal or hive ended it.
         exit_code: Option<i32>,
     },
+    /// The drone gives it back without having begun, and without anybody's fault.
+    Returned {
+        /// One sentence for people.
+        reason: String,
+    },
+    /// Built, but its files could not be brought where they belong. Counts for the drone's uploads alone.
+    NotUploaded {
+        /// One sentence for people.
+        reason: String,
+    },
 }
 
 /// One try of a job on one drone.
@@ -469,6 +498,8 @@ pub struct Tally {
     pub lost_on: BTreeMap<PeerId, u32>,
     /// Drones on which it failed to build, each with the hive time before which it is not tried there again.
     pub failed_on: BTreeMap<PeerId, u64>,
+    /// How often it was blocked without anybody's doing.
+    pub blocks: u32,
 }
 
 /// A job as the replicated state holds it.
@@ -496,6 +527,10 @@ pub struct Job {
     pub not_before_ms: u64,
     /// Why it is blocked, failed, cancelled or quarantined.
     pub reason: Option<String>,
+    /// Until this hive time it stays blocked, milliseconds; none: until somebody unblocks it. Only while it is blocked.
+    pub block_until_ms: Option<u64>,
+    /// Another job that does the same and was queued before: this one is not run, and ends as that one does.
+    pub joined: Option<JobId>,
     /// What went wrong so far.
     pub tally: Tally,
     /// Position in the hive's order of ending; 0 while it is not over.

@@ -9,21 +9,27 @@
 //!
 //! The state is a set of rows (table, key, canonical CBOR); [`State`] is that set decoded, with indexes. Every replica that
 //! applied the same entries holds the same rows and the same [`chain`](State::chain). Rules of members are in `members`, of
-//! roles in `roles`, of the queue in `queue` and `reports`, of retries in `origins`. Never done here: reading a clock, choosing
+//! roles in `roles`, of the queue in `queue`, `sessions`, `gates` and `reports`, of operators in `control`, of retries in `origins`. Never done here: reading a clock, choosing
 //! who builds what, or writing anything anywhere.
 //!
 //! Jobs that are over stay in memory while they are among the newest [`TERMINAL_KEPT`]; then they become
 //! rows of the history table, which are not read back, and of which the newest [`HISTORY_KEPT`] are kept.
 
+mod control;
+mod drones;
+mod gates;
 mod jobs;
 mod members;
 mod meta;
 mod origins;
+mod packages;
 mod queue;
 mod read;
 mod reports;
 mod roles;
 mod rows;
+mod sessions;
+mod urgency;
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -32,13 +38,19 @@ use serde::{Deserialize, Serialize};
 use super::command::{Batch, COMMAND_MAX_BYTES, Command, ENVELOPE_VERSION, FEATURE_LEVEL, Origin, RejectCode, Reply};
 use super::id::UnixMillis;
 
-pub use self::jobs::{DroneRecord, HISTORY_KEPT, QueueCounts, Session, TERMINAL_KEPT};
+pub use self::drones::{
+    DRONE_INFRA_FAILURES_MAX, Decision, Drain, DroneRecord, GROUNDED_MS, UPLOAD_FAILURES_MAX, UPLOAD_PAUSE_MS,
+};
+pub use self::jobs::{HISTORY_KEPT, QueueCounts, TERMINAL_KEPT};
 pub use self::members::{ADDRESSES_MAX, MEMBERS_MAX};
 pub use self::origins::WINDOW;
+pub use self::packages::{Estimate, PACKAGES_MAX, PackageRecord, SAMPLES_MAX, Sample, UNKNOWN_DURATION_MS};
 pub use self::queue::OPEN_JOBS_MAX;
+pub use self::read::{Bucket, Wait};
 pub use self::reports::{
-    BUILD_FAILURES_MAX, DIFFERENT_DRONES_MAX, DRONE_INFRA_FAILURES_MAX, GROUNDED_MS, INFRA_FAILURES_MAX, LOSSES_MAX,
+    BLOCK_MAX_MS, BLOCK_MS, BLOCKS_MAX, BUILD_FAILURES_MAX, DIFFERENT_DRONES_MAX, INFRA_FAILURES_MAX, LOSSES_MAX,
 };
+pub use self::sessions::SESSIONS_KEPT;
 
 /// Numbers of the tables.
 pub mod table {
@@ -58,8 +70,11 @@ pub mod table {
     pub const ORIGINS: u8 = 7;
     /// Key: PeerId, a zero byte, slot (2 bytes, big-endian). Value: sequence number and reply.
     pub const REPLIES: u8 = 8;
-    /// Key: JobId, position in the order of ending (8 bytes, big-endian). Value: `Job`. Written, never read back here.
+    /// Key: JobId, position in the order of ending (8 bytes, big-endian), 1 when it was received, else 0. Value: `Job`. Written,
+    /// never read back here.
     pub const HISTORY: u8 = 9;
+    /// Key: package without its version. Value: `PackageRecord`.
+    pub const PACKAGES: u8 = 10;
 }
 
 /// A row of the durable form of the state. The state is exactly the set of its rows.
@@ -255,10 +270,15 @@ impl State {
             Command::BindReplica { peer_id, raft_id } => self.bind_replica(&peer_id, raft_id),
             Command::Leave { peer_id } => self.leave(&peer_id),
             Command::ClaimRole { peer_id, ranking, ballot } => self.claim_role(context, &peer_id, &ranking, &ballot),
-            Command::Submit { session, submitter, jobs } => self.submit(context, session, &submitter, jobs),
+            Command::Submit { session, about, draft, jobs } => self.submit(context, session, about, draft, jobs),
+            Command::OpenSession { session, jobs } => self.open_session(context, session, jobs),
+            Command::DropSession { session, reason } => self.drop_session(context, session, &reason),
             Command::Assign { job, node } => self.assign(context, job, &node),
             Command::Report { job, token, progress } => self.report(context, job, token, progress),
             Command::Lose { job, token, reason } => self.lose(context, job, token, &reason),
+            Command::Revoke { job, token, reason } => self.revoke(context, job, token, &reason),
+            Command::EndBlock { job } => self.end_block(context, job),
+            Command::Control { action, by, why } => self.control(context, &action, &by, &why),
             Command::Cancel { job, reason } => self.cancel(context, job, &reason),
             Command::RaiseFeatureLevel { level } => self.raise_feature_level(level),
             Command::BeginEpoch { epoch } => self.begin_epoch(epoch),

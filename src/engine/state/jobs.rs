@@ -1,18 +1,26 @@
-//! The table of jobs with its indexes, sessions, and what went wrong at which drone.
+//! The table of jobs with its indexes.
 //!
 //! Every change of a job goes through [`Jobs::update`], which takes it out of all indexes and puts it back, so that they
-//! cannot drift. Counting, and finding what is next or what a drone has, never walks the table.
+//! cannot drift. Counting, and finding what is next or what a drone has, never walks the table. Jobs of a draft are in the
+//! table and in no index: nobody sees them. What jobs wait for is in `gates`, how urgent they are in `urgency`.
 
+use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 
 use serde::{Deserialize, Serialize};
 
 use super::State;
+use super::drones::Drones;
+use super::gates::{Gate, Standing};
+use super::packages::Packages;
 use super::rows::{RowKey, encode};
-use crate::engine::id::{JobId, PeerId, SessionId, UnixMillis};
-use crate::engine::job::{AttemptState, Job, JobState, Needs};
+use super::sessions::Sessions;
+use crate::engine::id::{JobId, PeerId, SessionId};
+use crate::engine::job::{AttemptState, Job, JobSpec, JobState, Needs, Work};
 
-/// Jobs that are over and stay in memory, so that `job show` and `queue list` answer at once: about 10 MiB.
+/// Jobs that are over and stay in memory, so that `job show` and `queue list` answer at once: about 10 MiB. Beyond them those
+/// stay that others wait for.
 pub const TERMINAL_KEPT: usize = 10_000;
 /// Older jobs kept as rows of the history table. Their ids stay in memory (about 5 MiB), so that submitting one of them
 /// again is recognised; an id older than that may be queued anew.
@@ -29,7 +37,7 @@ pub struct QueueCounts {
     pub building: u64,
     /// Jobs done, ever.
     pub received: u64,
-    /// Jobs blocked.
+    /// Jobs blocked, those included that wait for one that will not succeed.
     pub blocked: u64,
     /// Jobs failed, ever.
     pub failed: u64,
@@ -40,7 +48,7 @@ pub struct QueueCounts {
 }
 
 impl QueueCounts {
-    fn of_mut(&mut self, state: JobState) -> &mut u64 {
+    pub(super) fn of_mut(&mut self, state: JobState) -> &mut u64 {
         match state {
             JobState::Needed => &mut self.needed,
             JobState::Delegated => &mut self.delegated,
@@ -57,6 +65,11 @@ impl QueueCounts {
         self.needed + self.delegated + self.blocked
     }
 
+    /// Jobs in all.
+    pub fn total(&self) -> u64 {
+        self.open() + self.received + self.failed + self.cancelled + self.quarantined
+    }
+
     pub(super) fn plus(mut self, other: &Self) -> Self {
         self.needed += other.needed;
         self.delegated += other.delegated;
@@ -70,59 +83,81 @@ impl QueueCounts {
     }
 }
 
-/// Jobs that were queued together.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Session {
-    /// Who made it.
-    pub submitter: String,
-    /// When, by the coordinator's clock.
-    pub created_at: UnixMillis,
-    /// Jobs queued in it so far.
-    pub jobs: u64,
+/// Place of a waiting job in its bucket: more urgent first, then the order of submission.
+pub(super) type Place = (Reverse<u64>, u64, JobId);
+/// Waiting jobs of one priority and session: higher priority first, then the older session.
+pub(super) type BucketKey = (Reverse<i32>, u64, SessionId);
+/// Waiting jobs with equal needs.
+pub(super) type Buckets = BTreeMap<BucketKey, BTreeSet<Place>>;
+
+/// A job that is a row of the history table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Retired {
+    /// Position in the order of ending.
+    pub(super) ordinal: u64,
+    /// It was received.
+    pub(super) well: bool,
 }
 
-/// What went wrong at a drone lately. A success clears it.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct DroneRecord {
-    /// Failures of class `infra` since its last success or grounding.
-    pub infra_failures: u32,
-    /// It gets no work before this hive time.
-    pub grounded_until_ms: u64,
-}
-
-/// Place of a waiting job: higher priority first, then the order of submission.
-pub(super) type Place = (std::cmp::Reverse<i32>, u64, JobId);
-
+/// A job with what is worked out once.
 #[derive(Clone, Debug)]
-struct SessionEntry {
-    session: Session,
-    /// Ordinals of its jobs in memory.
-    jobs: BTreeSet<u64>,
+pub(super) struct Entry {
+    pub(super) job: Job,
+    /// Jobs with other hashes do not do the same.
+    work_hash: u64,
+    /// Expected time until the last job is done that waits for it, milliseconds. An order, nothing more: it may differ between
+    /// replicas.
+    pub(super) urgency_ms: u64,
 }
 
 #[derive(Clone, Debug, Default)]
 pub(super) struct Jobs {
-    jobs: BTreeMap<JobId, Job>,
-    sessions: BTreeMap<SessionId, SessionEntry>,
-    drones: BTreeMap<PeerId, DroneRecord>,
+    pub(super) jobs: BTreeMap<JobId, Entry>,
+    pub(super) sessions: Sessions,
+    pub(super) drones: Drones,
+    pub(super) packages: Packages,
+    /// What jobs that are not over wait for; those that wait for nothing have none.
+    pub(super) gates: BTreeMap<JobId, Gate>,
+    /// Jobs that are not over, by what they name as their dependency or have joined.
+    pub(super) dependents: BTreeMap<JobId, BTreeSet<JobId>>,
     by_ordinal: BTreeMap<u64, JobId>,
-    /// Jobs in memory that are over, in the order of ending.
+    /// Jobs in memory that are over and for which nobody waits, in the order of ending.
     finished: BTreeMap<u64, JobId>,
-    needed: BTreeMap<Needs, BTreeSet<Place>>,
+    waiting: BTreeMap<Needs, Buckets>,
+    /// Blocks that end by themselves, by hive time.
+    unblocks: BTreeSet<(u64, JobId)>,
     live: BTreeMap<PeerId, BTreeSet<JobId>>,
+    /// Jobs that others can join, by the hash of their work and the order of submission.
+    equal: BTreeMap<u64, BTreeMap<u64, JobId>>,
     counts: QueueCounts,
+    /// Jobs of drafts.
+    dormant: u64,
     /// Jobs that are rows of the history table, with their position in the order of ending, and the reverse.
-    retired: BTreeMap<JobId, u64>,
+    retired: BTreeMap<JobId, Retired>,
     retired_order: BTreeMap<u64, JobId>,
 }
 
-fn place(job: &Job) -> Place {
-    (std::cmp::Reverse(job.spec.priority), job.ordinal, job.spec.id)
+/// The same work gives the same hash in one process. It only narrows a search; what is found is compared.
+fn hash_of(spec: &JobSpec) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    spec.work.hash(&mut hasher);
+    hasher.finish()
 }
 
 impl Jobs {
+    /// A job, of a draft or not.
+    pub(super) fn any(&self, id: &JobId) -> Option<&Job> {
+        self.jobs.get(id).map(|entry| &entry.job)
+    }
+
+    /// A job that is seen.
     pub(super) fn get(&self, id: &JobId) -> Option<&Job> {
-        self.jobs.get(id)
+        self.any(id).filter(|job| !self.is_dormant(job))
+    }
+
+    /// It belongs to a draft, and is not the resolution that makes it.
+    pub(super) fn is_dormant(&self, job: &Job) -> bool {
+        !matches!(job.spec.work, Work::Resolve { .. }) && self.sessions.is_draft(&job.session)
     }
 
     pub(super) fn len(&self) -> usize {
@@ -133,33 +168,39 @@ impl Jobs {
         &self.counts
     }
 
+    /// Jobs that are not over, those of drafts included.
+    pub(super) fn open_len(&self) -> u64 {
+        self.counts.open() + self.dormant
+    }
+
     /// Known in memory or by its history row.
     pub(super) fn is_known(&self, id: &JobId) -> bool {
         self.jobs.contains_key(id) || self.retired.contains_key(id)
     }
 
-    pub(super) fn retired_at(&self, id: &JobId) -> Option<u64> {
+    pub(super) fn retired_at(&self, id: &JobId) -> Option<Retired> {
         self.retired.get(id).copied()
     }
 
-    pub(super) fn retired_newest_first(&self) -> impl Iterator<Item = (JobId, u64)> {
-        self.retired_order.iter().rev().map(|(ordinal, id)| (*id, *ordinal))
+    /// It is history, and was received.
+    pub(super) fn retired_well(&self, id: &JobId) -> bool {
+        self.retired.get(id).is_some_and(|retired| retired.well)
     }
 
-    pub(super) fn session(&self, id: &SessionId) -> Option<&Session> {
-        self.sessions.get(id).map(|entry| &entry.session)
-    }
-
-    pub(super) fn sessions(&self) -> impl Iterator<Item = (&SessionId, &Session)> {
-        self.sessions.iter().map(|(id, entry)| (id, &entry.session))
+    pub(super) fn retired_newest_first(&self) -> impl Iterator<Item = (JobId, Retired)> {
+        self.retired_order.values().rev().filter_map(|id| self.retired.get(id).map(|retired| (*id, *retired)))
     }
 
     pub(super) fn in_order(&self) -> impl DoubleEndedIterator<Item = &Job> {
-        self.by_ordinal.values().filter_map(|id| self.jobs.get(id))
+        self.by_ordinal.values().filter_map(|id| self.any(id))
     }
 
-    pub(super) fn needed(&self) -> &BTreeMap<Needs, BTreeSet<Place>> {
-        &self.needed
+    pub(super) fn waiting(&self) -> &BTreeMap<Needs, Buckets> {
+        &self.waiting
+    }
+
+    pub(super) fn unblocks(&self) -> &BTreeSet<(u64, JobId)> {
+        &self.unblocks
     }
 
     pub(super) fn live_nodes(&self) -> impl Iterator<Item = &PeerId> {
@@ -171,111 +212,207 @@ impl Jobs {
     }
 
     pub(super) fn live_of(&self, peer: &PeerId) -> impl Iterator<Item = &Job> {
-        self.live.get(peer).into_iter().flatten().filter_map(|id| self.jobs.get(id))
+        self.live.get(peer).into_iter().flatten().filter_map(|id| self.any(id))
     }
 
-    pub(super) fn drone(&self, peer: &PeerId) -> DroneRecord {
-        self.drones.get(peer).copied().unwrap_or_default()
+    /// The oldest job under way that does the same and is no part of the same wait.
+    pub(super) fn equal_to(&self, job: &Job) -> Option<JobId> {
+        let entry = self.jobs.get(&job.spec.id);
+        let hash = entry.map_or_else(|| hash_of(&job.spec), |entry| entry.work_hash);
+        let candidates = self.equal.get(&hash).into_iter().flat_map(BTreeMap::values);
+        let mut candidates = candidates.filter_map(|id| self.any(id));
+        let fits = |other: &&Job| {
+            // Within a session they may wait for each other; one that waits for nothing does not.
+            let apart = other.session != job.session || other.spec.depends_on.is_empty();
+            apart
+                && other.spec.id != job.spec.id
+                && !self.is_held(&other.spec.id)
+                && job.spec.does_the_same_as(&other.spec)
+        };
+        candidates.find(fits).map(|other| other.spec.id)
     }
 
-    pub(super) fn drone_row(&self, peer: &PeerId) -> Option<&DroneRecord> {
-        self.drones.get(peer)
-    }
-
-    /// Replaces the record; one without anything in it has no row. Whether anything changed.
-    pub(super) fn set_drone(&mut self, peer: &PeerId, record: DroneRecord) -> bool {
-        if record == DroneRecord::default() {
-            self.drones.remove(peer).is_some()
-        } else {
-            self.drones.insert(peer.clone(), record) != Some(record)
-        }
+    /// What people are told of a job's state: one that waits for something dead is blocked.
+    pub(super) fn shown(&self, job: &Job) -> JobState {
+        if job.state == JobState::Needed && self.is_held(&job.spec.id) { JobState::Blocked } else { job.state }
     }
 
     /// Changes a job and keeps all indexes true. Nothing happens when there is no such job.
     pub(super) fn update<T>(&mut self, id: &JobId, change: impl FnOnce(&mut Job) -> T) -> Option<T> {
-        let mut job = self.jobs.remove(id)?;
-        self.unindex(&job);
-        let result = change(&mut job);
-        self.index(&job);
-        self.jobs.insert(*id, job);
+        let before = self.standing(id);
+        let mut entry = self.jobs.remove(id)?;
+        self.unindex(&entry);
+        let waited_for = self.waits_for(&entry.job);
+        let result = change(&mut entry.job);
+        if waited_for != self.waits_for(&entry.job) {
+            self.remove_gate(id, &waited_for);
+            self.build_gate(&entry.job);
+        }
+        self.index(&entry);
+        self.jobs.insert(*id, entry);
+        if self.standing(id) != before {
+            self.propagate(*id);
+        }
         Some(result)
     }
 
-    /// Adds a new job to a session that exists.
+    /// The jobs that this one waits for or has joined; nothing for one that is over or in a draft.
+    pub(super) fn waits_for(&self, job: &Job) -> Vec<JobId> {
+        if job.state.is_terminal() || self.is_dormant(job) {
+            return Vec::new();
+        }
+        job.spec.depends_on.iter().chain(&job.joined).copied().collect()
+    }
+
+    /// Changes what indexes a job is in, without changing it.
+    pub(super) fn reindexed(&mut self, id: &JobId, change: impl FnOnce(&mut Self)) {
+        let Some(entry) = self.jobs.remove(id) else { return };
+        self.unindex(&entry);
+        change(self);
+        self.index(&entry);
+        self.jobs.insert(*id, entry);
+    }
+
+    /// Changes how urgent a job is.
+    pub(super) fn set_urgency(&mut self, id: &JobId, urgency_ms: u64) {
+        let Some(mut entry) = self.jobs.remove(id) else { return };
+        self.unindex(&entry);
+        entry.urgency_ms = urgency_ms;
+        self.index(&entry);
+        self.jobs.insert(*id, entry);
+    }
+
+    /// Adds a job to a session that exists.
     pub(super) fn insert(&mut self, job: Job) {
-        if let Some(entry) = self.sessions.get_mut(&job.session) {
-            entry.session.jobs += 1;
-        }
-        self.attach(job);
-    }
-
-    fn attach(&mut self, job: Job) {
         self.by_ordinal.insert(job.ordinal, job.spec.id);
-        if let Some(entry) = self.sessions.get_mut(&job.session) {
-            entry.jobs.insert(job.ordinal);
+        self.sessions.add(&job);
+        self.build_gate(&job);
+        let urgency_ms = self.packages.expected_ms(job.spec.package());
+        let entry = Entry { work_hash: hash_of(&job.spec), urgency_ms, job };
+        self.index(&entry);
+        let id = entry.job.spec.id;
+        self.jobs.insert(id, entry);
+    }
+
+    /// Takes a job out of memory; it must not be waited for.
+    pub(super) fn remove(&mut self, id: &JobId) -> Option<Job> {
+        let entry = self.jobs.remove(id)?;
+        self.unindex(&entry);
+        let job = entry.job;
+        let waited_for = self.waits_for(&job);
+        self.remove_gate(id, &waited_for);
+        self.by_ordinal.remove(&job.ordinal);
+        self.sessions.remove(&job);
+        Some(job)
+    }
+
+    /// Brings the jobs of a session, whose phase `change` changes, into the indexes that they belong in then.
+    pub(super) fn reopen(&mut self, session: &SessionId, change: impl FnOnce(&mut Sessions)) {
+        let ids: Vec<JobId> = self.sessions.job_ids(session);
+        for id in &ids {
+            let Some(entry) = self.jobs.remove(id) else { continue };
+            self.unindex(&entry);
+            let waited_for = self.waits_for(&entry.job);
+            self.remove_gate(id, &waited_for);
+            self.jobs.insert(*id, entry);
         }
-        self.index(&job);
-        self.jobs.insert(job.spec.id, job);
+        change(&mut self.sessions);
+        for id in ids {
+            let Some(entry) = self.jobs.remove(&id) else { continue };
+            self.build_gate(&entry.job);
+            self.index(&entry);
+            self.jobs.insert(id, entry);
+        }
     }
 
-    pub(super) fn open_session(&mut self, id: SessionId, session: Session) {
-        self.sessions.insert(id, SessionEntry { session, jobs: BTreeSet::new() });
+    /// Somebody waits for it: it stays in memory.
+    pub(super) fn pin(&mut self, id: &JobId) {
+        if let Some(entry) = self.jobs.get(id).filter(|entry| entry.job.state.is_terminal()) {
+            self.finished.remove(&entry.job.finish_ordinal);
+        }
     }
 
-    /// Takes the job that ended first out of memory, with its session when that was the last of its jobs, once more than
-    /// [`TERMINAL_KEPT`] are over.
-    fn pop_oldest_finished(&mut self) -> Option<(Job, bool)> {
+    /// Nobody waits for it any more.
+    pub(super) fn unpin(&mut self, id: &JobId) {
+        if let Some(entry) = self.jobs.get(id).filter(|entry| entry.job.state.is_terminal()) {
+            self.finished.insert(entry.job.finish_ordinal, *id);
+        }
+    }
+
+    /// The job that ended first and is waited for by nobody, once more than [`TERMINAL_KEPT`] are over.
+    fn oldest_finished(&self) -> Option<JobId> {
         if self.finished.len() <= TERMINAL_KEPT {
             return None;
         }
-        let (_, id) = self.finished.pop_first()?;
-        let job = self.jobs.remove(&id)?;
-        self.unindex(&job);
-        self.by_ordinal.remove(&job.ordinal);
-        let entry = self.sessions.get_mut(&job.session);
-        let session_over = entry.is_some_and(|entry| {
-            entry.jobs.remove(&job.ordinal);
-            entry.jobs.is_empty()
-        });
-        if session_over {
-            self.sessions.remove(&job.session);
-        }
-        Some((job, session_over))
+        self.finished.first_key_value().map(|(_, id)| *id)
     }
 
-    fn index(&mut self, job: &Job) {
-        *self.counts.of_mut(job.state) += 1;
-        if job.state == JobState::Needed {
-            self.needed.entry(job.spec.needs()).or_default().insert(place(job));
+    fn bucket(&self, entry: &Entry) -> (BucketKey, Place) {
+        let job = &entry.job;
+        let key = (Reverse(job.spec.priority), self.sessions.ordinal(&job.session), job.session);
+        (key, (Reverse(entry.urgency_ms), job.ordinal, job.spec.id))
+    }
+
+    fn index(&mut self, entry: &Entry) {
+        let job = &entry.job;
+        let id = job.spec.id;
+        if self.is_dormant(job) {
+            self.dormant += 1;
+            return;
         }
-        if job.state.is_terminal() {
-            self.finished.insert(job.finish_ordinal, job.spec.id);
+        let shown = self.shown(job);
+        *self.counts.of_mut(shown) += 1;
+        self.sessions.count(&job.session, shown, true);
+        if job.state == JobState::Needed && !self.gates.contains_key(&id) {
+            let (key, place) = self.bucket(entry);
+            self.waiting.entry(job.spec.needs()).or_default().entry(key).or_default().insert(place);
+        }
+        if job.state.is_terminal() && !self.dependents.contains_key(&id) {
+            self.finished.insert(job.finish_ordinal, id);
+        }
+        if let (JobState::Blocked, Some(until_ms)) = (job.state, job.block_until_ms) {
+            self.unblocks.insert((until_ms, id));
+        }
+        let can_be_joined = matches!(job.state, JobState::Needed | JobState::Delegated) && job.joined.is_none();
+        if can_be_joined && job.spec.pure {
+            self.equal.entry(entry.work_hash).or_default().insert(job.ordinal, id);
         }
         if let Some(attempt) = job.live_attempt() {
-            self.live.entry(attempt.node.clone()).or_default().insert(job.spec.id);
+            self.live.entry(attempt.node.clone()).or_default().insert(id);
             if attempt.state != AttemptState::Assigned {
                 self.counts.building += 1;
             }
         }
     }
 
-    fn unindex(&mut self, job: &Job) {
-        *self.counts.of_mut(job.state) -= 1;
-        if job.state == JobState::Needed {
-            let needs = job.spec.needs();
-            if let Some(places) = self.needed.get_mut(&needs) {
-                places.remove(&place(job));
-                if places.is_empty() {
-                    self.needed.remove(&needs);
-                }
-            }
+    fn unindex(&mut self, entry: &Entry) {
+        let job = &entry.job;
+        let id = job.spec.id;
+        if self.is_dormant(job) {
+            self.dormant -= 1;
+            return;
+        }
+        let shown = self.shown(job);
+        *self.counts.of_mut(shown) -= 1;
+        self.sessions.count(&job.session, shown, false);
+        if job.state == JobState::Needed && !self.gates.contains_key(&id) {
+            self.unindex_waiting(entry);
         }
         if job.state.is_terminal() {
             self.finished.remove(&job.finish_ordinal);
         }
+        if let (JobState::Blocked, Some(until_ms)) = (job.state, job.block_until_ms) {
+            self.unblocks.remove(&(until_ms, id));
+        }
+        if let Some(equal) = self.equal.get_mut(&entry.work_hash) {
+            equal.remove(&job.ordinal);
+            if equal.is_empty() {
+                self.equal.remove(&entry.work_hash);
+            }
+        }
         if let Some(attempt) = job.live_attempt() {
             if let Some(jobs) = self.live.get_mut(&attempt.node) {
-                jobs.remove(&job.spec.id);
+                jobs.remove(&id);
                 if jobs.is_empty() {
                     self.live.remove(&attempt.node);
                 }
@@ -286,38 +423,72 @@ impl Jobs {
         }
     }
 
-    pub(super) fn row_keys(&self) -> impl Iterator<Item = RowKey> {
-        let sessions = self.sessions.keys().copied().map(RowKey::Session);
-        let drones = self.drones.keys().cloned().map(RowKey::Drone);
-        self.jobs.keys().copied().map(RowKey::Job).chain(sessions).chain(drones)
+    fn unindex_waiting(&mut self, entry: &Entry) {
+        let needs = entry.job.spec.needs();
+        let (key, place) = self.bucket(entry);
+        let Some(buckets) = self.waiting.get_mut(&needs) else { return };
+        if let Some(places) = buckets.get_mut(&key) {
+            places.remove(&place);
+            if places.is_empty() {
+                buckets.remove(&key);
+            }
+        }
+        if buckets.is_empty() {
+            self.waiting.remove(&needs);
+        }
     }
 
+    pub(super) fn row_keys(&self) -> impl Iterator<Item = RowKey> {
+        let jobs = self.jobs.keys().copied().map(RowKey::Job);
+        jobs.chain(self.sessions.row_keys()).chain(self.drones.row_keys()).chain(self.packages.row_keys())
+    }
+
+    /// Takes a row in. Rows come in any order, so indexes are made by [`loaded`](Self::loaded) when all are there.
     pub(super) fn load(&mut self, id: JobId, job: Job) -> Result<(), String> {
         if job.spec.id != id {
             return Err("key and value name different jobs".to_owned());
         }
-        // Rows come in any order, so the session's own row may still be to come.
-        let unknown = Session { submitter: String::new(), created_at: UnixMillis::default(), jobs: 0 };
-        let unknown = SessionEntry { session: unknown, jobs: BTreeSet::new() };
-        self.sessions.entry(job.session).or_insert(unknown);
-        self.attach(job);
+        self.jobs.insert(id, Entry { work_hash: hash_of(&job.spec), urgency_ms: 0, job });
         Ok(())
     }
 
-    pub(super) fn load_session(&mut self, id: SessionId, session: Session) {
-        match self.sessions.get_mut(&id) {
-            Some(entry) => entry.session = session,
-            None => self.open_session(id, session),
+    /// All rows are there: makes the indexes.
+    pub(super) fn loaded(&mut self) {
+        let entries: Vec<Entry> = std::mem::take(&mut self.jobs).into_values().collect();
+        let (mut open, mut dead) = (BTreeSet::new(), Vec::new());
+        // What others wait for is looked up by state first; held jobs are found afterwards.
+        for entry in &entries {
+            self.by_ordinal.insert(entry.job.ordinal, entry.job.spec.id);
+            self.sessions.attach(&entry.job);
         }
+        self.jobs = entries.into_iter().map(|entry| (entry.job.spec.id, entry)).collect();
+        let ids: Vec<JobId> = self.jobs.keys().copied().collect();
+        for id in &ids {
+            let Some(entry) = self.jobs.get_mut(id) else { continue };
+            entry.urgency_ms = self.packages.expected_ms(entry.job.spec.package());
+            let job = entry.job.clone();
+            self.build_gate(&job);
+            if !job.state.is_terminal() {
+                open.insert(*id);
+            }
+            if self.standing(id) == Standing::Dead {
+                dead.push(*id);
+            }
+        }
+        for id in &ids {
+            let Some(entry) = self.jobs.remove(id) else { continue };
+            self.index(&entry);
+            self.jobs.insert(*id, entry);
+        }
+        for id in dead {
+            self.propagate(id);
+        }
+        self.rank(&open);
     }
 
-    pub(super) fn load_drone(&mut self, peer: PeerId, record: DroneRecord) {
-        self.drones.insert(peer, record);
-    }
-
-    pub(super) fn load_retired(&mut self, id: JobId, ordinal: u64) {
-        self.retired.insert(id, ordinal);
-        self.retired_order.insert(ordinal, id);
+    pub(super) fn load_retired(&mut self, id: JobId, retired: Retired) {
+        self.retired.insert(id, retired);
+        self.retired_order.insert(retired.ordinal, id);
     }
 }
 
@@ -327,28 +498,53 @@ impl State {
         self.meta.last_finish += 1;
         let ordinal = self.meta.last_finish;
         self.jobs.update(id, |job| job.finish_ordinal = ordinal);
-        while let Some((job, session_over)) = self.jobs.pop_oldest_finished() {
-            self.retire(job, session_over);
+        self.retire_oldest();
+    }
+
+    /// Moves jobs that are over into the history table, while there are more in memory than are kept.
+    pub(super) fn retire_oldest(&mut self) {
+        while let Some(id) = self.jobs.oldest_finished() {
+            self.retire(&id);
         }
     }
 
-    fn retire(&mut self, job: Job, session_over: bool) {
-        let (id, ordinal) = (job.spec.id, job.finish_ordinal);
-        let key = RowKey::History(id, ordinal);
+    pub(super) fn retire(&mut self, id: &JobId) {
+        let Some(job) = self.jobs.remove(id) else { return };
+        let retired = Retired { ordinal: job.finish_ordinal, well: job.state == JobState::Received };
+        let key = RowKey::History(*id, retired);
         self.history.insert(key.clone(), encode(&job));
         self.dirty.insert(key);
-        self.dirty.insert(RowKey::Job(id));
-        if session_over {
-            self.dirty.insert(RowKey::Session(job.session));
-        }
+        self.dirty.insert(RowKey::Job(*id));
+        self.dirty.insert(RowKey::Session(job.session));
         *self.meta.retired.of_mut(job.state) += 1;
-        self.jobs.load_retired(id, ordinal);
+        self.jobs.sessions.retire(&job);
+        self.jobs.load_retired(*id, retired);
         while self.jobs.retired_order.len() > HISTORY_KEPT {
-            let Some((ordinal, id)) = self.jobs.retired_order.pop_first() else { break };
-            self.jobs.retired.remove(&id);
-            let key = RowKey::History(id, ordinal);
-            self.history.remove(&key);
-            self.dirty.insert(key);
+            let Some((_, id)) = self.jobs.retired_order.pop_first() else { break };
+            self.forget_history(id);
         }
+        for session in self.jobs.sessions.drop_oldest() {
+            self.dirty.insert(RowKey::Session(session));
+        }
+    }
+
+    fn forget_history(&mut self, id: JobId) {
+        let Some(retired) = self.jobs.retired.remove(&id) else { return };
+        let key = RowKey::History(id, retired);
+        self.history.remove(&key);
+        self.dirty.insert(key);
+    }
+
+    /// Forgets all jobs that are over and for which nobody waits. Answers how many.
+    pub(super) fn clear_history(&mut self) -> u64 {
+        while let Some(id) = self.jobs.finished.first_key_value().map(|(_, id)| *id) {
+            self.retire(&id);
+        }
+        let mut forgotten = 0;
+        while let Some((_, id)) = self.jobs.retired_order.pop_first() {
+            self.forget_history(id);
+            forgotten += 1;
+        }
+        forgotten
     }
 }

@@ -205,9 +205,7 @@ impl State {
             return reject(RejectCode::NoRoom, format!("the hive has {MEMBERS_MAX} members, its most"));
         };
         self.members.members.remove(&peer);
-        if self.jobs.set_drone(&peer, DroneRecord::default()) {
-            self.dirty.insert(RowKey::Drone(peer.clone()));
-        }
+        self.update_drone(&peer, |record| *record = DroneRecord::default());
         self.dirty.insert(RowKey::Member(peer));
         Ok(())
     }

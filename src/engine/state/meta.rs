@@ -26,6 +26,9 @@ pub(super) struct Meta {
     pub(super) last_join: u64,
     pub(super) last_binding: u64,
     pub(super) last_use: u64,
+    pub(super) last_session: u64,
+    /// An operator lets nothing new begin.
+    pub(super) paused: Option<super::drones::Decision>,
     /// Jobs that are no longer in memory, by how they ended.
     pub(super) retired: QueueCounts,
 }

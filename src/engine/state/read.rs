@@ -1,11 +1,16 @@
 //! Reading the state. Nothing here walks the whole table of jobs unless it says so.
 
-use super::jobs::{DroneRecord, QueueCounts, Session};
+use std::collections::BTreeSet;
+
+use super::drones::{Decision, DroneRecord};
+use super::jobs::{Place, QueueCounts};
+use super::packages::{self, Estimate, PackageRecord};
 use super::rows::{RowKey, decode};
 use super::{Row, State};
 use crate::engine::id::{Epoch, HiveId, JobId, PeerId, SessionId};
-use crate::engine::job::{Attempt, Job, Needs};
+use crate::engine::job::{Attempt, Job, JobState, Needs};
 use crate::engine::member::Member;
+use crate::engine::session::Session;
 
 impl State {
     /// The hive; none before it is founded.
@@ -77,12 +82,12 @@ impl State {
 
     /// Jobs in memory in the order of submission.
     pub fn jobs(&self) -> impl DoubleEndedIterator<Item = &Job> {
-        self.jobs.in_order()
+        self.jobs.in_order().filter(|job| !self.jobs.is_dormant(job))
     }
 
     /// Where the row of a job in the history table is.
     pub fn history_row(&self, id: &JobId) -> Option<Row> {
-        self.jobs.retired_at(id).map(|ordinal| RowKey::History(*id, ordinal).row())
+        self.jobs.retired_at(id).map(|retired| RowKey::History(*id, retired).row())
     }
 
     /// Whether a job is in memory or in the history table.
@@ -97,7 +102,7 @@ impl State {
 
     /// Rows of the history table, the job that ended last first.
     pub fn history_rows(&self) -> impl Iterator<Item = Row> {
-        self.jobs.retired_newest_first().map(|(id, ordinal)| RowKey::History(id, ordinal).row())
+        self.jobs.retired_newest_first().map(|(id, retired)| RowKey::History(id, retired).row())
     }
 
     /// Jobs by state. Of jobs that are over, all there ever were.
@@ -105,14 +110,82 @@ impl State {
         self.jobs.counts().plus(&self.meta.retired)
     }
 
-    /// A session of which jobs are still in memory.
-    pub fn session(&self, id: &SessionId) -> Option<&Session> {
-        self.jobs.session(id)
+    /// Jobs of a session by state; none for a session that is not known.
+    pub fn session_counts(&self, id: &SessionId) -> QueueCounts {
+        self.jobs.sessions.counts(id)
     }
 
-    /// All sessions of which jobs are still in memory.
+    /// A session, a draft included.
+    pub fn session(&self, id: &SessionId) -> Option<&Session> {
+        self.jobs.sessions.get(id)
+    }
+
+    /// All sessions that are still known.
     pub fn sessions(&self) -> impl Iterator<Item = (&SessionId, &Session)> {
-        self.jobs.sessions()
+        self.jobs.sessions.iter()
+    }
+
+    /// Jobs of a session that are in memory, in the order of submission; none of a draft but its resolution.
+    pub fn session_jobs(&self, id: &SessionId) -> impl Iterator<Item = &Job> {
+        self.jobs.sessions.job_ids(id).into_iter().filter_map(|id| self.jobs.get(&id))
+    }
+
+    /// Why nothing new begins anywhere, if an operator said so.
+    pub fn paused(&self) -> Option<&Decision> {
+        self.meta.paused.as_ref()
+    }
+
+    /// What people are told of a job's state: one that waits for something that will not succeed is blocked.
+    pub fn shown_state(&self, job: &Job) -> JobState {
+        self.jobs.shown(job)
+    }
+
+    /// What a job waits for; none when nothing but a drone is missing.
+    pub fn wait(&self, id: &JobId) -> Option<Wait<'_>> {
+        let gate = self.jobs.gate(id)?;
+        let find = |ids: &BTreeSet<JobId>| -> Vec<&Job> { ids.iter().filter_map(|id| self.jobs.get(id)).collect() };
+        Some(Wait {
+            pending: find(&gate.waiting),
+            dead: find(&gate.dead),
+            lost: gate.dead.iter().any(|id| self.jobs.get(id).is_none()),
+        })
+    }
+
+    /// Jobs that wait for this one, in no particular order.
+    pub fn dependents(&self, id: &JobId) -> impl Iterator<Item = &Job> {
+        self.jobs.dependents(id).filter_map(|id| self.jobs.get(&id))
+    }
+
+    /// Blocked jobs whose block ends by itself, with the hive time at which it does, soonest first.
+    pub fn aging_blocks(&self) -> impl Iterator<Item = (u64, &Job)> {
+        self.jobs.unblocks().iter().filter_map(|(until_ms, id)| self.jobs.get(id).map(|job| (*until_ms, job)))
+    }
+
+    /// A machine that is there to try again what others could not build.
+    pub fn sweeps(&self, peer: &PeerId) -> bool {
+        self.is_sweeper(peer)
+    }
+
+    /// What is known of a package, named without its version.
+    pub fn package(&self, package: &str) -> Option<&PackageRecord> {
+        self.jobs.packages.get(package)
+    }
+
+    /// All packages that were ever built, by name.
+    pub fn packages(&self) -> impl DoubleEndedIterator<Item = (&str, &PackageRecord)> {
+        self.jobs.packages.iter()
+    }
+
+    /// How long a job is expected to take, on a kind of drone or on any.
+    pub fn estimate(&self, job: &Job, class: Option<&str>) -> Estimate {
+        let version = packages::version_of(job);
+        let version = Some(version.as_str()).filter(|version| !version.is_empty());
+        self.package(job.spec.package()).map_or_else(Estimate::unknown, |record| record.estimate(version, class))
+    }
+
+    /// The kind of drone under which durations are kept: architecture and processors.
+    pub fn drone_class(&self, peer: &PeerId) -> String {
+        self.class_of(peer)
     }
 
     /// Live attempts of a drone, with their jobs.
@@ -130,17 +203,80 @@ impl State {
         self.jobs.live_nodes()
     }
 
-    /// What went wrong at a drone lately.
-    pub fn drone_record(&self, peer: &PeerId) -> DroneRecord {
-        self.jobs.drone(peer)
+    /// What is remembered of a drone.
+    pub fn drone_record(&self, peer: &PeerId) -> &DroneRecord {
+        self.jobs.drones.get(peer)
     }
 
-    /// Waiting jobs by what they need of a drone, each group in the order in which they are to be served: higher priority
-    /// first, then the order of submission.
+    /// Jobs that wait for nothing but a drone, in buckets that compete: by what they need, and in each group by priority and
+    /// session. Highest priority and oldest session of a group first.
+    pub fn buckets(&self) -> impl Iterator<Item = Bucket<'_>> {
+        self.jobs.waiting().iter().flat_map(move |(needs, buckets)| {
+            buckets.iter().map(move |((priority, _, session), places)| Bucket {
+                state: self,
+                needs,
+                priority: priority.0,
+                session: *session,
+                unserved_since_ms: self.jobs.sessions.unserved_since_ms(session, priority.0),
+                places,
+            })
+        })
+    }
+
+    /// Waiting jobs by what they need of a drone, each group in the order of [`buckets`](Self::buckets).
     pub fn waiting(&self) -> impl Iterator<Item = (&Needs, impl Iterator<Item = &Job>)> {
         self.jobs
-            .needed()
+            .waiting()
             .iter()
-            .map(|(needs, places)| (needs, places.iter().filter_map(|place| self.jobs.get(&place.2))))
+            .map(|(needs, buckets)| (needs, buckets.values().flatten().filter_map(|place| self.jobs.get(&place.2))))
+    }
+}
+
+/// What a job waits for.
+#[derive(Clone, Debug)]
+pub struct Wait<'a> {
+    /// Jobs that have not succeeded yet.
+    pub pending: Vec<&'a Job>,
+    /// Those of them that will not succeed unless somebody does something.
+    pub dead: Vec<&'a Job>,
+    /// One of them is forgotten: it had ended badly long ago.
+    pub lost: bool,
+}
+
+/// Waiting jobs with equal needs, of one session and priority.
+#[derive(Clone, Copy)]
+pub struct Bucket<'a> {
+    state: &'a State,
+    /// What a drone must have for them.
+    pub needs: &'a Needs,
+    /// −100…100.
+    pub priority: i32,
+    /// Whose they are.
+    pub session: SessionId,
+    /// Since when, in hive time, none of them was given to a drone, milliseconds.
+    pub unserved_since_ms: u64,
+    places: &'a BTreeSet<Place>,
+}
+
+impl<'a> Bucket<'a> {
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.places.len()
+    }
+
+    /// There is always one.
+    pub fn is_empty(&self) -> bool {
+        self.places.is_empty()
+    }
+
+    /// The jobs: first those at the head of the longest chains of others, then in the order of submission.
+    pub fn jobs(&self) -> impl Iterator<Item = &'a Job> + use<'a> {
+        let state = self.state;
+        self.places.iter().filter_map(move |place| state.jobs.get(&place.2))
+    }
+
+    /// Expected time until the last job is done that waits for the first of these, milliseconds.
+    pub fn urgency_ms(&self) -> u64 {
+        self.places.first().map_or(0, |place| place.0.0)
     }
 }

@@ -11,17 +11,20 @@
 //! | class cancelled | cancelled | cancelled |
 //! | drone lost | at once elsewhere; quarantined after 3 drones, or 3 times one | the same before it began, else blocked |
 //! | drone lost before it began | at once elsewhere, then as class infra | the same |
+//! | returned, taken back | at once, rather elsewhere | the same; a drone does not return what has begun |
+//! | not uploaded | waits as for class infra | the same |
 //!
-//! A job with outside effects that began is never run again by itself: nobody knows how far it came, and there is no way yet
-//! to declare that repeating it is harmless.
+//! A job with outside effects that began is never run again by itself, because nobody knows how far it came, unless repeating
+//! it was declared to be harmless; then it is treated as a pure one. Blocks for failures end by themselves, each time later,
+//! and after [`BLOCKS_MAX`] of them the job has failed; those for policy, and those made by hand, stay.
 
-use super::queue::REASON_MAX_LEN;
+use super::queue::{REASON_MAX_LEN, end_live};
 use super::rows::RowKey;
 use super::{Context, Executed, State, clip, reject};
 use crate::engine::command::{Progress, RejectCode, Reply};
 use crate::engine::grammar;
 use crate::engine::id::{JobId, PeerId, Token, UnixMillis};
-use crate::engine::job::{Artifact, Attempt, AttemptState, FailureClass, Job, JobState, Outcome, Source};
+use crate::engine::job::{Artifact, Attempt, AttemptState, FailureClass, Job, JobState, Outcome, Source, Tally};
 
 /// So many different drones failing to build a job block it: the package is at fault, not a machine.
 pub const DIFFERENT_DRONES_MAX: usize = 2;
@@ -31,10 +34,12 @@ pub const BUILD_FAILURES_MAX: u32 = 3;
 pub const INFRA_FAILURES_MAX: u32 = 20;
 /// So many different drones lost while they built a job, or one lost so often, quarantine it: it may be what kills them.
 pub const LOSSES_MAX: u32 = 3;
-/// So many failures of class infra without a success in between ground a drone.
-pub const DRONE_INFRA_FAILURES_MAX: u32 = 8;
-/// How long a drone stays grounded, hive time.
-pub const GROUNDED_MS: u64 = 300_000;
+/// How long a job is blocked for failures the first time, hive time; doubles.
+pub const BLOCK_MS: u64 = 1_800_000;
+/// Longest block, hive time.
+pub const BLOCK_MAX_MS: u64 = 8 * 3_600_000;
+/// So many blocks for failures: after the next one the job has failed.
+pub const BLOCKS_MAX: u32 = 4;
 
 /// Before the same drone tries again to build what it failed to build; doubles.
 const SAME_DRONE_PAUSE_MS: u64 = 10_000;
@@ -125,18 +130,75 @@ impl State {
             Outcome::Failed { class, reason, exit_code } => {
                 let reason = clip(&reason, REASON_MAX_LEN);
                 let hive_time_ms = self.meta.hive_time_ms;
-                let node = self.jobs.update(&id, |job| {
+                let ended = self.jobs.update(&id, |job| {
                     let (node, began) = end_attempt(job, context.at, class, &reason, exit_code)?;
                     after_failure(job, &node, class, began, &reason, hive_time_ms);
+                    Some((node, (class == FailureClass::Build).then(|| job.clone())))
+                });
+                if let Some(Some((node, built))) = ended {
+                    if class == FailureClass::Infra {
+                        self.count_against_drone(&node);
+                    }
+                    if let Some(job) = built {
+                        self.learn(context.at, &job, &node, None);
+                    }
+                }
+                self.settle(context, id);
+                Ok(Reply::Done)
+            }
+            Outcome::Returned { reason } => {
+                let reason = clip(&reason, REASON_MAX_LEN);
+                self.give_back(context, id, &reason);
+                Ok(Reply::Done)
+            }
+            Outcome::NotUploaded { reason } => {
+                let reason = clip(&reason, REASON_MAX_LEN);
+                let hive_time_ms = self.meta.hive_time_ms;
+                let node = self.jobs.update(&id, |job| {
+                    let (node, _) = end_attempt(job, context.at, FailureClass::Infra, &reason, None)?;
+                    again_later(job, &reason, hive_time_ms);
                     Some(node)
                 });
-                if let (Some(Some(node)), FailureClass::Infra) = (node, class) {
-                    self.count_against_drone(&node);
+                if let Some(Some(node)) = node {
+                    self.count_upload_failure(&node);
                 }
-                self.settle(id);
+                self.settle(context, id);
                 Ok(Reply::Done)
             }
         }
+    }
+
+    /// The live attempt ends without anybody's fault, and the job waits again; another drone is preferred for it.
+    pub(super) fn give_back(&mut self, context: Context, id: JobId, reason: &str) {
+        self.jobs.update(&id, |job| {
+            if let Some(node) = job.live_attempt().map(|attempt| attempt.node.clone()) {
+                job.tally.lost_on.entry(node).or_default();
+            }
+            end_live(job, context, AttemptState::Stale, FailureClass::Stale, reason);
+            job.state = JobState::Needed;
+        });
+        self.settle(context, id);
+    }
+
+    pub(super) fn revoke(&mut self, context: Context, id: JobId, token: Token, reason: &str) -> Executed {
+        let Some(job) = self.jobs.get(&id) else { return self.no_such_job(id) };
+        match job.live_attempt() {
+            Some(attempt) if attempt.token == token && attempt.state == AttemptState::Assigned => {
+                self.give_back(context, id, &clip(reason, REASON_MAX_LEN));
+                Ok(Reply::Done)
+            }
+            Some(_) | None => reject(RejectCode::Stale, "this is not the live attempt of the job, or it has begun"),
+        }
+    }
+
+    pub(super) fn end_block(&mut self, context: Context, id: JobId) -> Executed {
+        let Some(job) = self.jobs.get(&id) else { return self.no_such_job(id) };
+        if job.state != JobState::Blocked || job.block_until_ms.is_none_or(|until| until > self.meta.hive_time_ms) {
+            return reject(RejectCode::Conflict, "the job is not blocked, or not until now");
+        }
+        self.jobs.update(&id, unblock);
+        self.settle(context, id);
+        Ok(Reply::Done)
     }
 
     /// A result of an attempt that was given up counts while nobody else has been asked; anything else it says is no failure.
@@ -149,7 +211,9 @@ impl State {
         }
         match progress {
             Progress::Ended { outcome: Outcome::Succeeded { artifacts } } => self.accept(context, id, artifacts),
-            Progress::Ended { outcome: Outcome::Failed { .. } } => reject(RejectCode::Stale, STALE),
+            Progress::Ended {
+                outcome: Outcome::Failed { .. } | Outcome::Returned { .. } | Outcome::NotUploaded { .. },
+            } => reject(RejectCode::Stale, STALE),
             Progress::Building { .. } | Progress::Uploading => reject(
                 RejectCode::Conflict,
                 "the attempt was given up, but nobody else has the job yet: go on, its result is welcome",
@@ -161,7 +225,7 @@ impl State {
         if let Err(invalid) = grammar::artifacts(&artifacts) {
             return reject(RejectCode::Invalid, invalid.to_string());
         }
-        let node = self.jobs.update(&id, |job| {
+        let ended = self.jobs.update(&id, |job| {
             let attempt = job.attempts.last_mut()?;
             attempt.state = AttemptState::Accepted;
             attempt.ended_at = Some(context.at);
@@ -169,23 +233,19 @@ impl State {
             attempt.reason = None;
             attempt.exit_code = Some(0);
             let node = attempt.node.clone();
+            let duration_ms = attempt.started_at.map(|started| context.at.0.saturating_sub(started.0));
             job.state = JobState::Received;
             job.artifacts = artifacts;
             job.artifact_node = Some(node.clone());
             job.reason = None;
-            Some(node)
+            job.block_until_ms = None;
+            Some((node, duration_ms, job.clone()))
         });
-        if let Some(Some(node)) = node {
-            let mut record = self.jobs.drone(&node);
-            record.infra_failures = 0;
-            if record.grounded_until_ms <= self.meta.hive_time_ms {
-                record.grounded_until_ms = 0;
-            }
-            if self.jobs.set_drone(&node, record) {
-                self.dirty.insert(RowKey::Drone(node));
-            }
+        if let Some(Some((node, duration_ms, job))) = ended {
+            self.count_success(&node);
+            self.learn(context.at, &job, &node, duration_ms);
         }
-        self.settle(id);
+        self.settle(context, id);
         Ok(Reply::Done)
     }
 
@@ -206,30 +266,8 @@ impl State {
             let node = attempt.node.clone();
             after_loss(job, node, began, &reason, hive_time_ms);
         });
-        self.settle(id);
+        self.settle(context, id);
         Ok(Reply::Done)
-    }
-
-    /// Marks the job's row, and gives the job its place among those that are over, if it is.
-    fn settle(&mut self, id: JobId) {
-        self.dirty.insert(RowKey::Job(id));
-        if self.jobs.get(&id).is_some_and(|job| job.state.is_terminal()) {
-            self.finish(&id);
-        }
-    }
-
-    /// Lost drones are not counted: a crash takes down all attempts of a machine at once and is one event, which the failure
-    /// detector handles.
-    fn count_against_drone(&mut self, node: &PeerId) {
-        let mut record = self.jobs.drone(node);
-        record.infra_failures += 1;
-        if record.infra_failures >= DRONE_INFRA_FAILURES_MAX {
-            record.infra_failures = 0;
-            record.grounded_until_ms = self.meta.hive_time_ms.saturating_add(GROUNDED_MS);
-        }
-        if self.jobs.set_drone(node, record) {
-            self.dirty.insert(RowKey::Drone(node.clone()));
-        }
     }
 }
 
@@ -269,11 +307,52 @@ fn end_attempt(
     Some((attempt.node.clone(), began))
 }
 
+/// What follows for a job.
+enum Next {
+    Again,
+    /// Until somebody, or, if it ages, until time unblocks it.
+    Blocked {
+        ages: bool,
+    },
+    Over(JobState),
+}
+
+fn follow(job: &mut Job, next: &Next, why: &str, hive_time_ms: u64) {
+    let mut why = why.to_owned();
+    job.block_until_ms = None;
+    job.state = match next {
+        Next::Again => JobState::Needed,
+        Next::Blocked { ages: false } => JobState::Blocked,
+        Next::Blocked { ages: true } if job.tally.blocks >= BLOCKS_MAX => {
+            why = format!("blocked {BLOCKS_MAX} times, and failed again: {why}");
+            JobState::Failed
+        }
+        Next::Blocked { ages: true } => {
+            let block_ms = (BLOCK_MS << job.tally.blocks.min(16)).min(BLOCK_MAX_MS);
+            job.tally.blocks += 1;
+            job.block_until_ms = Some(hive_time_ms.saturating_add(block_ms));
+            JobState::Blocked
+        }
+        Next::Over(state) => *state,
+    };
+    job.reason = Some(clip(&why, REASON_MAX_LEN)).filter(|_| job.state != JobState::Needed);
+}
+
+/// May be tried again everywhere; that it was blocked before is not forgotten.
+pub(super) fn unblock(job: &mut Job) {
+    job.state = JobState::Needed;
+    job.block_until_ms = None;
+    job.not_before_ms = 0;
+    job.reason = None;
+    job.finish_ordinal = 0;
+    job.tally = Tally { blocks: job.tally.blocks, ..Tally::default() };
+}
+
 fn after_failure(job: &mut Job, node: &PeerId, class: FailureClass, began: bool, reason: &str, hive_time_ms: u64) {
-    let (state, why) = match class {
-        FailureClass::Build if !job.spec.pure => {
+    match class {
+        FailureClass::Build if !job.spec.may_repeat() => {
             job.tally.build_failures += 1;
-            (JobState::Failed, reason.to_owned())
+            follow(job, &Next::Over(JobState::Failed), reason, hive_time_ms);
         }
         FailureClass::Build => {
             job.tally.build_failures += 1;
@@ -281,61 +360,65 @@ fn after_failure(job: &mut Job, node: &PeerId, class: FailureClass, began: bool,
             job.tally.failed_on.insert(node.clone(), hive_time_ms.saturating_add(pause));
             let drones = job.tally.failed_on.len();
             if drones >= DIFFERENT_DRONES_MAX {
-                (JobState::Blocked, format!("{drones} different drones failed to build it: {reason}"))
+                let why = format!("{drones} different drones failed to build it: {reason}");
+                follow(job, &Next::Blocked { ages: true }, &why, hive_time_ms);
             } else if job.tally.build_failures >= BUILD_FAILURES_MAX {
-                (JobState::Failed, format!("failed to build {BUILD_FAILURES_MAX} times: {reason}"))
+                let why = format!("failed to build {BUILD_FAILURES_MAX} times: {reason}");
+                follow(job, &Next::Over(JobState::Failed), &why, hive_time_ms);
             } else {
-                (JobState::Needed, reason.to_owned())
+                follow(job, &Next::Again, reason, hive_time_ms);
             }
         }
-        FailureClass::Infra | FailureClass::Stale => {
+        FailureClass::Infra | FailureClass::Stale if began && !job.spec.may_repeat() => {
             job.tally.infra_failures += 1;
-            let failures = job.tally.infra_failures;
-            job.not_before_ms = hive_time_ms.saturating_add(pause_ms(INFRA_PAUSE_MS, failures));
-            if began && !job.spec.pure {
-                (JobState::Blocked, interrupted(reason))
-            } else if failures >= INFRA_FAILURES_MAX {
-                (JobState::Blocked, format!("{failures} attempts failed without fault of the package: {reason}"))
-            } else {
-                (JobState::Needed, reason.to_owned())
-            }
+            follow(job, &Next::Blocked { ages: false }, &interrupted(reason), hive_time_ms);
         }
-        FailureClass::Policy => (JobState::Blocked, reason.to_owned()),
-        FailureClass::Cancelled => (JobState::Cancelled, reason.to_owned()),
-    };
-    job.state = state;
-    job.reason = Some(clip(&why, REASON_MAX_LEN)).filter(|_| state != JobState::Needed);
+        FailureClass::Infra | FailureClass::Stale => again_later(job, reason, hive_time_ms),
+        FailureClass::Policy => follow(job, &Next::Blocked { ages: false }, reason, hive_time_ms),
+        FailureClass::Cancelled => follow(job, &Next::Over(JobState::Cancelled), reason, hive_time_ms),
+    }
+}
+
+/// Not the package's fault: it waits, each time longer.
+fn again_later(job: &mut Job, reason: &str, hive_time_ms: u64) {
+    job.tally.infra_failures += 1;
+    let failures = job.tally.infra_failures;
+    job.not_before_ms = hive_time_ms.saturating_add(pause_ms(INFRA_PAUSE_MS, failures));
+    block_if_too_often(job, failures, reason, hive_time_ms);
+}
+
+fn block_if_too_often(job: &mut Job, failures: u32, reason: &str, hive_time_ms: u64) {
+    if failures >= INFRA_FAILURES_MAX {
+        let why = format!("{failures} attempts failed without fault of the package: {reason}");
+        follow(job, &Next::Blocked { ages: true }, &why, hive_time_ms);
+    } else {
+        follow(job, &Next::Again, reason, hive_time_ms);
+    }
 }
 
 fn after_loss(job: &mut Job, node: PeerId, began: bool, reason: &str, hive_time_ms: u64) {
     let lost_here = job.tally.lost_on.entry(node).or_default();
-    let (state, why) = if began {
-        *lost_here += 1;
-        let drones = job.tally.lost_on.values().filter(|times| **times > 0).count();
-        let repeated = job.tally.lost_on.values().any(|times| *times >= LOSSES_MAX);
-        if drones >= LOSSES_MAX as usize || repeated {
-            let times = job.tally.lost_on.values().sum::<u32>();
-            (JobState::Quarantined, format!("{drones} drones were lost on it, {times} times in all: {reason}"))
-        } else if !job.spec.pure {
-            (JobState::Blocked, interrupted(reason))
-        } else {
-            (JobState::Needed, String::new())
-        }
-    } else {
+    if !began {
         // It cannot have been what killed the drone. Somebody else gets it at once; after that, each time a little later.
         job.tally.infra_failures += 1;
         let failures = job.tally.infra_failures;
         if failures > 1 {
             job.not_before_ms = hive_time_ms.saturating_add(pause_ms(INFRA_PAUSE_MS, failures - 1));
         }
-        if failures >= INFRA_FAILURES_MAX {
-            (JobState::Blocked, format!("{failures} attempts failed without fault of the package: {reason}"))
-        } else {
-            (JobState::Needed, String::new())
-        }
-    };
-    job.state = state;
-    job.reason = Some(clip(&why, REASON_MAX_LEN)).filter(|_| state != JobState::Needed);
+        return block_if_too_often(job, failures, reason, hive_time_ms);
+    }
+    *lost_here += 1;
+    let drones = job.tally.lost_on.values().filter(|times| **times > 0).count();
+    let repeated = job.tally.lost_on.values().any(|times| *times >= LOSSES_MAX);
+    if drones >= LOSSES_MAX as usize || repeated {
+        let times = job.tally.lost_on.values().sum::<u32>();
+        let why = format!("{drones} drones were lost on it, {times} times in all: {reason}");
+        follow(job, &Next::Over(JobState::Quarantined), &why, hive_time_ms);
+    } else if job.spec.may_repeat() {
+        follow(job, &Next::Again, "", hive_time_ms);
+    } else {
+        follow(job, &Next::Blocked { ages: false }, &interrupted(reason), hive_time_ms);
+    }
 }
 
 fn interrupted(reason: &str) -> String {

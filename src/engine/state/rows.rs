@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use serde::{Serialize, de::DeserializeOwned};
 use uuid::Uuid;
 
+use super::jobs::Retired;
 use super::meta::{Chain, Meta};
 use super::origins::{OriginHead, Slot};
 use super::{LoadError, Row, State, table};
@@ -25,7 +26,8 @@ pub(super) enum RowKey {
     Job(JobId),
     Origin(PeerId),
     Reply(PeerId, u16),
-    History(JobId, u64),
+    History(JobId, Retired),
+    Package(String),
 }
 
 impl RowKey {
@@ -45,11 +47,13 @@ impl RowKey {
                 key.extend(slot.to_be_bytes());
                 (table::REPLIES, key)
             }
-            Self::History(id, ordinal) => {
+            Self::History(id, Retired { ordinal, well }) => {
                 let mut key = id.0.as_bytes().to_vec();
                 key.extend(ordinal.to_be_bytes());
+                key.push(u8::from(*well));
                 (table::HISTORY, key)
             }
+            Self::Package(package) => (table::PACKAGES, package.as_bytes().to_vec()),
         };
         Row { table, key }
     }
@@ -74,8 +78,14 @@ impl RowKey {
                 Ok(Self::Reply(peer(rest)?, u16::from_be_bytes(*slot)))
             }
             table::HISTORY => {
+                let (well, key) =
+                    key.split_last().filter(|(well, _)| **well < 2).ok_or("expected 0 or 1 at its end")?;
                 let (id, ordinal) = key.split_last_chunk::<8>().ok_or("too short")?;
-                Ok(Self::History(JobId(uuid(id)?), u64::from_be_bytes(*ordinal)))
+                let retired = Retired { ordinal: u64::from_be_bytes(*ordinal), well: *well == 1 };
+                Ok(Self::History(JobId(uuid(id)?), retired))
+            }
+            table::PACKAGES => {
+                String::from_utf8(key.to_vec()).map(Self::Package).map_err(|_| "expected text".to_owned())
             }
             _ => Err("no such table or key; was it written by a newer hive?".to_owned()),
         }
@@ -107,12 +117,13 @@ pub(super) fn value(state: &State, key: &RowKey) -> Option<Vec<u8>> {
         RowKey::Meta => Some(encode(&state.meta)),
         RowKey::Member(peer) => state.members.get(peer).map(encode),
         RowKey::RaftId(id) => state.members.raft_id(*id).map(encode),
-        RowKey::Drone(peer) => state.jobs.drone_row(peer).map(encode),
-        RowKey::Session(id) => state.jobs.session(id).map(encode),
-        RowKey::Job(id) => state.jobs.get(id).map(encode),
+        RowKey::Drone(peer) => state.jobs.drones.row(peer).map(encode),
+        RowKey::Session(id) => state.jobs.sessions.get(id).map(encode),
+        RowKey::Job(id) => state.jobs.any(id).map(encode),
         RowKey::Origin(peer) => state.origins.head(peer).map(encode),
         RowKey::Reply(peer, slot) => state.origins.slot(peer, *slot).map(encode),
         RowKey::History(..) => state.history.get(key).cloned(),
+        RowKey::Package(package) => state.jobs.packages.get(package).map(encode),
     }
 }
 
@@ -138,6 +149,7 @@ pub(super) fn load(rows: impl IntoIterator<Item = (Row, Vec<u8>)>) -> Result<Sta
             why,
         })?;
     }
+    state.jobs.loaded();
     Ok(state)
 }
 
@@ -147,12 +159,13 @@ fn load_row(state: &mut State, key: RowKey, value: &[u8]) -> Result<(), String> 
         RowKey::Meta => state.meta = decode::<Meta>(value)?,
         RowKey::Member(peer) => state.members.load(peer, decode(value)?)?,
         RowKey::RaftId(id) => state.members.load_raft_id(id, decode(value)?),
-        RowKey::Drone(peer) => state.jobs.load_drone(peer, decode(value)?),
-        RowKey::Session(id) => state.jobs.load_session(id, decode(value)?),
+        RowKey::Drone(peer) => state.jobs.drones.load(peer, decode(value)?),
+        RowKey::Session(id) => state.jobs.sessions.load(id, decode(value)?),
         RowKey::Job(id) => state.jobs.load(id, decode(value)?)?,
         RowKey::Origin(peer) => state.origins.load_head(peer, decode::<OriginHead>(value)?),
         RowKey::Reply(peer, slot) => state.origins.load_slot(peer, slot, decode::<Slot>(value)?),
-        RowKey::History(id, ordinal) => state.jobs.load_retired(id, ordinal),
+        RowKey::History(id, retired) => state.jobs.load_retired(id, retired),
+        RowKey::Package(package) => state.jobs.packages.load(package, decode(value)?),
     }
     Ok(())
 }
