@@ -285,7 +285,11 @@ impl JobSpec {
             Work::Maven { .. } => Some("lang:java"),
         };
         let git = self.work.source().filter(|source| matches!(source, Source::Git { .. })).map(|_| "tool:git");
-        let implied = tool.into_iter().chain(git).map(str::to_owned);
+        let tree = match &self.work {
+            Work::Portage { tree: Some(tree), .. } => Some(format!("tree:{tree}")),
+            _ => None,
+        };
+        let implied = tool.into_iter().chain(git).map(str::to_owned).chain(tree);
         Needs {
             labels: self.labels.iter().cloned().chain(implied).collect(),
             tools: self.tools.clone(),

@@ -36,6 +36,9 @@ pub struct Inventory {
     /// What builds can be given here: `sandbox`, `cgroup`, `user`, `netns`, …
     #[serde(default)]
     pub features: BTreeSet<String>,
+    /// The package tree that is there: commit or time of Portage's main repository. None where there is none.
+    #[serde(default)]
+    pub tree: Option<String>,
 }
 
 /// What a node says about itself when it joins, and again whenever it changes.

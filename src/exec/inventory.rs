@@ -152,6 +152,7 @@ pub fn detect(options: &Options) -> Inventory {
         tools: present.iter().map(|tool| (tool.0.to_owned(), String::new())).collect(),
         labels: options.labels.clone(),
         features: BTreeSet::new(),
+        tree: None,
     }
 }
 

@@ -6,7 +6,7 @@ use super::fit::{self, Drone, Unfit};
 use super::{Now, Settings, View};
 use crate::engine::id::{JobId, PeerId};
 use crate::engine::job::{Attempt, Job, JobState, Needs};
-use crate::engine::state::State;
+use crate::engine::state::{Decision, State, Wait};
 
 /// Waiting jobs looked at when a drone is explained.
 const JOBS_SHOWN_MAX: usize = 20;
@@ -74,7 +74,7 @@ pub fn waiting_for(state: &State, view: &View, now: Now, settings: &Settings, jo
     match job.state {
         JobState::Needed => {
             let drones = fit::drones(state, view, settings, now.hive_ms);
-            Some(why_waiting(job, &job.spec.needs(), &drones, view, now.hive_ms))
+            Some(why_waiting(state, job, &job.spec.needs(), &drones, view, now.hive_ms))
         }
         JobState::Blocked => Some(job.reason.clone().unwrap_or_else(|| "blocked".to_owned())),
         JobState::Delegated | JobState::Received | JobState::Failed | JobState::Cancelled | JobState::Quarantined => {
@@ -87,8 +87,85 @@ fn seconds(until_ms: u64, hive_ms: u64) -> u64 {
     until_ms.saturating_sub(hive_ms).div_ceil(1_000)
 }
 
+/// Jobs named of those that one waits for.
+const NAMED_MAX: usize = 3;
+
+fn named(jobs: &[&Job]) -> String {
+    let mut names: Vec<&str> = jobs.iter().take(NAMED_MAX).map(|job| job.spec.target.as_str()).collect();
+    if jobs.len() > NAMED_MAX {
+        names.push("…");
+    }
+    names.join(", ")
+}
+
+/// The job without which another one does not go on: what it waits for was held itself, and so on to the one that failed.
+fn culprit<'a>(state: &'a State, dead: &'a Job) -> &'a Job {
+    let mut found = dead;
+    // Jobs do not wait for each other in a circle; the bound is for whoever changes that.
+    for _ in 0..state.jobs_len() {
+        let next = state.wait(&found.spec.id).and_then(|wait| wait.dead.first().copied());
+        match next {
+            Some(next) if found.state == JobState::Needed => found = next,
+            Some(_) | None => break,
+        }
+    }
+    found
+}
+
+/// Why a job waits for others, if it does.
+fn why_gated(state: &State, job: &Job) -> Option<String> {
+    let wait = state.wait(&job.spec.id)?;
+    if let Some(leader) = job.joined {
+        return Some(format!("job {leader} does the same; this one ends with it"));
+    }
+    if let Some(dead) = wait.dead.first() {
+        let culprit = culprit(state, dead);
+        let (target, id) = (&culprit.spec.target, culprit.spec.id);
+        let reason = culprit.reason.as_deref().unwrap_or("it did not succeed");
+        let through =
+            if culprit.spec.id == dead.spec.id { String::new() } else { format!(" (for {})", dead.spec.target) };
+        return Some(format!("it needs {target}{through}, job {id}, which is {}: {reason}", word(culprit.state)));
+    }
+    if wait.lost {
+        return Some("it needs a job that failed and is forgotten".to_owned());
+    }
+    let count = wait.pending.len();
+    let jobs = if count == 1 { "job" } else { "jobs" };
+    Some(format!("it waits for {count} {jobs}: {}", named(&wait.pending)))
+}
+
+fn word(state: JobState) -> &'static str {
+    match state {
+        JobState::Needed => "waiting",
+        JobState::Delegated => "being built",
+        JobState::Received => "done",
+        JobState::Blocked => "blocked",
+        JobState::Failed => "failed",
+        JobState::Cancelled => "cancelled",
+        JobState::Quarantined => "quarantined",
+    }
+}
+
+fn who(decision: &Decision) -> String {
+    let why = if decision.why.is_empty() { String::new() } else { format!(" ({})", decision.why) };
+    format!("{}{why}", decision.by)
+}
+
 /// One sentence about a job that is `needed`.
-pub(super) fn why_waiting(job: &Job, needs: &Needs, drones: &[Drone<'_>], view: &View, hive_ms: u64) -> String {
+pub(super) fn why_waiting(
+    state: &State,
+    job: &Job,
+    needs: &Needs,
+    drones: &[Drone<'_>],
+    view: &View,
+    hive_ms: u64,
+) -> String {
+    if let Some(why) = why_gated(state, job) {
+        return why;
+    }
+    if let Some(paused) = state.paused() {
+        return format!("the queue was paused by {}", who(paused));
+    }
     if view.in_flight.contains_key(&job.spec.id) {
         return "it is being assigned".to_owned();
     }
@@ -105,9 +182,11 @@ pub(super) fn why_waiting(job: &Job, needs: &Needs, drones: &[Drone<'_>], view: 
     let fresh: Vec<&&Drone<'_>> =
         fitting.iter().filter(|drone| !job.tally.failed_on.contains_key(drone.peer)).collect();
     if !fresh.is_empty() {
-        let free = fresh.iter().any(|drone| drone.free() > 0);
+        let free = fresh.iter().any(|drone| drone.free() > 0 && drone.holds(job));
         return if free {
             "it is next".to_owned()
+        } else if fresh.iter().any(|drone| drone.free() > 0) {
+            "the memory that it may use is taken by other builds, on every drone that fits".to_owned()
         } else if fresh.len() < fitting.len() {
             "all drones that fit and on which it has not failed yet are busy".to_owned()
         } else {
@@ -127,7 +206,20 @@ fn nobody_fits(needs: &Needs, drones: &[Drone<'_>]) -> String {
     let lacking = able.filter_map(|drone| match drone.unfit_for(needs) {
         Some(Unfit::Lacks(what)) => Some(what),
         Some(Unfit::Memory(needed_mb)) => Some(vec![format!("{needed_mb} MiB of memory")]),
-        Some(Unfit::NotAlive | Unfit::TakesNoBuilds | Unfit::Grounded(_) | Unfit::NoSlots) | None => None,
+        Some(Unfit::Cores(needed)) => Some(vec![format!("{needed} processors")]),
+        Some(Unfit::Disk(needed_mb)) => Some(vec![format!("{needed_mb} MiB of free disk")]),
+        Some(
+            Unfit::NotAlive
+            | Unfit::TakesNoBuilds
+            | Unfit::Grounded(_)
+            | Unfit::CannotUpload(_)
+            | Unfit::Paused(_)
+            | Unfit::Draining(_)
+            | Unfit::DiskLow
+            | Unfit::Sweeps
+            | Unfit::NoSlots,
+        )
+        | None => None,
     });
     // The drone that lacks least shows best what is missing.
     match lacking.min_by_key(Vec::len) {
@@ -154,21 +246,59 @@ fn tell_of_job(state: &State, view: &View, drones: &[Drone<'_>], hive_ms: u64, j
         }
         JobState::Received => return done("it is done".to_owned(), ""),
         JobState::Blocked => {
-            return done(format!("blocked: {}", reason()), "mend the cause, cancel the job and queue it anew");
+            let again = match job.block_until_ms {
+                Some(until_ms) => format!("; it is tried again in {} s", seconds(until_ms, hive_ms)),
+                None => String::new(),
+            };
+            let remedy = format!("mend the cause, then: hive control unblock {}", job.spec.id);
+            return done(format!("blocked: {}{again}", reason()), &remedy);
         }
-        JobState::Failed => return done(format!("failed: {}", reason()), "mend the cause and queue it anew"),
+        JobState::Failed => {
+            let remedy = format!("mend the cause, then: hive control retry_failures {}", job.spec.id);
+            return done(format!("failed: {}", reason()), &remedy);
+        }
         JobState::Cancelled => return done(format!("cancelled: {}", reason()), "queue it anew"),
         JobState::Quarantined => {
-            let remedy = "look at the logs of its attempts; queue it anew when it is not what kills the drones";
-            return done(format!("quarantined: {}", reason()), remedy);
+            let id = job.spec.id;
+            let remedy = format!(
+                "look at the logs of its attempts; when it is not what kills the drones: hive control retry_failures {id}"
+            );
+            return done(format!("quarantined: {}", reason()), &remedy);
         }
     }
+    let summary = why_waiting(state, job, &needs, drones, view, hive_ms);
+    if let Some(wait) = state.wait(&job.spec.id) {
+        return Explanation { subject, summary, lines: wait_lines(&wait), remedy: wait_remedy(state, &wait) };
+    }
     let lines = drones.iter().map(|drone| job_line(job, &needs, drone, hive_ms)).collect();
-    Explanation {
-        subject,
-        summary: why_waiting(job, &needs, drones, view, hive_ms),
-        lines,
-        remedy: remedy_for(&needs, drones),
+    let remedy = if state.paused().is_some() { "hive control resume".to_owned() } else { remedy_for(&needs, drones) };
+    Explanation { subject, summary, lines, remedy }
+}
+
+/// What it waits for, what is dead first.
+fn wait_lines(wait: &Wait<'_>) -> Vec<ExplanationLine> {
+    let dead = |job: &Job| wait.dead.iter().any(|dead| dead.spec.id == job.spec.id);
+    let mut jobs = wait.pending.clone();
+    jobs.sort_by_key(|job| (!dead(job), job.ordinal));
+    let line = |job: &&Job| ExplanationLine {
+        name: format!("{} {}", job.spec.id, job.spec.target),
+        eligible: !dead(job),
+        why: match &job.reason {
+            Some(reason) => format!("{}: {reason}", word(job.state)),
+            None => word(job.state).to_owned(),
+        },
+    };
+    jobs.iter().take(JOBS_SHOWN_MAX).map(line).collect()
+}
+
+fn wait_remedy(state: &State, wait: &Wait<'_>) -> String {
+    match wait.dead.first().map(|dead| culprit(state, dead)) {
+        Some(culprit) if culprit.state == JobState::Cancelled => {
+            "what it needs was cancelled: cancel it, too, and queue both anew".to_owned()
+        }
+        Some(culprit) => format!("mend the cause, then: hive control retry_failures {}", culprit.spec.id),
+        None if wait.lost => "cancel it and queue it anew".to_owned(),
+        None => String::new(),
     }
 }
 
@@ -198,11 +328,12 @@ fn remedy_for(needs: &Needs, drones: &[Drone<'_>]) -> String {
         return String::new();
     }
     let effort = |unfit: &Unfit| match unfit {
-        Unfit::Grounded(_) => 0,
-        Unfit::NotAlive => 1,
+        Unfit::Grounded(_) | Unfit::CannotUpload(_) | Unfit::Paused(_) | Unfit::Draining(_) => 0,
+        Unfit::NotAlive | Unfit::DiskLow => 1,
         Unfit::Lacks(what) => 1 + what.len(),
         Unfit::TakesNoBuilds | Unfit::NoSlots => 40,
-        Unfit::Memory(_) => 41,
+        Unfit::Sweeps => 39,
+        Unfit::Memory(_) | Unfit::Cores(_) | Unfit::Disk(_) => 41,
     };
     let lacking = drones.iter().filter_map(|drone| drone.unfit_for(needs).map(|unfit| (drone, unfit)));
     match lacking.min_by_key(|(_, unfit)| effort(unfit)) {
@@ -223,13 +354,17 @@ fn explain_drone(state: &State, view: &View, drone: &Drone<'_>, drones: &[Drone<
     let running = state.live_attempts(drone.peer).map(|(job, attempt)| running_line(job, attempt));
     let open = waiting.iter().map(|(needs, job)| {
         let line = job_line(job, needs, drone, hive_ms);
-        let why = if line.eligible { why_waiting(job, needs, drones, view, hive_ms) } else { line.why };
+        let why = if line.eligible { why_waiting(state, job, needs, drones, view, hive_ms) } else { line.why };
         ExplanationLine { name: format!("{} {}", job.spec.id, job.spec.target), eligible: line.eligible, why }
     });
     let lines: Vec<ExplanationLine> = running.chain(open).collect();
     let fits_some = waiting.iter().any(|(needs, _)| drone.unfit_for(needs).is_none());
     let (summary, remedy) = match drone.why_not() {
         Some(unfit) => (format!("it gets no work: {unfit}"), unfit.remedy(drone.name)),
+        None if state.paused().is_some() => {
+            let by = state.paused().map(who).unwrap_or_default();
+            (format!("it gets no work: the queue was paused by {by}"), "hive control resume".to_owned())
+        }
         None if taken >= total => (format!("all of its {total} slots are taken"), String::new()),
         None if waiting.is_empty() => (format!("{taken} of {total} slots taken; no job waits"), String::new()),
         None if !fits_some => {

@@ -23,6 +23,9 @@ pub const PURE_AFTER_DOWN_MS: u64 = 5_000;
 /// that run at different speeds, before the coordinator gives it up.
 pub const DRONE_STOPS_AFTER_MS: u64 = 12_000;
 
+/// So long no lease is given for an attempt that is to be taken back, when that was not committed.
+const REVOKE_MS: u64 = 5_000;
+
 /// Whether a drone must stop an attempt by itself, so long after the renewal that was confirmed last. The time counts from
 /// when that renewal was *sent*.
 pub fn drone_must_stop(pure: bool, since_renewal_ms: u64) -> bool {
@@ -36,6 +39,10 @@ pub struct Leases {
     /// Attempts assigned before this coordinator followed the state for the first time count from its election.
     follows: bool,
     renewed: BTreeMap<Token, u64>,
+    /// Attempts assigned in this term that their drones have not asked for: they wait there for a free slot.
+    unasked: BTreeSet<Token>,
+    /// Attempts that are being taken back, and since when: nobody gets a lease for them.
+    revoking: BTreeMap<Token, u64>,
 }
 
 /// When an attempt is given up, and why.
@@ -50,13 +57,20 @@ pub struct Expiry {
 impl Leases {
     /// Those of a coordinator that was elected now. Everything it finds counts as renewed.
     pub fn new(elected_at_ms: u64) -> Self {
-        Self { elected_at_ms, follows: false, renewed: BTreeMap::new() }
+        Self {
+            elected_at_ms,
+            follows: false,
+            renewed: BTreeMap::new(),
+            unasked: BTreeSet::new(),
+            revoking: BTreeMap::new(),
+        }
     }
 
     /// A drone says that it works on these. Tokens that are not live attempts are dropped by the next
     /// [`follow`](Self::follow).
     pub fn renew(&mut self, tokens: impl IntoIterator<Item = Token>, now_ms: u64) {
         for token in tokens {
+            self.unasked.remove(&token);
             let at = self.renewed.entry(token).or_insert(now_ms);
             *at = (*at).max(now_ms);
         }
@@ -67,11 +81,34 @@ impl Leases {
         let live: BTreeSet<Token> =
             state.busy_nodes().flat_map(|peer| state.live_attempts(peer)).map(|(_, attempt)| attempt.token).collect();
         self.renewed.retain(|token, _| live.contains(token));
+        self.unasked.retain(|token| live.contains(token));
+        self.revoking.retain(|token, since_ms| live.contains(token) && now_ms.saturating_sub(*since_ms) < REVOKE_MS);
         let since = if self.follows { now_ms } else { self.elected_at_ms };
         for token in live {
-            self.renewed.entry(token).or_insert(since);
+            if !self.renewed.contains_key(&token) {
+                self.renewed.insert(token, since);
+                // Of attempts from before this term nobody here knows whether they have begun.
+                if self.follows {
+                    self.unasked.insert(token);
+                }
+            }
         }
         self.follows = true;
+    }
+
+    /// Whether an attempt waits at its drone for a free slot, so that taking it back stops nothing.
+    pub fn is_unasked(&self, token: &Token) -> bool {
+        self.unasked.contains(token) && !self.revoking.contains_key(token)
+    }
+
+    /// From here on no lease is given for an attempt, for as long as it takes to take it back.
+    pub fn revoke(&mut self, token: Token, now_ms: u64) {
+        self.revoking.insert(token, now_ms);
+    }
+
+    /// Whether an attempt is being taken back.
+    pub fn is_revoking(&self, token: &Token) -> bool {
+        self.revoking.contains_key(token)
     }
 
     /// When an attempt is to be given up. `down_since_ms`: since when its drone is down.
