@@ -132,7 +132,7 @@ pub enum Event {
     /// The coordinator answered about leases.
     Leased {
         /// What was asked, and whether it is still live; none: no answer.
-        answer: Option<Vec<(Token, bool)>>,
+        answer: Option<Vec<control::LeaseAnswer>>,
         /// When it was asked.
         sent_ms: u64,
     },

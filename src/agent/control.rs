@@ -21,8 +21,30 @@ pub(super) struct LeaseAsked {
     pub(super) job: JobId,
     /// Its fencing token.
     pub(super) token: Token,
-    /// It has not begun here yet.
-    pub(super) first: bool,
+    /// How far it is here.
+    pub(super) phase: LeasePhase,
+}
+
+/// How far an attempt is at its drone when it asks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum LeasePhase {
+    /// It waits for a slot; may be taken back.
+    Waits,
+    /// It is about to begin.
+    Begins,
+    /// It has begun.
+    Begun,
+}
+
+/// What the coordinator said of one attempt.
+#[derive(Clone, Copy, Debug)]
+pub struct LeaseAnswer {
+    /// Its fencing token.
+    pub token: Token,
+    /// As what it was asked about.
+    pub phase: LeasePhase,
+    /// It is the drone's, and may go on, or begin, or wait.
+    pub valid: bool,
 }
 
 /// A request.

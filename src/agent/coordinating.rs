@@ -14,7 +14,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::advising::advise_about;
-use super::control::{self, LeaseAsked, Request, Response};
+use super::control::{self, LeaseAsked, LeasePhase, Request, Response};
 use super::shared::Shared;
 use super::views::role_of;
 use super::voters::{Done, Voters};
@@ -36,6 +36,9 @@ use crate::transport;
 const PLAN_TIMEOUT: Duration = Duration::from_secs(2);
 /// How long a node may take for an errand.
 const ERRAND_TIMEOUT: Duration = Duration::from_secs(5);
+/// Attempts that a drone is given beyond its slots: the next one is there when one ends, and little has to be taken back when
+/// another drone has nothing to do.
+const PREFETCH: u32 = 1;
 /// Interval of planning while the state does not move, milliseconds: leases, liveness and loads change beside it.
 const PLAN_INTERVAL_MS: u64 = 200;
 /// Before the next plan when one was not committed, milliseconds; doubles.
@@ -87,7 +90,7 @@ impl Term {
 impl Coordinating {
     /// A node that does not lead.
     pub(super) fn new() -> Self {
-        Self { term: None, settings: scheduler::Settings::default() }
+        Self { term: None, settings: scheduler::Settings { prefetch: PREFETCH, ..scheduler::Settings::default() } }
     }
 
     /// Plans and proposes, while this node leads.
@@ -142,7 +145,7 @@ impl Coordinating {
             tracing::info!(%job, drone = %shared.name_of(drone), "assigning");
         }
         for (job, why) in &plan.report.lost {
-            tracing::warn!(%job, why, "giving up an attempt");
+            tracing::warn!(%job, why, "giving up an attempt, or taking it back");
         }
         term.in_flight = plan.report.assigned;
         term.planning = true;
@@ -231,6 +234,8 @@ pub(super) fn view(shared: &Shared) -> View {
             down_since_ms: since_ms.filter(|_| liveness == MemberState::Down),
             takes_builds: role.as_deref().and_then(|role| roles.get(role)).is_none_or(|role| role.takes_builds),
             slots: report.as_ref().and_then(|report| report.slots),
+            disk_free_mb: report.as_ref().map(|report| report.disk_free_bytes >> 20),
+            disk_low: report.as_ref().is_some_and(|report| report.disk_low),
             load_percent: report.map_or(0, |report| report.load_centi / cores.max(1)),
         };
         (peer, drone)
@@ -258,18 +263,29 @@ fn ask_again(shared: &Arc<Shared>, migration: Migration) {
 /// Renews leases: what a drone asks of the coordinator. None when this node is not the coordinator right now.
 pub(super) async fn lease(shared: &Shared, peer: &PeerId, asked: &[LeaseAsked]) -> Option<Vec<bool>> {
     shared.consensus.confirm_leader().await.ok()?;
+    let revoking: Vec<bool> = {
+        let leases = shared.leases();
+        asked.iter().map(|asked| leases.as_ref().is_some_and(|leases| leases.is_revoking(&asked.token))).collect()
+    };
     let valid: Vec<bool> = shared.read(|state| {
-        let live = |asked: &LeaseAsked| {
+        let live = |(asked, revoking): (&LeaseAsked, &bool)| {
             let attempt = state.job(&asked.job).and_then(|job| job.live_attempt());
             attempt.is_some_and(|attempt| {
-                // What has begun does not begin again: the drone's own copy of the state may be older than its last life.
-                let unbegun = attempt.state == AttemptState::Assigned;
-                attempt.token == asked.token && attempt.node == *peer && (unbegun || !asked.first)
+                // What has begun does not begin again: the drone's own copy of the state may be older than its last life. What
+                // is being taken back must not begin either.
+                let may_begin = attempt.state == AttemptState::Assigned && !revoking;
+                let own = attempt.token == asked.token && attempt.node == *peer;
+                own && (may_begin || asked.phase == LeasePhase::Begun)
             })
         };
-        asked.iter().map(live).collect()
+        asked.iter().zip(&revoking).map(live).collect()
     });
-    let renewed = asked.iter().zip(&valid).filter(|(_, valid)| **valid).map(|(asked, _)| asked.token);
-    shared.leases().as_mut()?.renew(renewed, now_ms());
+    let renewed = asked.iter().zip(&valid).filter(|(_, valid)| **valid).map(|(asked, _)| asked);
+    let (waiting, begun): (Vec<_>, Vec<_>) = renewed.partition(|asked| asked.phase == LeasePhase::Waits);
+    let tokens = |asked: Vec<&LeaseAsked>| asked.into_iter().map(|asked| asked.token).collect::<Vec<_>>();
+    let mut leases = shared.leases();
+    let leases = leases.as_mut()?;
+    leases.renew(tokens(begun), now_ms());
+    leases.renew_waiting(tokens(waiting), now_ms());
     Some(valid)
 }

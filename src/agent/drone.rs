@@ -16,7 +16,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::control::{self, LEASES_MAX, LeaseAsked, Request, Response};
+use super::control::{self, LEASES_MAX, LeaseAnswer, LeaseAsked, LeasePhase, Request, Response};
 use super::shared::Shared;
 use super::{Event, blobs, coordinating, propose};
 use crate::api::ErrorCode;
@@ -24,7 +24,7 @@ use crate::clock::now_ms;
 use crate::engine::command::{Command, Progress, Reply};
 use crate::engine::id::{JobId, Token};
 use crate::engine::job::{AttemptState, FailureClass, JobSpec, JobState, Outcome};
-use crate::engine::scheduler::{RENEW_EVERY_MS, drone_must_stop};
+use crate::engine::scheduler::{self, RENEW_EVERY_MS, drone_must_stop};
 use crate::exec::build::{Attempt, Build, Event as BuildEvent, EventKind as BuildEventKind, StopReason};
 use crate::tasks;
 use crate::transport::{decode, encode};
@@ -162,16 +162,25 @@ impl Drone {
     }
 
     fn ask_for_leases(&mut self, shared: &Arc<Shared>, now_ms: u64) {
-        let interval_ms = if self.unconfirmed.is_empty() { RENEW_EVERY_MS } else { CONFIRM_MS };
+        if self.asking || now_ms.saturating_sub(self.asked_ms) < CONFIRM_MS {
+            return;
+        }
+        // What was given ahead waits here for a free slot: the coordinator may take it back meanwhile.
+        let free = if self.unconfirmed.is_empty() { 0 } else { own_slots(shared).saturating_sub(self.running.len()) };
+        let may_begin = free > 0 && !self.unconfirmed.is_empty();
+        if !may_begin && now_ms.saturating_sub(self.asked_ms) < RENEW_EVERY_MS {
+            return;
+        }
         let begun = self.running.iter().map(|(token, running)| (running.job, *token));
         let begun = begun.chain(self.reporting.iter().map(|(token, (job, _))| (*job, *token)));
-        let unconfirmed =
-            self.unconfirmed.iter().map(|(token, job)| LeaseAsked { job: *job, token: *token, first: true });
-        let attempts: Vec<LeaseAsked> = unconfirmed
-            .chain(begun.map(|(job, token)| LeaseAsked { job, token, first: false }))
-            .take(LEASES_MAX)
-            .collect();
-        if self.asking || attempts.is_empty() || now_ms.saturating_sub(self.asked_ms) < interval_ms {
+        let begun = begun.map(|(job, token)| LeaseAsked { job, token, phase: LeasePhase::Begun });
+        let unconfirmed = self.unconfirmed.iter().enumerate().map(|(position, (token, job))| LeaseAsked {
+            job: *job,
+            token: *token,
+            phase: if position < free { LeasePhase::Begins } else { LeasePhase::Waits },
+        });
+        let attempts: Vec<LeaseAsked> = unconfirmed.chain(begun).take(LEASES_MAX).collect();
+        if attempts.is_empty() {
             return;
         }
         let Some(coordinator) = shared.consensus.status().leader else { return };
@@ -179,7 +188,7 @@ impl Drone {
         self.asked_ms = now_ms;
         let shared = Arc::clone(shared);
         tasks::spawn("lease", async move {
-            let asked: Vec<Token> = attempts.iter().map(|asked| asked.token).collect();
+            let asked: Vec<(Token, LeasePhase)> = attempts.iter().map(|asked| (asked.token, asked.phase)).collect();
             let valid = if coordinator == shared.me.peer_id {
                 coordinating::lease(&shared, &coordinator, &attempts).await
             } else {
@@ -198,15 +207,21 @@ impl Drone {
                     }
                 }
             };
-            let answer = valid.map(|valid| asked.iter().copied().zip(valid).collect());
+            let answer = valid.map(|valid| {
+                let answers = asked.into_iter().zip(valid);
+                answers.map(|((token, phase), valid)| LeaseAnswer { token, phase, valid }).collect()
+            });
             let _ = shared.events.send(Event::Leased { answer, sent_ms: now_ms }).await;
         });
     }
 
     /// The coordinator answered. Leases count from when they were asked for.
-    pub(super) fn on_leased(&mut self, shared: &Arc<Shared>, answer: Option<Vec<(Token, bool)>>, sent_ms: u64) {
+    pub(super) fn on_leased(&mut self, shared: &Arc<Shared>, answer: Option<Vec<LeaseAnswer>>, sent_ms: u64) {
         self.asking = false;
-        for (token, valid) in answer.into_iter().flatten() {
+        for LeaseAnswer { token, phase, valid } in answer.into_iter().flatten() {
+            if valid && phase == LeasePhase::Waits {
+                continue;
+            }
             if let Some(running) = self.running.get_mut(&token) {
                 if valid {
                     running.renewed_ms = sent_ms;
@@ -347,6 +362,17 @@ impl Drone {
             running.build.stop(StopReason::Shutdown);
         }
     }
+}
+
+/// Attempts that this node runs side by side, as the coordinator counts them.
+fn own_slots(shared: &Shared) -> usize {
+    let set = super::views::own_slots(shared);
+    let settings = scheduler::Settings::default();
+    let slots = shared.read(|state| {
+        let me = state.member(&shared.me.peer_id)?;
+        Some(scheduler::slots(&me.info.inventory, state.drone_record(&shared.me.peer_id), Some(set), &settings))
+    });
+    usize::try_from(slots.unwrap_or(0)).unwrap_or(usize::MAX)
 }
 
 /// Why an attempt that the state no longer assigns to this node is stopped.

@@ -165,20 +165,26 @@ const COORDINATOR_SHOWN_MS: u64 = 2_000;
 pub(super) fn own_report(shared: &Shared) -> StatusReport {
     let building = shared.read(|state| state.live_attempts_len(&shared.me.peer_id));
     let consensus = shared.consensus.status();
-    // Who does not see what it is given must be given nothing.
-    let blind = consensus.halted.is_some() || consensus.age_ms() > BLIND_MS;
-    let unable = blind || shared.executor.capabilities().unable.is_some();
     StatusReport {
         load_centi: load_centi(),
         building: u32::try_from(building).unwrap_or(u32::MAX),
         disk_free_bytes: disk_free_bytes(shared),
         disk_low: consensus.low_space,
-        slots: Some(if unable { 0 } else { shared.config.build.slots }),
+        slots: Some(own_slots(shared)),
         commit_p99_ms: consensus.fsync_p99_ms,
         raft_id: consensus.raft_id,
         halted: consensus.halted.is_some(),
         received_ms: now_ms(),
     }
+}
+
+/// Attempts that this node runs side by side; none while it cannot.
+pub(super) fn own_slots(shared: &Shared) -> u32 {
+    let consensus = shared.consensus.status();
+    // Who does not see what it is given must be given nothing.
+    let blind = consensus.halted.is_some() || consensus.age_ms() > BLIND_MS;
+    let unable = blind || shared.executor.capabilities().unable.is_some();
+    if unable { 0 } else { shared.config.build.slots }
 }
 
 /// Free bytes of the state directory; 0 where that cannot be told.

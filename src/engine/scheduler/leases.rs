@@ -71,6 +71,13 @@ impl Leases {
     pub fn renew(&mut self, tokens: impl IntoIterator<Item = Token>, now_ms: u64) {
         for token in tokens {
             self.unasked.remove(&token);
+            self.renew_waiting([token], now_ms);
+        }
+    }
+
+    /// A drone says that these wait with it for a free slot: they have not begun, and may be taken back.
+    pub fn renew_waiting(&mut self, tokens: impl IntoIterator<Item = Token>, now_ms: u64) {
+        for token in tokens {
             let at = self.renewed.entry(token).or_insert(now_ms);
             *at = (*at).max(now_ms);
         }
