@@ -37,6 +37,8 @@ mod idle;
 mod log;
 #[path = "figures/row.rs"]
 mod row;
+#[path = "figures/watching.rs"]
+mod watching;
 
 use harness::Lab;
 use row::Row;
@@ -76,7 +78,7 @@ struct Figure {
     on_disk: bool,
 }
 
-const FIGURES: [Figure; 8] = [
+const FIGURES: [Figure; 9] = [
     Figure { name: "start", measure: forming::start_to_identity, deadline_s: (480, 90), in_short: true, on_disk: true },
     Figure {
         name: "twenty",
@@ -96,6 +98,13 @@ const FIGURES: [Figure; 8] = [
     Figure { name: "observer", measure: log::observer_lag, deadline_s: (180, 90), in_short: false, on_disk: true },
     Figure { name: "bytes", measure: log::coordinator_bytes, deadline_s: (300, 90), in_short: false, on_disk: false },
     Figure { name: "transitions", measure: log::transitions, deadline_s: (180, 90), in_short: true, on_disk: true },
+    Figure {
+        name: "watching",
+        measure: watching::line_to_watcher,
+        deadline_s: (180, 90),
+        in_short: true,
+        on_disk: true,
+    },
     Figure { name: "idle", measure: idle::idle, deadline_s: (180, 90), in_short: true, on_disk: false },
 ];
 

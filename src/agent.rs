@@ -29,6 +29,7 @@ mod definitions;
 mod drone;
 mod files;
 mod joining;
+mod logs;
 mod metrics;
 mod node_api;
 mod packages;

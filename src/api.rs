@@ -4,6 +4,8 @@
 //! durations are in milliseconds and say so in their name. Nothing secret is ever a field here.
 
 mod jobs;
+mod logs;
+pub mod shown;
 pub mod words;
 
 use std::collections::BTreeMap;
@@ -15,6 +17,7 @@ use crate::engine::id::{EpochId, HiveId, JobId, PeerId, Sha256Hash, UnixMillis};
 use crate::engine::member::Inventory;
 
 pub use self::jobs::{AttemptView, CancelRequest, JobLine, JobView, SubmitRequest, Submitted, SubmittedJob};
+pub use self::logs::{LogFirstError, LogMatch, LogMatches, LogPhase, LogPhases, LogSearch, PhaseSource};
 
 /// Version of the envelope and of every shape in this module.
 pub const SCHEMA: u32 = 1;

@@ -24,8 +24,10 @@ pub mod session;
 
 pub mod ballot;
 pub mod beacon;
+pub mod buildlog;
 pub mod founding;
 pub mod grammar;
+pub mod harmless;
 pub mod health;
 pub mod keeping;
 pub mod policy;

@@ -18,6 +18,7 @@ pub mod limits;
 pub mod node;
 
 mod hive;
+mod logs;
 mod page;
 mod routes;
 mod serve;

@@ -23,6 +23,8 @@ mod building;
 mod faults;
 #[path = "lab/forming.rs"]
 mod forming;
+#[path = "lab/logs.rs"]
+mod logs;
 #[path = "lab/operating.rs"]
 mod operating;
 #[path = "lab/voting.rs"]

@@ -13,11 +13,11 @@ use tokio_util::io::ReaderStream;
 
 use super::refused::Refused;
 use super::shared::Shared;
-use super::{Event, blobs, condition, coordinating, internal, metrics, recovering, serving, submitting, views};
+use super::{Event, blobs, condition, coordinating, internal, logs, metrics, recovering, serving, submitting, views};
 use crate::api::{
     AddressClaim, ApiError, ApiResult, ArtifactView, DoctorFacts, ErrorCode, Explanation, ExplanationLine, Health,
-    Identity, InterfaceView, JobLine, JobView, JoinRequest, LogStatus, NodeView, PeersFile, RecoverReport,
-    RecoverRequest, Refusal, Status, StoredBlob, SubmitRequest, Submitted,
+    Identity, InterfaceView, JobLine, JobView, JoinRequest, LogFirstError, LogMatches, LogPhases, LogSearch, LogStatus,
+    NodeView, PeersFile, RecoverReport, RecoverRequest, Refusal, Status, StoredBlob, SubmitRequest, Submitted,
 };
 use crate::blobs::fetch::FetchError;
 use crate::clock::now_ms;
@@ -25,15 +25,13 @@ use crate::engine::id::{JobId, PeerId, Sha256Hash};
 use crate::engine::job::{Job, JobState};
 use crate::engine::scheduler::{self, Now, Subject};
 use crate::exec::ExecError;
-use crate::exec::logs::remote;
+use crate::exec::logs::look::{Found, Question};
 use crate::keyring::Keyring;
 use crate::web::NodeApi;
 use crate::web::node::{Answer, ByteStream, Download, JobQuery, LogQuery, LogStream};
 
 /// How long a reset identity is awaited: a ballot, a claim, and some patience with a missing quorum.
 const RESET_TIMEOUT: Duration = Duration::from_secs(15);
-/// What to do when a log is not there.
-const LOG_GONE: &str = "hive job show says when the attempt ran; how long logs are kept: hive config reference";
 /// Addresses that other subnets registered; the oldest is forgotten first.
 const REGISTERED_MAX: usize = 256;
 /// Lines of `hive listen` on their way to a client.
@@ -101,67 +99,6 @@ impl Api {
             details: told.lines.into_iter().map(line).collect(),
             remedy: told.remedy,
         })
-    }
-
-    async fn log_of(&self, query: LogQuery) -> ApiResult<LogStream> {
-        let job = self.find_job(&query.job).await?;
-        let attempt = match query.attempt {
-            Some(number) => job.attempts.iter().find(|attempt| attempt.attempt == number),
-            None => job.attempts.last(),
-        };
-        let attempt = attempt.ok_or_else(|| {
-            not_found(format!("job {} has no such attempt yet", query.job), format!("see: hive explain {}", query.job))
-        })?;
-        let (number, node) = (attempt.attempt, attempt.node.clone());
-        let local = self.shared.logs.reader(query.job, number, query.offset).map_err(internal)?;
-        if let Some(mut reader) = local {
-            let mut offset = query.offset;
-            if let Some(tail) = query.tail_bytes {
-                let length = self.shared.logs.length(query.job, number).map_err(internal)?.unwrap_or(0);
-                offset = offset.max(length.saturating_sub(tail));
-                reader = self
-                    .shared
-                    .logs
-                    .reader(query.job, number, offset)
-                    .map_err(internal)?
-                    .ok_or_else(|| not_found("the log was dropped by age or size", LOG_GONE))?;
-            }
-            return Ok(LogStream { attempt: number, offset, bytes: local_log(reader, query.follow) });
-        }
-        if node == self.shared.me.peer_id {
-            return Err(not_found("this attempt has no log (yet), or it was dropped by age or size", LOG_GONE));
-        }
-        self.remote_log(&query, number, &node).await
-    }
-
-    async fn remote_log(&self, query: &LogQuery, attempt: u32, node: &PeerId) -> ApiResult<LogStream> {
-        let request = remote::Request { job: query.job, attempt, offset: query.offset, follow: query.follow };
-        let name = self.shared.name_of(node);
-        let mut log = remote::RemoteLog::open(&self.shared.mesh, node, &request).await.map_err(|error| {
-            ApiError::new(
-                ErrorCode::Unreachable,
-                format!("the log is on {name}, which cannot be reached: {error}"),
-                "try again when it is back; see hive peers",
-            )
-        })?;
-        let first =
-            log.next().await.map_err(|error| not_found(format!("{name} has no such log: {error}"), LOG_GONE))?;
-        let tail = query.tail_bytes;
-        if let (Some(tail), false) = (tail, query.follow) {
-            let mut all = first.map(|bytes| bytes.to_vec()).unwrap_or_default();
-            while let Some(more) = log.next().await.map_err(internal)? {
-                all.extend_from_slice(&more);
-                let surplus = all.len().saturating_sub(usize::try_from(tail).unwrap_or(usize::MAX));
-                all.drain(..surplus);
-            }
-            let offset = log.offset().saturating_sub(all.len() as u64);
-            let bytes = futures::stream::once(async move { Ok(Bytes::from(all)) }).boxed();
-            return Ok(LogStream { attempt, offset, bytes });
-        }
-        let rest =
-            futures::stream::try_unfold(log, |mut log| async move { Ok(log.next().await?.map(|bytes| (bytes, log))) });
-        let bytes = futures::stream::iter(first.map(Ok)).chain(rest).boxed();
-        Ok(LogStream { attempt, offset: query.offset, bytes })
     }
 
     async fn download(
@@ -280,19 +217,6 @@ impl Api {
 fn tokio_stream(receiver: tokio::sync::mpsc::Receiver<std::io::Result<Bytes>>) -> ByteStream {
     futures::stream::unfold(receiver, |mut receiver| async move { receiver.recv().await.map(|item| (item, receiver)) })
         .boxed()
-}
-
-fn local_log(reader: crate::exec::logs::LogReader, follow: bool) -> ByteStream {
-    futures::stream::try_unfold(reader, move |mut reader| async move {
-        let bytes = if follow {
-            reader.next().await?
-        } else {
-            let bytes = reader.available().await?;
-            (!bytes.is_empty()).then_some(bytes)
-        };
-        Ok(bytes.map(|bytes| (bytes, reader)))
-    })
-    .boxed()
 }
 
 fn not_found(message: impl Into<String>, hint: impl Into<String>) -> ApiError {
@@ -433,7 +357,37 @@ impl NodeApi for Api {
     }
 
     fn job_log(&self, query: LogQuery) -> Answer<'_, LogStream> {
-        self.log_of(query).boxed()
+        async move { logs::stream(&self.shared, &self.find_job(&query.job).await?, query).await }.boxed()
+    }
+
+    fn log_matches(&self, id: JobId, attempt: Option<u32>, search: LogSearch) -> Answer<'_, LogMatches> {
+        async move {
+            match logs::look(&self.shared, &self.find_job(&id).await?, attempt, Question::Search(search)).await? {
+                Found::Matches(matches) => Ok(matches),
+                other => Err(logs::unexpected(&other)),
+            }
+        }
+        .boxed()
+    }
+
+    fn log_phases(&self, id: JobId, attempt: Option<u32>) -> Answer<'_, LogPhases> {
+        async move {
+            match logs::look(&self.shared, &self.find_job(&id).await?, attempt, Question::Phases).await? {
+                Found::Phases(phases) => Ok(phases),
+                other => Err(logs::unexpected(&other)),
+            }
+        }
+        .boxed()
+    }
+
+    fn log_first_error(&self, id: JobId, attempt: Option<u32>) -> Answer<'_, LogFirstError> {
+        async move {
+            match logs::look(&self.shared, &self.find_job(&id).await?, attempt, Question::FirstError).await? {
+                Found::FirstError(found) => Ok(found),
+                other => Err(logs::unexpected(&other)),
+            }
+        }
+        .boxed()
     }
 
     fn artifacts(&self, id: JobId) -> Answer<'_, Vec<ArtifactView>> {

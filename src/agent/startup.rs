@@ -228,9 +228,10 @@ async fn serve_and_run(shared: Arc<Shared>, bound: web::Bound, inputs: Inputs) -
     if shared.hive().is_some() {
         shared.consensus.resume(Vec::new()).await.context("Failed to go on with the stored log")?;
     }
-    let served: [JoinHandle<()>; 2] = [
+    let served: [JoinHandle<()>; 3] = [
         exchange::serve(&shared.mesh, shared.blobs.clone()).context("Failed to serve blobs")?,
         logs::remote::serve(&shared.mesh, shared.logs.clone()).context("Failed to serve logs")?,
+        logs::look::serve(&shared.mesh, shared.logs.clone()).context("Failed to answer about logs")?,
     ];
     let control = shared.mesh.accept(control::PROTOCOL).context("Failed to serve control requests")?;
     tasks::spawn("control", serving::serve(Arc::clone(&shared), control));

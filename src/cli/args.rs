@@ -240,6 +240,10 @@ pub(crate) enum JobVerb {
 
 /// `hive logs …`
 #[derive(Debug, Args)]
+#[command(after_help = "Examples:\n  hive logs -f 47f7eae6\n  hive logs 47f7eae6 --first-error\n  \
+                        hive logs 47f7eae6 --grep 'undefined reference' --attempt 1\n  hive logs 47f7eae6 --download build.log\n\n\
+                        What is shown is harmless: escape sequences other than colours are made visible, long lines are cut. \
+                        --grep, --phases and --first-error exit with 5 when there is nothing.")]
 pub(crate) struct LogsArgs {
     /// The job's id, or the beginning of it.
     #[arg(value_name = "JOB")]
@@ -250,9 +254,33 @@ pub(crate) struct LogsArgs {
     /// The attempt; the last one when left out.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     pub(crate) attempt: Option<u32>,
-    /// Do not neutralise escape sequences on a terminal (colours stay either way).
+    /// Print the bytes as they are. Not onto a terminal: a build could take it over.
     #[arg(long)]
     pub(crate) raw: bool,
+    /// Print only lines with this text, found by the node that keeps the log.
+    #[arg(long, value_name = "TEXT", conflicts_with_all = ["follow", "raw"])]
+    pub(crate) grep: Option<String>,
+    /// Capital and small letters are the same.
+    #[arg(short, long, requires = "grep")]
+    pub(crate) ignore_case: bool,
+    /// The text is a regular expression.
+    #[arg(long, requires = "grep")]
+    pub(crate) regex: bool,
+    /// At most so many lines.
+    #[arg(long, value_name = "N", requires = "grep", default_value_t = 1_000, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    pub(crate) limit: u32,
+    /// List the phases of the build: what, when, how long, and where in the log.
+    #[arg(long, conflicts_with_all = ["follow", "raw", "grep"])]
+    pub(crate) phases: bool,
+    /// Show the line that tells best what went wrong, with its neighbours.
+    #[arg(long, conflicts_with_all = ["follow", "raw", "grep", "phases"])]
+    pub(crate) first_error: bool,
+    /// Keep the bytes as they are in a file.
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["follow", "raw", "grep", "phases", "first_error"])]
+    pub(crate) download: Option<PathBuf>,
+    /// Replace the file when it is there already.
+    #[arg(long, requires = "download")]
+    pub(crate) force: bool,
 }
 
 /// `hive artifact …`

@@ -228,6 +228,10 @@ impl Client {
                 let stream = within(TcpStream::connect((host.as_str(), *port)))
                     .await
                     .map_err(|error| url_error(&self.target, &error))?;
+                // A log may be silent for hours; a machine that lost its power is silent too, and must not be waited for as long.
+                if let Err(error) = socket2::SockRef::from(&stream).set_tcp_keepalive(&keepalive()) {
+                    tracing::debug!(%error, "no keep-alive on this connection");
+                }
                 self.send_over(stream, prefix, method, path, body, length).await
             }
         }
@@ -297,6 +301,12 @@ impl Download {
             }
         }
     }
+}
+
+/// A peer that is gone is noticed within half a minute.
+fn keepalive() -> socket2::TcpKeepalive {
+    let interval = Duration::from_secs(5);
+    socket2::TcpKeepalive::new().with_time(3 * interval).with_interval(interval).with_retries(3)
 }
 
 async fn within<T>(connect: impl Future<Output = io::Result<T>>) -> io::Result<T> {

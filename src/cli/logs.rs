@@ -1,8 +1,13 @@
 //! `hive logs`: the output of a build, followed across attempts and across connections that break.
 //!
 //! The offset decides: after a break the stream goes on at the byte after the last one printed, so nothing is lost or printed
-//! twice, whichever node keeps the log by then.
+//! twice, whichever node keeps the log by then. Questions about a log are in [`look`].
 
+mod look;
+
+use std::fs::{self, File};
+use std::io::Write as _;
+use std::path::Path;
 use std::time::Duration;
 
 use serde_json::json;
@@ -11,7 +16,7 @@ use super::args::LogsArgs;
 use super::client::{Client, Download};
 use super::output::{Failure, Outcome, Ui};
 use super::queue;
-use super::text::StreamCleaner;
+use super::text::{StreamCleaner, bytes as size_of};
 use crate::api::{ApiError, Envelope, ErrorCode, JobView};
 use crate::clock;
 use crate::engine::id::JobId;
@@ -26,6 +31,7 @@ struct Follower<'a> {
     ui: &'a Ui,
     client: &'a Client,
     job: JobId,
+    /// Bytes as they are.
     raw: bool,
     attempt: Option<u32>,
     offset: u64,
@@ -34,16 +40,28 @@ struct Follower<'a> {
 
 /// `hive logs`.
 pub(crate) async fn logs(ui: &Ui, client: &Client, args: LogsArgs) -> Outcome {
+    if args.raw && ui.terminal {
+        return Err(Failure::usage(
+            "raw output could take over this terminal",
+            "send it on: hive logs JOB --raw | less, or keep it: hive logs JOB --download FILE",
+        ));
+    }
     let job = queue::resolve(client, &args.job).await?;
-    let mut follower = Follower {
-        ui,
-        client,
-        job,
-        raw: args.raw,
-        attempt: args.attempt,
-        offset: 0,
-        cleaner: StreamCleaner::new(ui.paint.0),
-    };
+    let attempt = args.attempt;
+    if args.phases {
+        return look::phases(ui, client, job, attempt).await;
+    }
+    if args.first_error {
+        return look::first_error(ui, client, job, attempt).await;
+    }
+    if let Some(text) = &args.grep {
+        return look::grep(ui, client, job, text, &args).await;
+    }
+    let cleaner = StreamCleaner::new(ui.paint.0);
+    let mut follower = Follower { ui, client, job, raw: args.raw, attempt, offset: 0, cleaner };
+    if let Some(file) = &args.download {
+        return follower.download(file, args.force).await;
+    }
     if args.follow {
         follower.follow(args.attempt.is_some()).await?;
         return Ok(0);
@@ -95,21 +113,17 @@ impl Follower<'_> {
 
     fn print(&mut self, bytes: &[u8]) -> Result<(), Failure> {
         if self.ui.json {
-            let text = self.cleaner_free(bytes);
+            // JSON escapes what is hostile by itself; only what is no text is replaced.
+            let text = String::from_utf8_lossy(bytes);
             let piece = json!({ "attempt": self.attempt, "offset": self.offset, "text": text });
             return self.ui.raw_json(&Envelope::ok(piece));
         }
-        self.ui.build_output(bytes, &mut self.cleaner, self.raw)
-    }
-
-    /// JSON escapes what is hostile by itself; only what is no text is replaced.
-    fn cleaner_free(&self, bytes: &[u8]) -> String {
-        String::from_utf8_lossy(bytes).into_owned()
+        if self.raw { self.ui.bytes(bytes) } else { self.ui.bytes(self.cleaner.push(bytes).as_bytes()) }
     }
 
     fn finish(&mut self) -> Result<(), Failure> {
         let rest = self.cleaner.finish();
-        if rest.is_empty() { Ok(()) } else { self.ui.bytes(rest.as_bytes()) }
+        if rest.is_empty() || self.raw || self.ui.json { Ok(()) } else { self.ui.bytes(rest.as_bytes()) }
     }
 
     async fn whole_as_json(&mut self, stream: &mut Download) -> Outcome {
@@ -128,35 +142,91 @@ impl Follower<'_> {
         Ok(0)
     }
 
-    async fn follow(&mut self, only_this_attempt: bool) -> Result<(), Failure> {
+    /// Keeps what there is of the log in a file, byte for byte. It gets its name when it is complete.
+    async fn download(&mut self, file: &Path, force: bool) -> Outcome {
+        if !force && file.symlink_metadata().is_ok() {
+            let message = format!("{} is there already and is not overwritten", file.display());
+            return Err(Failure::new(ErrorCode::Conflict, message, "add --force, or name another file"));
+        }
+        let failed = |error: std::io::Error| {
+            Failure::internal(format!("cannot write {}: {error}", file.display()), "name a place that can be written")
+        };
+        let mut partial = file.as_os_str().to_owned();
+        partial.push(".part");
+        let partial = Path::new(&partial);
+        let mut out = File::create(partial).map_err(failed)?;
         let mut last_answer = clock::now_ms();
         loop {
-            let ended = match self.open(true).await {
-                Ok(mut stream) => {
-                    last_answer = clock::now_ms();
-                    let result = self.copy(&mut stream).await?;
-                    last_answer = last_answer.max(clock::now_ms());
-                    result.is_ok()
-                }
-                // No attempt has written anything yet.
-                Err(error) if error.code == ErrorCode::NotFound => true,
-                Err(error) if clock::now_ms() - last_answer < queue::patience_ms(&error) => false,
-                Err(error) => return Err(error.into()),
-            };
-            if ended {
-                match queue::view(self.client, self.job).await {
-                    Ok(answer) => {
-                        last_answer = clock::now_ms();
-                        if self.step(&answer.data, only_this_attempt)? {
-                            return self.finish();
+            let problem = match self.open(false).await {
+                Ok(mut stream) => loop {
+                    match stream.next().await {
+                        Ok(Some(bytes)) => {
+                            out.write_all(&bytes).map_err(failed)?;
+                            self.offset += bytes.len() as u64;
+                            last_answer = clock::now_ms();
                         }
+                        Ok(None) => break None,
+                        Err(error) => break Some(broken(&error)),
                     }
-                    Err(error) if clock::now_ms() - last_answer < queue::patience_ms(&error) => {}
-                    Err(error) => return Err(error.into()),
-                }
+                },
+                Err(error) => Some(error),
+            };
+            let Some(error) = problem else { break };
+            // Something came already: it goes on where it stopped.
+            if self.offset == 0 || clock::now_ms() - last_answer >= queue::patience_ms(&error) {
+                fs::remove_file(partial).ok();
+                return Err(error.into());
             }
             tokio::time::sleep(POLL).await;
         }
+        out.sync_all().and_then(|()| fs::rename(partial, file)).map_err(failed)?;
+        let data = json!({ "job": self.job, "attempt": self.attempt, "file": file, "size": self.offset });
+        self.ui.data(&data, || format!("{}  {}", file.display(), size_of(self.offset)))?;
+        Ok(0)
+    }
+
+    async fn follow(&mut self, only_this_attempt: bool) -> Result<(), Failure> {
+        let mut last_answer = clock::now_ms();
+        loop {
+            let (over, problem) = match self.open(true).await {
+                Ok(mut stream) => {
+                    let result = self.copy(&mut stream).await?;
+                    last_answer = clock::now_ms();
+                    // A torn connection may be whole again in a moment.
+                    (result.is_ok(), None)
+                }
+                // No attempt has written anything yet.
+                Err(error) if error.code == ErrorCode::NotFound => (true, None),
+                Err(error) => (false, Some(error)),
+            };
+            let late = |error: &ApiError| clock::now_ms() - last_answer >= queue::patience_ms(error);
+            match queue::view(self.client, self.job).await {
+                // The node answers, but the one that keeps the log does not: that is waited for unless the job goes on elsewhere.
+                Ok(answer) => {
+                    let elsewhere = problem.is_some() && self.goes_on_elsewhere(&answer.data, only_this_attempt);
+                    match &problem {
+                        Some(error) if elsewhere => {
+                            self.ui.remark(&format!("(what is missing here: {})", super::text::clean(&error.message)));
+                        }
+                        Some(error) if late(error) => return Err(error.clone().into()),
+                        Some(_) => {}
+                        None => last_answer = clock::now_ms(),
+                    }
+                    if (over || elsewhere) && self.step(&answer.data, only_this_attempt)? {
+                        return self.finish();
+                    }
+                }
+                Err(error) if late(&error) => return Err(error.into()),
+                Err(_) => {}
+            }
+            tokio::time::sleep(POLL).await;
+        }
+    }
+
+    /// Another attempt has begun, so that the rest of this one matters to nobody who waits for the job.
+    fn goes_on_elsewhere(&self, job: &JobView, only_this_attempt: bool) -> bool {
+        let last = job.attempts.last().map(|attempt| attempt.attempt);
+        !only_this_attempt && self.attempt.is_some() && last > self.attempt
     }
 
     /// After a stream has ended: goes to the next attempt, or says that everything is over.

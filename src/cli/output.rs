@@ -5,7 +5,7 @@ use std::io::{self, IsTerminal as _, Write as _};
 
 use serde::Serialize;
 
-use super::text::{Paint, StreamCleaner};
+use super::text::Paint;
 use crate::api::{ApiError, Envelope, ErrorCode};
 use crate::cli::client::Answer;
 
@@ -97,11 +97,6 @@ impl Ui {
     pub(crate) fn text(&self, text: &str) -> Result<(), Failure> {
         let end = if text.ends_with('\n') || text.is_empty() { "" } else { "\n" };
         self.bytes(format!("{text}{end}").as_bytes())
-    }
-
-    /// Output of a build: exact where it is stored, harmless where it is read.
-    pub(crate) fn build_output(&self, bytes: &[u8], cleaner: &mut StreamCleaner, raw: bool) -> Result<(), Failure> {
-        if self.terminal && !raw { self.bytes(cleaner.push(bytes).as_bytes()) } else { self.bytes(bytes) }
     }
 
     /// Bytes as they are.

@@ -231,13 +231,18 @@ async fn whole(inner: Arc<Inner>, attempt: Attempt, events: mpsc::Sender<Event>,
 }
 
 async fn steps(run: &mut Run, backend: &mut dyn Backend) -> Result<Vec<Artifact>, Failure> {
+    run.phase("prepare");
     backend.prepare(run).await?;
     run.started(None).await;
+    run.phase("wait for permission");
     run.permitted().await?;
+    run.phase("build");
     let end = run.step(backend.program()).await?;
     run.judge(&end)?;
     run.uploading().await;
+    run.phase("collect");
     let found = backend.collect(run).await?;
+    run.phase("store");
     run.keep(found).await
 }
 

@@ -1,28 +1,40 @@
 //! What builds print: written as it comes, followed by whoever wants, kept compressed, dropped by age and total size.
 //!
-//! `<directory>/<job>/<attempt>.log` while it grows and when it stayed small, `.log.gz` when it ended larger than 64 KiB. Offsets
-//! are those of the raw bytes in both. [`remote`] serves logs to other nodes. Never done here: changing bytes; whoever shows
-//! them makes control characters harmless.
+//! ```text
+//!   <directory>/<job>/<attempt>.log      while it grows, and when it stayed small
+//!                     <attempt>.log.zst  once it ended larger than 64 KiB; see [`packed`]
+//!                     <attempt>.marks    where its phases begin, and when; see [`marks`]
+//! ```
+//!
+//! Offsets are those of the raw bytes in both forms. Packing writes a new file, gives it its name when it is on disk, and removes the
+//! plain one then: a crash at any moment leaves one whole log, and the next [`LogStore::retain`] goes on. Who has the plain file open
+//! goes on reading it. [`remote`] serves logs to other nodes, [`look`] answers questions about them. Never done here: changing bytes;
+//! whoever shows them makes control characters harmless.
 
+pub mod look;
+mod marks;
+mod packed;
 pub mod remote;
+mod retain;
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
-use std::io::{self, Read, Write as _};
+use std::io::{self, Write as _};
 use std::os::unix::fs::FileExt as _;
-use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
-use flate2::read::GzDecoder;
-use flate2::write::GzEncoder;
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 
-use crate::clock;
+use self::marks::Marks;
+use self::packed::Packed;
 use crate::engine::id::JobId;
 
 /// Bytes handed out in one piece.
 pub const CHUNK_BYTES: usize = 32 << 10;
+/// Questions that read a whole log are answered so many at a time: builds need the processor too.
+const LOOKS_MAX: usize = 2;
 
 /// Settings of the log store.
 #[derive(Clone, Debug)]
@@ -59,7 +71,9 @@ type Key = (JobId, u32);
 
 struct Inner {
     options: Options,
+    /// Logs that somebody writes or packs at this moment.
     growing: Mutex<BTreeMap<Key, watch::Receiver<Growth>>>,
+    looks: Arc<Semaphore>,
 }
 
 /// The logs of this node. Cheap to clone.
@@ -68,65 +82,80 @@ pub struct LogStore {
     inner: Arc<Inner>,
 }
 
+/// The result, or none when the file is not there.
+fn if_there<T>(result: io::Result<T>) -> io::Result<Option<T>> {
+    match result {
+        Ok(value) => Ok(Some(value)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
 impl LogStore {
     /// Opens or creates the store.
     pub fn open(options: Options) -> io::Result<Self> {
         fs::create_dir_all(&options.directory)?;
-        Ok(Self { inner: Arc::new(Inner { options, growing: Mutex::default() }) })
+        let inner = Inner { options, growing: Mutex::default(), looks: Arc::new(Semaphore::new(LOOKS_MAX)) };
+        Ok(Self { inner: Arc::new(inner) })
     }
 
     fn path(&self, (job, attempt): Key, ending: &str) -> PathBuf {
         self.inner.options.directory.join(job.to_string()).join(format!("{attempt}.{ending}"))
     }
 
+    fn growing(&self) -> MutexGuard<'_, BTreeMap<Key, watch::Receiver<Growth>>> {
+        self.inner.growing.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn grows(&self, key: Key) -> bool {
+        self.growing().get(&key).is_some_and(|growth| !growth.borrow().ended)
+    }
+
     /// Begins the log of an attempt, replacing one of the same number that a former life of the agent left.
     pub fn create(&self, job: JobId, attempt: u32, max_bytes: u64) -> io::Result<LogWriter> {
-        let path = self.path((job, attempt), "log");
+        let key = (job, attempt);
+        let path = self.path(key, "log");
         if let Some(directory) = path.parent() {
             fs::create_dir_all(directory)?;
         }
-        match fs::remove_file(self.path((job, attempt), "log.gz")) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-            _ => {}
-        }
-        let file = File::options().write(true).create(true).truncate(true).open(&path)?;
         let (growth, receiver) = watch::channel(Growth::default());
-        self.inner.growing.lock().unwrap_or_else(PoisonError::into_inner).insert((job, attempt), receiver);
-        Ok(LogWriter { store: self.clone(), key: (job, attempt), file, growth, max_bytes, dropped: 0 })
+        // Before a file is touched: from here on nobody packs or drops this log.
+        self.growing().insert(key, receiver);
+        let created = if_there(fs::remove_file(self.path(key, "log.zst"))).and_then(|_| {
+            let file = File::options().write(true).create(true).truncate(true).open(&path)?;
+            Ok((file, Marks::create(&self.path(key, "marks"))?))
+        });
+        match created {
+            Ok((file, marks)) => Ok(LogWriter { store: self.clone(), key, file, growth, marks, max_bytes, dropped: 0 }),
+            Err(error) => {
+                self.growing().remove(&key);
+                Err(error)
+            }
+        }
+    }
+
+    /// The log's bytes, in whichever form they are kept. None when there is no such log here.
+    fn body(&self, key: Key) -> io::Result<Option<Body>> {
+        // In this order: when the plain file goes, the packed one has been there.
+        if let Some(file) = if_there(File::open(self.path(key, "log")))? {
+            return Ok(Some(Body::Plain(file)));
+        }
+        match if_there(File::open(self.path(key, "log.zst")))? {
+            Some(file) => Ok(Some(Body::Packed(Box::new(Packed::open(file)?)))),
+            None => Ok(None),
+        }
     }
 
     /// Reads a log from `offset` on, following it while it grows. None when there is no such log here.
     pub fn reader(&self, job: JobId, attempt: u32, offset: u64) -> io::Result<Option<LogReader>> {
         let key = (job, attempt);
-        let growing = self.inner.growing.lock().unwrap_or_else(PoisonError::into_inner).get(&key).cloned();
-        for (ending, compressed) in [("log", false), ("log.gz", true)] {
-            match File::open(self.path(key, ending)) {
-                Ok(file) if compressed => {
-                    let body = Body::Compressed { decoder: Box::new(GzDecoder::new(file)), skip: offset };
-                    return Ok(Some(LogReader { body: Some(body), offset, growing: None }));
-                }
-                Ok(file) => return Ok(Some(LogReader { body: Some(Body::Plain(file)), offset, growing })),
-                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-                Err(error) => return Err(error),
-            }
-        }
-        Ok(None)
+        let growing = self.growing().get(&key).cloned();
+        Ok(self.body(key)?.map(|body| LogReader { body: Some(body), offset, growing }))
     }
 
     /// Length of a log so far, in raw bytes, whether it is compressed or not. None when there is no such log here.
     pub fn length(&self, job: JobId, attempt: u32) -> io::Result<Option<u64>> {
-        let key = (job, attempt);
-        match File::open(self.path(key, "log")) {
-            Ok(file) => return Ok(Some(file.metadata()?.len())),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            Err(error) => return Err(error),
-        }
-        match File::open(self.path(key, "log.gz")) {
-            // The format's own length field is of 32 bit and a log may be larger, so it is counted.
-            Ok(file) => io::copy(&mut GzDecoder::new(file), &mut io::sink()).map(Some),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-            Err(error) => Err(error),
-        }
+        self.body((job, attempt))?.map(|body| body.length()).transpose()
     }
 
     /// Numbers of the attempts of a job that have a log here, rising.
@@ -143,62 +172,6 @@ impl LogStore {
         attempts.dedup();
         attempts
     }
-
-    /// Drops logs that are too old or too many, never one that grows. Answers how many. A log that cannot be looked at or dropped is left
-    /// for the next time and keeps no other from going. Blocks; call it every hour or so.
-    pub fn retain(&self) -> io::Result<usize> {
-        let options = &self.inner.options;
-        let now_ms = clock::unix_now().0;
-        let mut logs = Vec::new();
-        for job in fs::read_dir(&options.directory)?.flatten() {
-            let Some(id) = job.file_name().to_str().and_then(|name| name.parse::<JobId>().ok()) else {
-                continue;
-            };
-            match self.ended_of(id, &job.path()) {
-                Ok(ended) => logs.extend(ended),
-                Err(error) => tracing::warn!(directory = %job.path().display(), %error, "logs cannot be listed"),
-            }
-        }
-        logs.sort_unstable();
-        let mut total: u64 = logs.iter().map(|(_, bytes, _)| bytes).sum();
-        let mut removed = 0;
-        for (modified_ms, bytes, path) in logs {
-            let old = now_ms.saturating_sub(modified_ms) > options.age_max_ms;
-            if !old && total <= options.total_max_bytes {
-                continue;
-            }
-            if let Err(error) = fs::remove_file(&path) {
-                tracing::warn!(file = %path.display(), %error, "an old log cannot be dropped");
-                continue;
-            }
-            total -= bytes;
-            removed += 1;
-            if let Some(directory) = path.parent() {
-                // Fails while other attempts of the job are there, as it should.
-                fs::remove_dir(directory).ok();
-            }
-        }
-        Ok(removed)
-    }
-
-    /// The logs of a job that no longer grow: when they last changed, how long they are, where they are.
-    fn ended_of(&self, job: JobId, directory: &Path) -> io::Result<Vec<(u64, u64, PathBuf)>> {
-        let mut logs = Vec::new();
-        for entry in fs::read_dir(directory)?.flatten() {
-            let attempt = entry.file_name().to_str().and_then(|name| name.split('.').next()?.parse::<u32>().ok());
-            let Some(attempt) = attempt else { continue };
-            if self.inner.growing.lock().unwrap_or_else(PoisonError::into_inner).contains_key(&(job, attempt)) {
-                continue;
-            }
-            // One that is gone since it was listed has ended and was compressed, and is there under its other name.
-            let Ok(metadata) = entry.metadata() else { continue };
-            let Ok(modified) = metadata.modified() else { continue };
-            let modified = modified.duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
-            let modified_ms = u64::try_from(modified.as_millis()).unwrap_or(u64::MAX);
-            logs.push((modified_ms, metadata.len(), entry.path()));
-        }
-        Ok(logs)
-    }
 }
 
 /// Writes the log of one attempt. Dropping it ends the log.
@@ -207,6 +180,7 @@ pub struct LogWriter {
     key: Key,
     file: File,
     growth: watch::Sender<Growth>,
+    marks: Marks,
     max_bytes: u64,
     dropped: u64,
 }
@@ -237,9 +211,16 @@ impl LogWriter {
         self.append(format!("[hive] {text}\n").as_bytes())
     }
 
+    /// A phase of hive's own begins with whatever is written next. Unlike a line of the log no program can forge it.
+    pub fn phase(&mut self, name: &str) {
+        let offset = self.growth.borrow().bytes;
+        self.marks.hive(name, offset);
+    }
+
     fn append(&mut self, bytes: &[u8]) -> io::Result<()> {
         self.file.write_all(bytes)?;
         self.growth.send_modify(|growth| growth.bytes += bytes.len() as u64);
+        self.marks.output(bytes);
         Ok(())
     }
 
@@ -249,57 +230,46 @@ impl LogWriter {
             let dropped = self.dropped;
             self.note(&format!("{dropped} bytes were dropped"))?;
         }
-        self.file.sync_all()?;
         let bytes = self.growth.borrow().bytes;
-        self.end();
-        if bytes >= self.store.inner.options.compress_min_bytes {
-            let (plain, packed) = (self.store.path(self.key, "log"), self.store.path(self.key, "log.gz"));
-            compress(&plain, &packed)?;
+        self.marks.end(bytes);
+        self.file.sync_all()?;
+        self.growth.send_modify(|growth| growth.ended = true);
+        // The entry among those that grow goes when this is dropped: until then nobody else packs it.
+        if bytes >= self.store.inner.options.compress_min_bytes
+            && let Err(error) = self.store.pack(self.key)
+        {
+            // It is whole and on disk; it is packed when the store is looked through next.
+            tracing::warn!(job = %self.key.0, attempt = self.key.1, %error, "a log cannot be packed");
         }
         Ok(())
-    }
-
-    fn end(&mut self) {
-        self.growth.send_modify(|growth| growth.ended = true);
-        self.store.inner.growing.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.key);
     }
 }
 
 impl Drop for LogWriter {
     fn drop(&mut self) {
-        self.end();
+        self.growth.send_modify(|growth| growth.ended = true);
+        self.store.growing().remove(&self.key);
     }
 }
 
-/// Readers that have the plain file open go on reading it after it is unlinked.
-fn compress(plain: &Path, packed: &Path) -> io::Result<()> {
-    let temporary = packed.with_extension("gz-new");
-    let mut encoder = GzEncoder::new(File::create(&temporary)?, flate2::Compression::new(6));
-    io::copy(&mut File::open(plain)?, &mut encoder)?;
-    encoder.finish()?.sync_all()?;
-    fs::rename(&temporary, packed)?;
-    fs::remove_file(plain)
-}
-
+/// A log's bytes, open for reading.
 enum Body {
     Plain(File),
-    Compressed { decoder: Box<GzDecoder<File>>, skip: u64 },
+    Packed(Box<Packed>),
 }
 
 impl Body {
     fn read(&mut self, offset: u64, buffer: &mut [u8]) -> io::Result<usize> {
         match self {
             Self::Plain(file) => file.read_at(buffer, offset),
-            Self::Compressed { decoder, skip } => {
-                if *skip > 0 {
-                    let skipped = io::copy(&mut Read::take(&mut *decoder, *skip), &mut io::sink())?;
-                    if skipped < *skip {
-                        return Ok(0);
-                    }
-                    *skip = 0;
-                }
-                decoder.read(buffer)
-            }
+            Self::Packed(packed) => packed.read_at(buffer, offset),
+        }
+    }
+
+    fn length(&self) -> io::Result<u64> {
+        match self {
+            Self::Plain(file) => Ok(file.metadata()?.len()),
+            Self::Packed(packed) => Ok(packed.len()),
         }
     }
 }
@@ -362,7 +332,7 @@ impl LogReader {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::tasks;
+    use crate::{clock, tasks};
 
     pub(super) fn store(compress_min_bytes: u64) -> (tempfile::TempDir, LogStore) {
         let directory = tempfile::tempdir().expect("temporary directory");
@@ -398,7 +368,7 @@ mod tests {
         writer.finish().expect("finishes");
         assert_eq!(following.await.expect("joins"), expected);
         // It was compressed; offsets stay those of the raw bytes.
-        assert!(store.path((job(1), 1), "log.gz").exists() && !store.path((job(1), 1), "log").exists());
+        assert!(store.path((job(1), 1), "log.zst").exists() && !store.path((job(1), 1), "log").exists());
         let late = store.reader(job(1), 1, 500).expect("opens").expect("there");
         assert_eq!(all(late).await, expected[500..]);
         let behind = store.reader(job(1), 1, 1 << 30).expect("opens").expect("there");
@@ -432,10 +402,91 @@ mod tests {
         assert_eq!(all(reader).await, b"abc");
     }
 
+    /// A log of so many bytes, ended and plain, as an agent that was killed leaves it.
+    fn left_plain(store: &LogStore, number: u128, bytes: usize) -> Vec<u8> {
+        let mut writer = store.create(job(number), 1, 1 << 30).expect("creates");
+        let text: Vec<u8> = (0..bytes).map(|at| if at % 80 == 79 { b'\n' } else { b'a' + (at % 23) as u8 }).collect();
+        writer.write(&text).expect("writes");
+        drop(writer);
+        text
+    }
+
+    #[tokio::test]
+    async fn a_crash_between_the_steps_of_packing_leaves_a_whole_log_that_is_packed_later() {
+        let (_directory, store) = store(1_000);
+        let key = (job(1), 1);
+        let (plain, packed, temporary) =
+            (store.path(key, "log"), store.path(key, "log.zst"), store.path(key, "zst-new"));
+        // What is on disk after a crash: before packing, in its middle, before the new name, before the old one went.
+        let torn = b"torn in the middle".to_vec();
+        for step in 0..4 {
+            let text = left_plain(&store, 1, 700_000);
+            packed::pack(&plain, &temporary).expect("packs");
+            match step {
+                0 => fs::remove_file(&temporary).expect("removes"),
+                1 => fs::write(&temporary, &torn).expect("writes"),
+                2 => {}
+                _ => fs::rename(&temporary, &packed).expect("renames"),
+            }
+            let reopened = LogStore::open(store.inner.options.clone()).expect("opens");
+            assert_eq!(
+                all(reopened.reader(key.0, 1, 5).expect("opens").expect("there")).await,
+                text[5..],
+                "step {step}"
+            );
+            // Somebody who reads it while it is packed goes on reading.
+            let mut reader = reopened.reader(key.0, 1, 0).expect("opens").expect("there");
+            let first = reader.next().await.expect("reads").expect("some");
+            assert_eq!(reopened.retain().expect("retains"), 0);
+            assert!(packed.exists() && !plain.exists() && !temporary.exists(), "step {step}");
+            assert_eq!([first.to_vec(), all(reader).await].concat(), text);
+            assert_eq!(all(reopened.reader(key.0, 1, 300_001).expect("opens").expect("there")).await, text[300_001..]);
+            assert_eq!(reopened.length(key.0, 1).expect("there"), Some(700_000));
+        }
+    }
+
+    #[tokio::test]
+    async fn a_log_that_is_begun_anew_is_neither_packed_nor_dropped_nor_read_in_its_old_form() {
+        let (_directory, store) = store(1_000);
+        left_plain(&store, 1, 5_000);
+        store.retain().expect("retains");
+        assert!(store.path((job(1), 1), "log.zst").exists());
+        let mut writer = store.create(job(1), 1, 1 << 20).expect("creates");
+        writer.write(&[b'n'; 2_000]).expect("writes");
+        store.retain().expect("retains");
+        assert!(store.path((job(1), 1), "log").exists() && !store.path((job(1), 1), "log.zst").exists());
+        writer.finish().expect("finishes");
+        assert_eq!(all(store.reader(job(1), 1, 0).expect("opens").expect("there")).await, [b'n'; 2_000]);
+    }
+
+    /// Stands for a gigabyte: what is held does not grow with it.
+    #[tokio::test]
+    async fn a_line_without_end_passes_through_writer_packer_and_reader_in_small_pieces() {
+        let (_directory, store) = store(1_000);
+        let mut writer = store.create(job(1), 1, 1 << 30).expect("creates");
+        let (piece, pieces) = (vec![b'x'; 1 << 20], 48u64);
+        let mut reader = store.reader(job(1), 1, 0).expect("opens").expect("there");
+        let mut read = 0;
+        for _ in 0..pieces {
+            writer.write(&piece).expect("writes");
+            while read + (CHUNK_BYTES as u64) < writer.growth.borrow().bytes {
+                let bytes = reader.next().await.expect("reads").expect("some");
+                assert!(bytes.len() <= CHUNK_BYTES && bytes.iter().all(|byte| *byte == b'x'));
+                read += bytes.len() as u64;
+            }
+        }
+        writer.finish().expect("finishes");
+        assert_eq!(read + all(reader).await.len() as u64, pieces << 20);
+        let packed = fs::metadata(store.path((job(1), 1), "log.zst")).expect("packed").len();
+        assert!(packed < 1 << 20, "{packed}");
+        let end = all(store.reader(job(1), 1, (pieces << 20) - 3).expect("opens").expect("there")).await;
+        assert_eq!(end, b"xxx");
+    }
+
     #[test]
     fn old_and_surplus_logs_go_but_never_one_that_grows() {
         let directory = tempfile::tempdir().expect("temporary directory");
-        let options = Options { directory: directory.path().to_owned(), total_max_bytes: 250, ..Options::default() };
+        let options = Options { directory: directory.path().to_owned(), total_max_bytes: 450, ..Options::default() };
         let store = LogStore::open(options).expect("opens");
         for number in 1..=4u64 {
             let mut writer = store.create(job(u128::from(number)), 1, 1 << 20).expect("creates");
@@ -454,6 +505,11 @@ mod tests {
         let mut growing = store.create(job(9), 1, 1 << 20).expect("creates");
         growing.write(&[b'x'; 1_000]).expect("writes");
         assert_eq!(store.retain().expect("retains"), 2, "the one of 100 days and the oldest of the others");
+        // What belongs to a log goes with it, and what is left of one that is gone.
+        assert!(!store.path((job(1), 1), "marks").exists() && store.path((job(2), 1), "marks").exists());
+        fs::write(store.path((job(2), 7), "marks"), "left").expect("writes");
+        assert_eq!(store.retain().expect("retains"), 1);
+        assert!(!store.path((job(2), 7), "marks").exists() && store.path((job(2), 1), "log").exists());
         let left: Vec<bool> = (1..=4).map(|number| !store.attempts(job(number)).is_empty()).collect();
         assert_eq!(left, [false, true, true, false]);
         assert_eq!(store.attempts(job(9)), vec![1]);

@@ -13,9 +13,9 @@ use sha2::{Digest as _, Sha256};
 use super::node::{Answer, ByteStream, Download, JobQuery, LogQuery, LogStream, NodeApi};
 use crate::api::{
     AddressClaim, ApiError, ApiResult, ArtifactView, AttemptView, Coordinator, DoctorFacts, ErrorCode, Explanation,
-    Health, Identity, JobLine, JobView, JoinRequest, LogStatus, MemberState, MemberStatus, NodePhase, NodeView,
-    PeersFile, PeersSelf, QueueStatus, RaftPart, RecoverReport, RecoverRequest, SelfStatus, Status, StoredBlob,
-    SubmitRequest, Submitted,
+    Health, Identity, JobLine, JobView, JoinRequest, LogFirstError, LogMatch, LogMatches, LogPhases, LogSearch,
+    LogStatus, MemberState, MemberStatus, NodePhase, NodeView, PeersFile, PeersSelf, QueueStatus, RaftPart,
+    RecoverReport, RecoverRequest, SelfStatus, Status, StoredBlob, SubmitRequest, Submitted,
 };
 use crate::engine::id::{EpochId, HiveId, JobId, PeerId, SessionId, Sha256Hash, Token, UnixMillis};
 use crate::engine::job::{Artifact, AttemptState, FailureClass, JobState};
@@ -264,6 +264,21 @@ impl NodeApi for FakeNode {
             once(b"first\n\x1b[31mlast\x1b[0m\n")
         };
         good(LogStream { attempt: query.attempt.unwrap_or(1), offset: query.offset, bytes })
+    }
+
+    fn log_matches(&self, id: JobId, attempt: Option<u32>, search: LogSearch) -> Answer<'_, LogMatches> {
+        self.act(format!("search {search:?} in {attempt:?}"));
+        let matches = vec![LogMatch { line: 2, offset: 6, text: search.text }];
+        let attempt = attempt.unwrap_or(1);
+        good(LogMatches { job: id, attempt, matches, complete: true, next_offset: 20, next_line: 3 })
+    }
+
+    fn log_phases(&self, id: JobId, attempt: Option<u32>) -> Answer<'_, LogPhases> {
+        good(LogPhases { job: id, attempt: attempt.unwrap_or(1), phases: Vec::new(), cut: false, growing: true })
+    }
+
+    fn log_first_error(&self, id: JobId, attempt: Option<u32>) -> Answer<'_, LogFirstError> {
+        good(LogFirstError { job: id, attempt: attempt.unwrap_or(1), error: None, complete: true })
     }
 
     fn artifacts(&self, id: JobId) -> Answer<'_, Vec<ArtifactView>> {

@@ -12,7 +12,8 @@ use futures::stream::BoxStream;
 
 use crate::api::{
     AddressClaim, ApiResult, ArtifactView, DoctorFacts, Explanation, Health, Identity, JobLine, JobView, JoinRequest,
-    LogStatus, NodeView, PeersFile, RecoverReport, RecoverRequest, Status, StoredBlob, SubmitRequest, Submitted,
+    LogFirstError, LogMatches, LogPhases, LogSearch, LogStatus, NodeView, PeersFile, RecoverReport, RecoverRequest,
+    Status, StoredBlob, SubmitRequest, Submitted,
 };
 use crate::engine::id::{JobId, SessionId, Sha256Hash};
 use crate::engine::job::JobState;
@@ -112,6 +113,12 @@ pub trait NodeApi: Send + Sync + 'static {
     fn explain(&self, what: String) -> Answer<'_, Explanation>;
     /// An attempt's log, from whichever node keeps it.
     fn job_log(&self, query: LogQuery) -> Answer<'_, LogStream>;
+    /// Lines of an attempt's log that match, found where it is kept. The attempt here and below: none is the last one.
+    fn log_matches(&self, id: JobId, attempt: Option<u32>, search: LogSearch) -> Answer<'_, LogMatches>;
+    /// The phases of an attempt.
+    fn log_phases(&self, id: JobId, attempt: Option<u32>) -> Answer<'_, LogPhases>;
+    /// The line of an attempt's log that tells best what went wrong.
+    fn log_first_error(&self, id: JobId, attempt: Option<u32>) -> Answer<'_, LogFirstError>;
     /// Artifacts of a job.
     fn artifacts(&self, id: JobId) -> Answer<'_, Vec<ArtifactView>>;
     /// An artifact by its name, from whichever node has it.

@@ -308,7 +308,10 @@ fn job_page(job: &JobView, log: &Result<(bool, String), String>, position: &LogS
             let link = if *cut { "Earlier lines are in the" } else { "As a file: the" };
             put(
                 &mut page,
-                format_args!("<p class=dim>{link} <a href=\"/api/v1/jobs/{}/log\">whole log</a>.</p>\n", job.id),
+                format_args!(
+                    "<p class=dim>{link} <a href=\"/api/v1/jobs/{}/log?harmless=1\">whole log</a>.</p>\n",
+                    job.id
+                ),
             );
             put(&mut page, format_args!("<pre tabindex=0>{}</pre>\n", Text(end)));
         }

@@ -18,8 +18,8 @@ use super::answer::{
     BLOB_MAX, Handled, JsonBody, Params, Problem, SUBMIT_BODY_MAX, count_refused, harden, local_only, no_such_method,
     no_such_path, stream_body, within_time,
 };
-use super::node::{JobQuery, LogQuery};
-use super::{Context, bootstrap, hive, page};
+use super::node::JobQuery;
+use super::{Context, bootstrap, hive, logs, page};
 use crate::api::{AddressClaim, ApiError, CancelRequest, ErrorCode, RecoverRequest, SubmitRequest};
 use crate::engine::id::{JobId, SessionId, Sha256Hash};
 use crate::engine::job::JobState;
@@ -81,7 +81,10 @@ pub(super) fn table() -> Vec<Route> {
         read("/api/v1/nodes", Anyone, get(nodes)),
         read("/api/v1/jobs", Anyone, get(jobs)),
         read("/api/v1/jobs/{id}", Anyone, get(job)),
-        read("/api/v1/jobs/{id}/log", Anyone, get(job_log)),
+        read("/api/v1/jobs/{id}/log", Anyone, get(logs::bytes)),
+        read("/api/v1/jobs/{id}/log/search", Anyone, get(logs::search)),
+        read("/api/v1/jobs/{id}/log/phases", Anyone, get(logs::phases)),
+        read("/api/v1/jobs/{id}/log/first-error", Anyone, get(logs::first_error)),
         read("/api/v1/jobs/{id}/artifacts", Anyone, get(artifacts)),
         files(Method::GET, "/api/v1/jobs/{id}/artifacts/{name}", Anyone, get(artifact)),
         files(Method::GET, "/api/v1/blobs/{sha256}", Anyone, get(blob)),
@@ -215,32 +218,6 @@ async fn jobs(State(context): State<Context>, Params(params): Params<JobsParams>
 async fn job(State(context): State<Context>, Path(id): Path<String>) -> Handled {
     let id = job_id(&id)?;
     Ok(context.answer(context.node.job(id).await))
-}
-
-#[derive(Deserialize)]
-struct LogParams {
-    attempt: Option<u32>,
-    #[serde(default)]
-    offset: u64,
-    tail: Option<u64>,
-    follow: Option<String>,
-}
-
-async fn job_log(State(context): State<Context>, Path(id): Path<String>, Params(params): Params<LogParams>) -> Handled {
-    let follow = match params.follow.as_deref() {
-        None | Some("false" | "0") => false,
-        Some("true" | "1" | "") => true,
-        Some(_) => return Err(Problem::invalid("follow is true or false")),
-    };
-    let query =
-        LogQuery { job: job_id(&id)?, attempt: params.attempt, offset: params.offset, tail_bytes: params.tail, follow };
-    let log = context.node.job_log(query).await?;
-    let headers = [
-        (header::CONTENT_TYPE.as_str(), "text/plain; charset=utf-8".to_owned()),
-        ("x-hive-attempt", log.attempt.to_string()),
-        ("x-hive-offset", log.offset.to_string()),
-    ];
-    Ok((context.position(), headers, Body::from_stream(log.bytes)).into_response())
 }
 
 async fn artifacts(State(context): State<Context>, Path(id): Path<String>) -> Handled {
@@ -455,6 +432,7 @@ mod tests {
             if path.contains("{sha256}") || path.contains("{file}") {
                 continue;
             }
+            let path = if path.ends_with("/search") { format!("{path}?q=x") } else { path };
             let got = site.ask(true, request("GET", &path, "")).await;
             assert!(matches!(got.status, 200 | 404), "{path}: {}", got.status);
             assert_eq!(got.headers["x-content-type-options"], "nosniff", "{path}");
@@ -521,6 +499,10 @@ mod tests {
             ("GET", "/api/v1/jobs?state=sleeping".to_owned(), String::new(), 400),
             ("GET", "/api/v1/jobs?limit=-1".to_owned(), String::new(), 400),
             ("GET", format!("/api/v1/jobs/{JOB}/log?follow=maybe"), String::new(), 400),
+            ("GET", format!("/api/v1/jobs/{JOB}/log?harmless=maybe"), String::new(), 400),
+            ("GET", format!("/api/v1/jobs/{JOB}/log/search"), String::new(), 400),
+            ("GET", format!("/api/v1/jobs/{JOB}/log/search?q=a&regex=maybe"), String::new(), 400),
+            ("GET", format!("/api/v1/jobs/{JOB}/log/phases?attempt=first"), String::new(), 400),
             ("GET", format!("/api/v1/jobs/{JOB}/artifacts/..%2fshadow"), String::new(), 400),
             ("GET", "/api/v1/blobs/abc".to_owned(), String::new(), 400),
             ("GET", format!("/api/v1/explain/{long}"), String::new(), 400),
@@ -571,6 +553,19 @@ mod tests {
             (&b"2"[..], &b"7"[..])
         );
         assert_eq!(log.headers["x-hive-applied"], "41");
+    }
+
+    #[tokio::test]
+    async fn logs_are_searched_and_can_be_had_harmless() {
+        let site = Site::new();
+        let log = format!("/api/v1/jobs/{JOB}/log");
+        assert_eq!(site.get(&log).await.body, b"first\n\x1b[31mlast\x1b[0m\n", "the bytes as they are");
+        assert_eq!(site.get(&format!("{log}?harmless=1")).await.body, b"first\nlast\n");
+        let found = site.get(&format!("{log}/search?q=a%26b&attempt=2&limit=5&ignore_case=1&offset=7&line=2")).await;
+        assert_eq!((found.status, found.json()["data"]["matches"][0]["text"].clone()), (200, json!("a&b")));
+        let acts = site.node.acts();
+        let expected = "search LogSearch { text: \"a&b\", regex: false, ignore_case: true, limit: 5, offset: 7, line: 2 } in Some(2)";
+        assert_eq!(acts, [expected]);
     }
 
     #[tokio::test]

@@ -9,7 +9,7 @@ use crate::forming::one_hive;
 use crate::harness::{Agent, Host, Lab, eventually, in_lab, s};
 
 /// A hive of `N`, all in it.
-fn hive_of<const N: usize>(lab: &mut Lab) -> ([Host; N], Vec<Agent>) {
+pub fn hive_of<const N: usize>(lab: &mut Lab) -> ([Host; N], Vec<Agent>) {
     let hosts: [Host; N] = lab.hosts();
     let agents = hosts.iter().map(|host| host.start(&[])).collect();
     one_hive(&hosts.iter().collect::<Vec<_>>(), 40);
@@ -30,7 +30,7 @@ fn hive_of<const N: usize>(lab: &mut Lab) -> ([Host; N], Vec<Agent>) {
 }
 
 /// Queues one `command` job on `host` from a directory with `script`, and returns its id.
-fn queue_script(host: &Host, script: &str, more: &[&str]) -> String {
+pub fn queue_script(host: &Host, script: &str, more: &[&str]) -> String {
     let sources = host.tmp().join("sources");
     fs::create_dir_all(&sources).expect("source directory");
     fs::write(sources.join("build.sh"), script).expect("script");
@@ -48,12 +48,12 @@ fn job(host: &Host, id: &str) -> Option<Value> {
     host.json(&["job", "show", id])
 }
 
-fn wait_for_state(host: &Host, id: &str, state: &str, seconds: u64) -> Value {
+pub fn wait_for_state(host: &Host, id: &str, state: &str, seconds: u64) -> Value {
     eventually(&format!("job {id} {state}"), s(seconds), || job(host, id).filter(|job| job["state"] == state))
 }
 
 /// The attempt that builds, once it does.
-fn building_on(host: &Host, id: &str) -> String {
+pub fn building_on(host: &Host, id: &str) -> String {
     eventually("an attempt that builds", s(30), || {
         let job = job(host, id)?;
         let last = job["attempts"].as_array()?.last()?.clone();

@@ -96,6 +96,7 @@ impl Debian {
 
     /// Names what is missing, and installs it where that is allowed.
     async fn dependencies(run: &mut Run) -> Result<(), Failure> {
+        run.phase("dependencies");
         let check = || Program::inside(&["dpkg-checkbuilddeps"]);
         let end = run.step(check()).await?;
         if end.exit.succeeded() {

@@ -119,6 +119,11 @@ impl Run {
         }
     }
 
+    /// One of hive's own phases begins.
+    pub(super) fn phase(&mut self, name: &str) {
+        self.log.phase(name);
+    }
+
     async fn tell(&self, kind: EventKind) {
         let event = Event { job: self.attempt.job, token: self.attempt.token, kind };
         if self.events.send(event).await.is_err() {

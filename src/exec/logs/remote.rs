@@ -77,6 +77,8 @@ async fn answer(mut stream: ByteStream, store: &LogStore, slots: &Semaphore, pat
     let Some(mut reader) = store.reader(request.job, request.attempt, request.offset)? else {
         return last(&mut stream, &Frame::NotFound, patience).await;
     };
+    // Whoever asks knows at once that the log is here, however long its next line is in coming.
+    send(&mut stream, &Frame::Alive, patience).await?;
     loop {
         let next = async {
             if request.follow {
@@ -116,6 +118,8 @@ async fn last(stream: &mut ByteStream, frame: &Frame, patience: Duration) -> io:
 pub struct RemoteLog {
     stream: ByteStream,
     offset: u64,
+    /// What [`RemoteLog::begin`] has read.
+    ahead: Option<Frame>,
 }
 
 impl RemoteLog {
@@ -123,7 +127,27 @@ impl RemoteLog {
     pub async fn open<T: Transport>(transport: &T, peer: &PeerId, request: &Request) -> io::Result<Self> {
         let mut stream = transport.open(peer, PROTOCOL).await?;
         transport::write_frame(&mut stream, request, CONTROL_FRAME_MAX).await?;
-        Ok(Self { stream, offset: request.offset })
+        Ok(Self { stream, offset: request.offset, ahead: None })
+    }
+
+    /// Waits until the peer has said that the log is there. Errors as [`RemoteLog::next`].
+    pub async fn begin(&mut self) -> io::Result<()> {
+        if self.ahead.is_none() {
+            self.ahead = Some(self.frame().await?);
+        }
+        Ok(())
+    }
+
+    async fn frame(&mut self) -> io::Result<Frame> {
+        let frame = transport::read_frame::<Frame>(&mut self.stream, CONTROL_FRAME_MAX);
+        let frame = tokio::time::timeout(3 * ALIVE_INTERVAL, frame)
+            .await
+            .map_err(|_| io::Error::new(io::ErrorKind::TimedOut, "the node that has the log went silent"))??;
+        match frame {
+            Frame::NotFound => Err(io::Error::new(io::ErrorKind::NotFound, "the node has no such log")),
+            Frame::Busy => Err(io::Error::new(io::ErrorKind::ResourceBusy, "the node serves too many logs")),
+            Frame::Chunk(_) | Frame::Alive | Frame::End => Ok(frame),
+        }
     }
 
     /// Offset of the next byte: where to go on with another node or after a broken connection.
@@ -135,23 +159,17 @@ impl RemoteLog {
     /// `TimedOut` when it went silent. Not to be cancelled halfway.
     pub async fn next(&mut self) -> io::Result<Option<Bytes>> {
         loop {
-            let frame = transport::read_frame::<Frame>(&mut self.stream, CONTROL_FRAME_MAX);
-            let frame = tokio::time::timeout(3 * ALIVE_INTERVAL, frame)
-                .await
-                .map_err(|_| io::Error::new(io::ErrorKind::TimedOut, "the node that has the log went silent"))??;
+            let frame = match self.ahead.take() {
+                Some(frame) => frame,
+                None => self.frame().await?,
+            };
             match frame {
                 Frame::Chunk(bytes) => {
                     self.offset += bytes.len() as u64;
                     return Ok(Some(Bytes::from(bytes)));
                 }
-                Frame::Alive => {}
-                Frame::End => {
-                    return Ok(None);
-                }
-                Frame::NotFound => return Err(io::Error::new(io::ErrorKind::NotFound, "the node has no such log")),
-                Frame::Busy => {
-                    return Err(io::Error::new(io::ErrorKind::ResourceBusy, "the node serves too many logs"));
-                }
+                Frame::End => return Ok(None),
+                Frame::Alive | Frame::NotFound | Frame::Busy => {}
             }
         }
     }
