@@ -733,6 +733,90 @@ fn following_a_log_goes_on_at_the_byte_where_the_connection_broke_and_with_the_n
     assert!(text(&output.stderr).contains("--- attempt 2 on build1 ---"), "{}", text(&output.stderr));
 }
 
+#[test]
+fn a_search_goes_on_until_it_is_complete_and_says_when_there_is_nothing() {
+    let found = |Query(query): Query<BTreeMap<String, String>>| async move {
+        let (line, offset): (u64, u64) =
+            (query["line"].parse().expect("number"), query["offset"].parse().expect("number"));
+        let text = format!("{} \u{1b}[2J in attempt {}", query["q"], query.get("attempt").map_or("-", String::as_str));
+        let matches =
+            if query["q"] == "absent" { json!([]) } else { json!([{ "line": line, "offset": offset, "text": text }]) };
+        let (next_line, next_offset) = (line + 10, offset + 100);
+        ok(
+            json!({ "job": JOB, "attempt": 1, "matches": matches, "complete": offset == 200, "next_offset": next_offset, "next_line": next_line }),
+        )
+    };
+    let agent = Agent::serve(Router::new().route("/api/v1/jobs/{id}/log/search", get(found)));
+    let output = agent.run(&["logs", JOB, "--grep", "a&b", "--attempt", "2"]);
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+    let line = |number: u32| format!("{number}: a&b \\u{{1b}}[2J in attempt 2\n");
+    assert_eq!(text(&output.stdout), [line(1), line(11), line(21)].concat());
+    let cut = agent.run(&["logs", JOB, "--grep", "a", "--limit", "2", "--json"]);
+    let value: Value = serde_json::from_slice(&cut.stdout).expect("JSON");
+    assert_eq!(
+        (value["data"]["matches"].as_array().map(Vec::len), &value["data"]["complete"]),
+        (Some(2), &json!(false))
+    );
+    assert!(text(&cut.stderr).contains("raise --limit"));
+    let none = agent.run(&["logs", JOB, "--grep", "absent"]);
+    assert_eq!((none.status.code(), text(&none.stderr).trim()), (Some(5), "no line matches"));
+}
+
+#[test]
+fn phases_and_the_first_error_are_shown_for_people() {
+    let phase = |name: &str, source: &str, took: Value| json!({ "name": name, "source": source, "line": 3, "offset": 70, "at": "2025-11-08T12:34:56.789Z", "took_ms": took });
+    let phases = json!({ "job": JOB, "attempt": 1, "cut": false, "growing": true,
+                         "phases": [phase("build", "hive", json!(61_000)), phase("compile\u{1b}[2J", "output", Value::Null)] });
+    let error = json!({ "job": JOB, "attempt": 1, "complete": true, "error": {
+        "kind": "compiler", "line": 7, "offset": 99, "text": "a.c:1: error: \u{202e}x", "before": ["cc a.c"], "after": ["make: ***"] } });
+    let agent = Agent::serve(
+        Router::new()
+            .route("/api/v1/jobs/{id}/log/phases", get(move || async move { ok(phases) }))
+            .route("/api/v1/jobs/{id}/log/first-error", get(move || async move { ok(error) })),
+    );
+    let shown = text(&agent.run(&["logs", JOB, "--phases"]).stdout);
+    assert!(shown.contains("  build") && shown.contains("1 min 1 s") && shown.contains("compile\\u{1b}[2J"), "{shown}");
+    let shown = agent.run(&["logs", JOB, "--first-error"]);
+    let expected = "      6  cc a.c\n      7> a.c:1: error: \\u{202e}x\n      8  make: ***\n";
+    assert_eq!((shown.status.code(), text(&shown.stdout)), (Some(0), expected.to_owned()));
+}
+
+#[test]
+fn a_download_goes_on_where_it_broke_and_overwrites_nothing() {
+    use futures::StreamExt as _;
+    const LOG: &str = "\u{1b}[2Jone\ntwo\nthree\n";
+    let opened = Arc::new(AtomicUsize::new(0));
+    let log = move |Query(query): Query<BTreeMap<String, String>>| {
+        let opened = Arc::clone(&opened);
+        async move {
+            let offset: usize = query["offset"].parse().expect("number");
+            let body = if opened.fetch_add(1, Ordering::SeqCst) == 0 {
+                let pieces = [Ok(Bytes::from_static(&LOG.as_bytes()[..9])), Err(std::io::Error::other("cut"))];
+                Body::from_stream(futures::stream::iter(pieces).then(|piece| async {
+                    // The break comes when the first piece has been passed on.
+                    let pause = std::time::Duration::from_millis(50);
+                    tokio::time::timeout(pause, std::future::pending::<()>()).await.ok();
+                    piece
+                }))
+            } else {
+                Body::from(LOG[offset..].to_owned())
+            };
+            ([("x-hive-attempt", "1".to_owned()), ("x-hive-offset", offset.to_string())], body)
+        }
+    };
+    let agent = Agent::serve(Router::new().route("/api/v1/jobs/{id}/log", get(log)));
+    let directory = tempfile::tempdir().expect("temporary directory");
+    let file = directory.path().join("kept");
+    let name = file.to_string_lossy().into_owned();
+    let output = agent.run(&["logs", JOB, "--download", &name]);
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+    assert_eq!(fs::read_to_string(&file).expect("there"), LOG);
+    assert_eq!(fs::read_dir(directory.path()).expect("lists").count(), 1, "nothing half-way is left");
+    assert_eq!(agent.run(&["logs", JOB, "--download", &name]).status.code(), Some(1));
+    assert_eq!(agent.run(&["logs", JOB, "--download", &name, "--force"]).status.code(), Some(0));
+    assert_eq!(text(&agent.run(&["logs", JOB, "--raw"]).stdout), LOG, "the bytes as they are, in a pipe");
+}
+
 fn artifact_agent(content: &'static str, claimed: &str) -> Agent {
     let listed = json!([{ "job": JOB, "name": "x_1.deb", "sha256": hex::encode(Sha256::digest(claimed)), "size": claimed.len() }]);
     let jobs = json!([{ "id": JOB, "state": "received", "backend": "command", "target": "x", "priority": 0, "node": null, "attempts": 1,

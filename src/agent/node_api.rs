@@ -362,30 +362,27 @@ impl NodeApi for Api {
 
     fn log_matches(&self, id: JobId, attempt: Option<u32>, search: LogSearch) -> Answer<'_, LogMatches> {
         async move {
-            match logs::look(&self.shared, &self.find_job(&id).await?, attempt, Question::Search(search)).await? {
-                Found::Matches(matches) => Ok(matches),
-                other => Err(logs::unexpected(&other)),
-            }
+            let found = logs::look(&self.shared, &self.find_job(&id).await?, attempt, Question::Search(search)).await?;
+            let Found::Matches(matches) = found else { return Err(logs::unexpected()) };
+            Ok(matches)
         }
         .boxed()
     }
 
     fn log_phases(&self, id: JobId, attempt: Option<u32>) -> Answer<'_, LogPhases> {
         async move {
-            match logs::look(&self.shared, &self.find_job(&id).await?, attempt, Question::Phases).await? {
-                Found::Phases(phases) => Ok(phases),
-                other => Err(logs::unexpected(&other)),
-            }
+            let found = logs::look(&self.shared, &self.find_job(&id).await?, attempt, Question::Phases).await?;
+            let Found::Phases(phases) = found else { return Err(logs::unexpected()) };
+            Ok(phases)
         }
         .boxed()
     }
 
     fn log_first_error(&self, id: JobId, attempt: Option<u32>) -> Answer<'_, LogFirstError> {
         async move {
-            match logs::look(&self.shared, &self.find_job(&id).await?, attempt, Question::FirstError).await? {
-                Found::FirstError(found) => Ok(found),
-                other => Err(logs::unexpected(&other)),
-            }
+            let found = logs::look(&self.shared, &self.find_job(&id).await?, attempt, Question::FirstError).await?;
+            let Found::FirstError(found) = found else { return Err(logs::unexpected()) };
+            Ok(found)
         }
         .boxed()
     }

@@ -12,6 +12,6 @@ mod errors;
 mod lines;
 mod phases;
 
-pub use errors::{ErrorKind, ErrorScan, FirstError};
-pub use lines::{Lines, Piece};
-pub use phases::{PhaseScan, PhaseStart};
+pub use self::errors::{ErrorKind, ErrorScan, FirstError};
+pub use self::lines::{Lines, Piece};
+pub use self::phases::{PhaseScan, PhaseStart};

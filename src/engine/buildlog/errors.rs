@@ -132,7 +132,7 @@ fn system(line: &str) -> Option<(u8, ErrorKind)> {
 
 /// Tools that are known by how their lines begin.
 fn tools(line: &str) -> Option<(u8, ErrorKind)> {
-    use ErrorKind::{Compiler, Configure, Debian, Linker, Make, Maven, Other, Portage, Script};
+    use self::ErrorKind::{Compiler, Configure, Debian, Linker, Make, Maven, Other, Portage, Script};
     const BEGINS: [(&str, u8, ErrorKind); 27] = [
         ("dpkg-checkbuilddeps: error:", CAUSE, Debian),
         ("dpkg-source: error:", CAUSE, Debian),
@@ -264,7 +264,7 @@ mod tests {
 
     #[test]
     fn the_line_that_matters_is_found_among_those_that_follow_from_it() {
-        use ErrorKind::{Compiler, Configure, Debian, Linker, Make, Maven, Other, Portage, Script, System, Test};
+        use self::ErrorKind::{Compiler, Configure, Debian, Linker, Make, Maven, Other, Portage, Script, System, Test};
         let cases: &[(&str, Option<(ErrorKind, u64)>)] = &[
             (
                 "cc -c a.c\na.c:3:5: warning: error: unused\na.c:4:1: error: expected ';'\nmake: *** [a.o] Error 1\n",

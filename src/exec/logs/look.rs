@@ -264,10 +264,8 @@ mod tests {
 
     fn matches(store: &LogStore, search: LogSearch) -> LogMatches {
         let request = Request { job: JOB, attempt: 1, question: Question::Search(search) };
-        match store.look_now(&request, u64::MAX).expect("looks") {
-            Found::Matches(matches) => matches,
-            other => panic!("{other:?}"),
-        }
+        let Found::Matches(matches) = store.look_now(&request, u64::MAX).expect("looks") else { panic!("matches") };
+        matches
     }
 
     fn lines_of(matches: &LogMatches) -> Vec<u64> {
