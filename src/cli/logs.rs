@@ -24,6 +24,8 @@ use crate::engine::job::JobState;
 
 /// How often it is looked whether another attempt has begun.
 const POLL: Duration = Duration::from_millis(500);
+/// A connection that held for so long was a good one, milliseconds.
+const STEADY_MS: u64 = 5_000;
 /// Longest log that fits into one JSON answer, bytes; longer ones are followed as JSON lines.
 const JSON_LOG_MAX_LEN: usize = 16 << 20;
 
@@ -186,31 +188,36 @@ impl Follower<'_> {
     }
 
     async fn follow(&mut self, only_this_attempt: bool) -> Result<(), Failure> {
-        let mut last_answer = clock::now_ms();
+        // When it last went well.
+        let mut fine_ms = clock::now_ms();
         loop {
-            let (over, problem) = match self.open(true).await {
+            let (before, opened_ms) = (self.offset, clock::now_ms());
+            let (over, refused, problem) = match self.open(true).await {
                 Ok(mut stream) => {
                     let result = self.copy(&mut stream).await?;
-                    last_answer = clock::now_ms();
-                    // A torn connection may be whole again in a moment.
-                    (result.is_ok(), None)
+                    let now_ms = clock::now_ms();
+                    // A connection that is torn is no trouble by itself, one that is torn at once each time is.
+                    if result.is_ok() || self.offset > before || now_ms - opened_ms > STEADY_MS {
+                        fine_ms = now_ms;
+                    }
+                    (result.is_ok(), false, result.err().map(|error| broken(&error)))
                 }
                 // No attempt has written anything yet.
-                Err(error) if error.code == ErrorCode::NotFound => (true, None),
-                Err(error) => (false, Some(error)),
+                Err(error) if error.code == ErrorCode::NotFound => (true, false, None),
+                Err(error) => (false, true, Some(error)),
             };
-            let late = |error: &ApiError| clock::now_ms() - last_answer >= queue::patience_ms(error);
+            let late = |error: &ApiError| clock::now_ms() - fine_ms >= queue::patience_ms(error);
             match queue::view(self.client, self.job).await {
                 // The node answers, but the one that keeps the log does not: that is waited for unless the job goes on elsewhere.
                 Ok(answer) => {
-                    let elsewhere = problem.is_some() && self.goes_on_elsewhere(&answer.data, only_this_attempt);
+                    let elsewhere = refused && self.goes_on_elsewhere(&answer.data, only_this_attempt);
                     match &problem {
                         Some(error) if elsewhere => {
                             self.ui.remark(&format!("(what is missing here: {})", super::text::clean(&error.message)));
                         }
                         Some(error) if late(error) => return Err(error.clone().into()),
                         Some(_) => {}
-                        None => last_answer = clock::now_ms(),
+                        None => fine_ms = clock::now_ms(),
                     }
                     if (over || elsewhere) && self.step(&answer.data, only_this_attempt)? {
                         return self.finish();

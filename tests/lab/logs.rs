@@ -6,7 +6,7 @@ use std::process::{Child, Stdio};
 
 use serde_json::Value;
 
-use crate::building::{building_on, hive_of, queue_script, wait_for_state};
+use crate::building::{building_on, hive_of, queue_script, wait_for_state, write_debian_source};
 use crate::harness::{Agent, Host, PROGRAM, eventually, in_lab, s};
 
 /// Prints a numbered line again and again until a file says that it is enough.
@@ -168,5 +168,39 @@ fn hostile_output_is_kept_raw_and_shown_harmless_and_cut() {
         page.args(["-sf", &format!("http://127.0.0.1:8100/api/v1/jobs/{id}/log?attempt=1&harmless=1")]);
         let page = crate::harness::run(page);
         assert!(page.stdout.len() < 20_000 && !page.stdout.contains(['\u{1b}', '\u{202e}']), "{}", page.stdout.len());
+    });
+}
+
+#[test]
+fn the_first_error_and_the_phases_of_a_real_debian_build_are_told() {
+    in_lab("logs::the_first_error_and_the_phases_of_a_real_debian_build_are_told", |lab| {
+        let (hosts, _agents) = hive_of::<3>(lab);
+        let sources = hosts[1].tmp().join("greeting");
+        write_debian_source(&sources);
+        fs::write(sources.join("greeting.c"), "#include <stdio.h>\nint main(void) { puts(nothing); return 0; }\n")
+            .expect("source");
+        let queued = hosts[1].json(&["queue", "add", "--backend", "debian", "/tmp/greeting"]).expect("queued");
+        let id = queued["jobs"][0]["id"].as_str().expect("id").to_owned();
+        eventually("an attempt that failed", s(120), || {
+            let attempts = hosts[0].json(&["job", "show", &id])?["attempts"].as_array()?.clone();
+            attempts.iter().any(|attempt| attempt["state"] == "failed").then_some(())
+        });
+        for host in &hosts {
+            let error = host.json(&["logs", &id, "--attempt", "1", "--first-error"]).expect("an error");
+            assert_eq!(error["error"]["kind"], "compiler", "{error}");
+            let text = error["error"]["text"].as_str().expect("text");
+            assert!(text.contains("greeting.c:2:") && text.contains("error:"), "{error}");
+            let phases = host.json(&["logs", &id, "--attempt", "1", "--phases"]).expect("phases");
+            let of = |source: &str| -> Vec<&str> {
+                let phases = phases["phases"].as_array().expect("list").iter();
+                phases.filter(|phase| phase["source"] == source).filter_map(|phase| phase["name"].as_str()).collect()
+            };
+            for name in ["prepare", "dependencies", "build"] {
+                assert!(of("hive").contains(&name), "{phases}");
+            }
+            for name in ["dpkg-buildpackage greeting", "dh_auto_configure", "dh_auto_build"] {
+                assert!(of("output").contains(&name), "{phases}");
+            }
+        }
     });
 }
