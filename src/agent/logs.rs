@@ -50,6 +50,10 @@ fn problem(shared: &Shared, node: &PeerId, error: &io::Error) -> ApiError {
     if error.kind() == io::ErrorKind::ResourceBusy {
         return busy(&name);
     }
+    if error.kind() == io::ErrorKind::Unsupported {
+        let message = format!("{name}, which keeps the log, runs a version of hive that does not answer this");
+        return ApiError::new(ErrorCode::Unreachable, message, "install this version of hive there");
+    }
     let state = match shared.liveness(node) {
         MemberState::Down => "is down",
         MemberState::Left => "has left the hive",

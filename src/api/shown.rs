@@ -36,6 +36,27 @@ pub fn clean_lines(text: &str) -> String {
         .join("\n")
 }
 
+/// JSON that means the same and holds nothing that a terminal obeys: what JSON itself does not escape stands in strings only, and
+/// becomes `\uXXXX` there.
+pub fn json(text: &str) -> Cow<'_, str> {
+    let printable = |byte: &u8| (b' '..=b'~').contains(byte);
+    if text.as_bytes().iter().all(printable) || !text.chars().any(is_hostile) {
+        return Cow::Borrowed(text);
+    }
+    let mut out = String::with_capacity(text.len() + 16);
+    for character in text.chars() {
+        // A line end is white space between values; within a string it is escaped already.
+        if is_hostile(character) && character != '\n' {
+            for unit in character.encode_utf16(&mut [0; 2]) {
+                let _ = write!(out, "\\u{unit:04x}");
+            }
+        } else {
+            out.push(character);
+        }
+    }
+    Cow::Owned(out)
+}
+
 /// Longest sequence that is understood, bytes.
 const SEQUENCE_MAX_LEN: usize = 32;
 /// So much of a line is shown, characters. Compilers' command lines are shorter; what is longer floods whoever looks at it.
@@ -218,6 +239,16 @@ mod tests {
         assert_eq!(plain.push(b"\x1b[31mr\x1b[K\x1b(Bed\x1b[") + &plain.push(b"0m!") + &plain.finish(), "red!");
         let long = format!("\u{1b}[{}m", "1".repeat(100));
         assert!(StreamCleaner::new(true).push(long.as_bytes()).starts_with("\\u{1b}"), "no colour is that long");
+    }
+
+    #[test]
+    fn json_means_the_same_and_holds_nothing_that_is_obeyed() {
+        assert!(matches!(json("{\"a\":\"Grüße 蜂\"}"), Cow::Borrowed(_)));
+        let value = serde_json::json!({ "a\u{202e}": "x\u{9b}2J\u{7f}\u{1b}\n\u{e0041}\u{200b}", "b": [1, "蜂"] });
+        let text = serde_json::to_string(&value).expect("JSON");
+        let shown = json(&text);
+        assert!(!shown.chars().any(is_hostile), "{shown}");
+        assert_eq!(serde_json::from_str::<serde_json::Value>(&shown).expect("JSON"), value);
     }
 
     #[test]

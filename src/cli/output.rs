@@ -6,7 +6,7 @@ use std::io::{self, IsTerminal as _, Write as _};
 use serde::Serialize;
 
 use super::text::Paint;
-use crate::api::{ApiError, Envelope, ErrorCode};
+use crate::api::{ApiError, Envelope, ErrorCode, shown};
 use crate::cli::client::Answer;
 
 /// Why a command ends without an answer.
@@ -87,10 +87,9 @@ impl Ui {
 
     /// One JSON value on a line of its own.
     pub(crate) fn raw_json<T: Serialize>(&self, value: &T) -> Result<(), Failure> {
-        let mut line = serde_json::to_string(value)
+        let line = serde_json::to_string(value)
             .map_err(|error| Failure::internal(format!("cannot write the answer as JSON: {error}"), ""))?;
-        line.push('\n');
-        self.bytes(line.as_bytes())
+        self.bytes(format!("{}\n", shown::json(&line)).as_bytes())
     }
 
     /// Text for people; foreign parts of it have been cleaned.

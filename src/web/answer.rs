@@ -20,7 +20,7 @@ use serde::de::DeserializeOwned;
 
 use super::Context;
 use super::node::Download;
-use crate::api::{ApiError, ApiResult, Envelope, ErrorCode};
+use crate::api::{ApiError, ApiResult, Envelope, ErrorCode, shown};
 use crate::clock;
 
 /// Longest body of a control request, bytes.
@@ -124,10 +124,11 @@ pub(super) async fn count_refused(State(context): State<Context>, request: Reque
 pub(super) type Handled = Result<Response, Problem>;
 
 fn json<T: Serialize>(status: StatusCode, value: &T) -> Response {
-    match serde_json::to_vec(value) {
-        Ok(mut bytes) => {
-            bytes.push(b'\n');
-            (status, [(header::CONTENT_TYPE, "application/json")], bytes).into_response()
+    match serde_json::to_string(value) {
+        Ok(text) => {
+            // Whoever asks with `curl` has it on a terminal.
+            let text = format!("{}\n", shown::json(&text));
+            (status, [(header::CONTENT_TYPE, "application/json")], text).into_response()
         }
         Err(error) => {
             tracing::error!(%error, "an answer cannot be written as JSON");
