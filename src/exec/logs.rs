@@ -147,8 +147,11 @@ impl LogStore {
     /// Drops logs that are too old or too many, never one that grows. Answers how many. A log that cannot be looked at or dropped is left
     /// for the next time and keeps no other from going. Blocks; call it every hour or so.
     pub fn retain(&self) -> io::Result<usize> {
+        self.retain_at(clock::unix_now().0)
+    }
+
+    fn retain_at(&self, now_ms: u64) -> io::Result<usize> {
         let options = &self.inner.options;
-        let now_ms = clock::unix_now().0;
         let mut logs = Vec::new();
         for job in fs::read_dir(&options.directory)?.flatten() {
             let Some(id) = job.file_name().to_str().and_then(|name| name.parse::<JobId>().ok()) else {
@@ -432,30 +435,61 @@ mod tests {
         assert_eq!(all(reader).await, b"abc");
     }
 
+    /// A log of 100 bytes that ended at a time, milliseconds.
+    fn ended(store: &LogStore, number: u128, at_ms: u64) {
+        let mut writer = store.create(job(number), 1, 1 << 20).expect("creates");
+        writer.write(&[b'x'; 100]).expect("writes");
+        writer.finish().expect("finishes");
+        let file = File::options().write(true).open(store.path((job(number), 1), "log")).expect("opens");
+        file.set_modified(std::time::UNIX_EPOCH + std::time::Duration::from_millis(at_ms)).expect("sets");
+    }
+
+    fn left(store: &LogStore, numbers: std::ops::RangeInclusive<u128>) -> Vec<u128> {
+        numbers.filter(|number| !store.attempts(job(*number)).is_empty()).collect()
+    }
+
     #[test]
-    fn old_and_surplus_logs_go_but_never_one_that_grows() {
+    fn logs_go_when_they_are_older_than_the_limit_not_before() {
         let directory = tempfile::tempdir().expect("temporary directory");
-        let options = Options { directory: directory.path().to_owned(), total_max_bytes: 250, ..Options::default() };
+        let options = Options { directory: directory.path().to_owned(), age_max_ms: 5_000, ..Options::default() };
         let store = LogStore::open(options).expect("opens");
-        for number in 1..=4u64 {
-            let mut writer = store.create(job(u128::from(number)), 1, 1 << 20).expect("creates");
-            writer.write(&[b'x'; 100]).expect("writes");
-            writer.finish().expect("finishes");
-            let file =
-                File::options().write(true).open(store.path((job(u128::from(number)), 1), "log")).expect("opens");
-            let age = if number == 4 {
-                std::time::Duration::from_secs(100 * 86_400)
-            } else {
-                std::time::Duration::from_secs(1_000 - number)
-            };
-            let now = std::time::UNIX_EPOCH + std::time::Duration::from_millis(clock::unix_now().0);
-            file.set_modified(now - age).expect("sets");
+        for number in 1..=3 {
+            ended(&store, number, 1_000_000 + u64::try_from(number).expect("small") * 1_000);
         }
-        let mut growing = store.create(job(9), 1, 1 << 20).expect("creates");
+        assert_eq!(store.retain_at(1_006_000).expect("retains"), 0, "the first is exactly as old as it may be");
+        assert_eq!(store.retain_at(1_006_001).expect("retains"), 1);
+        assert_eq!(left(&store, 1..=3), [2, 3]);
+        assert!(!directory.path().join(job(1).to_string()).exists(), "its directory goes with it");
+        assert_eq!(store.retain_at(900_000).expect("retains"), 0, "a clock that was set back makes nothing old");
+        assert_eq!(store.retain_at(2_000_000).expect("retains"), 2);
+        assert!(left(&store, 1..=3).is_empty());
+    }
+
+    #[test]
+    fn the_oldest_logs_go_first_until_the_rest_fits() {
+        let directory = tempfile::tempdir().expect("temporary directory");
+        let options = Options { directory: directory.path().to_owned(), total_max_bytes: 300, ..Options::default() };
+        let store = LogStore::open(options).expect("opens");
+        // Written in another order than they ended.
+        for (number, at_ms) in [(1, 4_000), (2, 1_000), (3, 5_000), (4, 2_000), (5, 3_000)] {
+            ended(&store, number, at_ms);
+        }
+        assert_eq!(store.retain_at(6_000).expect("retains"), 2);
+        assert_eq!(left(&store, 1..=5), [1, 3, 5]);
+        assert_eq!(store.retain_at(6_000).expect("retains"), 0, "what fits stays");
+    }
+
+    #[test]
+    fn a_log_that_grows_never_goes() {
+        let directory = tempfile::tempdir().expect("temporary directory");
+        let options = Options { directory: directory.path().to_owned(), total_max_bytes: 0, ..Options::default() };
+        let store = LogStore::open(options).expect("opens");
+        ended(&store, 1, 1_000);
+        let mut growing = store.create(job(2), 1, 1 << 20).expect("creates");
         growing.write(&[b'x'; 1_000]).expect("writes");
-        assert_eq!(store.retain().expect("retains"), 2, "the one of 100 days and the oldest of the others");
-        let left: Vec<bool> = (1..=4).map(|number| !store.attempts(job(number)).is_empty()).collect();
-        assert_eq!(left, [false, true, true, false]);
-        assert_eq!(store.attempts(job(9)), vec![1]);
+        assert_eq!(store.retain_at(u64::MAX).expect("retains"), 1);
+        assert_eq!(left(&store, 1..=2), [2]);
+        drop(growing);
+        assert_eq!(store.retain_at(u64::MAX).expect("retains"), 1, "it goes once it has ended");
     }
 }
