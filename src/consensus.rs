@@ -262,7 +262,7 @@ impl Consensus {
         status::status_of(&self.inner.core)
     }
 
-    /// To be told when it changes (at most every 50 ms).
+    /// To be told when it changes: of entries and elections within 50 ms, of silence and progress within 250 ms.
     pub fn watch_status(&self) -> watch::Receiver<ConsensusStatus> {
         self.inner.core.status.subscribe()
     }
