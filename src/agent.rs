@@ -70,8 +70,10 @@ use crate::tasks;
 
 /// Events of tasks that may wait for the loop: a boot storm's worth. Tasks wait when it is full, the loop never does.
 const EVENTS_MAX: usize = 1_024;
-/// The loop looks at everything at least so often. A seeker's HELLOs and a coordinator's plans need nothing finer.
+/// The loop looks at everything at least so often while something is under way: a search for the hive, a ballot, builds, a queue.
 const TICK: Duration = Duration::from_millis(100);
+/// And so often while nothing is. What happens is an event and waits for no tick.
+const IDLE_TICK: Duration = Duration::from_millis(500);
 
 /// What happened, from inside the agent.
 #[derive(Debug)]
@@ -239,11 +241,11 @@ impl Agent {
 
     /// Runs until told to stop. An error means that this node cannot keep its promises and must end.
     async fn run(mut self, mut inputs: Inputs) -> anyhow::Result<()> {
-        let mut ticks = tokio::time::interval(TICK);
-        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut applied = self.shared.consensus.replica().watch();
+        let mut leadership = self.shared.consensus.watch_leadership();
         let mut watchdog = startup::Watchdog::new();
         loop {
+            let pause = if self.is_idle() { IDLE_TICK } else { TICK };
             tokio::select! {
                 event = inputs.events.recv() => match event {
                     Some(Event::Stop) | None => break,
@@ -256,12 +258,22 @@ impl Agent {
                 },
                 Some(event) = inputs.builds.recv() => self.drone.on_build(&self.shared.clone(), event).await?,
                 _ = applied.changed() => {}
-                _ = ticks.tick() => watchdog.pet(now_ms()),
+                _ = leadership.changed() => {}
+                () = tokio::time::sleep(pause) => {}
             }
             self.tick().await?;
+            watchdog.pet(now_ms());
         }
         self.stop().await;
         Ok(())
+    }
+
+    /// Nothing is under way that needs more than a look now and then.
+    fn is_idle(&self) -> bool {
+        self.joining.is_member()
+            && self.asking.is_settled(&self.shared)
+            && self.drone.is_idle()
+            && (!self.coordinating.leads() || coordinating::is_idle(&self.shared))
     }
 
     /// Does what is due; cheap when nothing is.

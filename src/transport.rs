@@ -81,8 +81,11 @@ pub async fn write_frame<T: Serialize>(
         return Err(invalid(format!("frame of {} bytes, at most {max_bytes} allowed", bytes.len())));
     }
     let length = u32::try_from(bytes.len()).map_err(|_| invalid("frame too long"))?;
-    stream.write_all(&length.to_be_bytes()).await?;
-    stream.write_all(&bytes).await?;
+    // In one piece: the muxer makes a packet of every write, and half of all packets would be lengths.
+    let mut frame = Vec::with_capacity(bytes.len() + 4);
+    frame.extend_from_slice(&length.to_be_bytes());
+    frame.extend_from_slice(&bytes);
+    stream.write_all(&frame).await?;
     stream.flush().await?;
     Ok(())
 }

@@ -35,6 +35,8 @@ struct Net {
     accepting: Mutex<Accepting>,
     cut: watch::Sender<BTreeSet<(PeerId, PeerId)>>,
     dead: watch::Sender<BTreeSet<PeerId>>,
+    /// Whom each node asked last for the committed log.
+    sources: watch::Sender<BTreeMap<PeerId, PeerId>>,
 }
 
 impl Net {
@@ -132,6 +134,9 @@ impl Transport for Pipes {
             let incoming = Incoming { peer: self.own.clone(), stream: Box::pin(far) };
             accepting.try_send(incoming).map_err(|_| io::ErrorKind::ConnectionRefused)?;
             let net = Arc::clone(&self.net);
+            if protocol.starts_with("/hive/log/") {
+                net.sources.send_modify(|sources| drop(sources.insert(self.own.clone(), peer.clone())));
+            }
             hive::tasks::spawn("pipe", pump(net, self.own.clone(), peer.clone(), near_relay, far_relay));
             Ok(Box::pin(near) as hive::transport::ByteStream)
         }
@@ -508,6 +513,23 @@ async fn observers_catch_up_by_log_and_by_snapshot() {
     agree(&nodes).await;
     assert_eq!(propose(&nodes[1], admit(&peer("after"))).await, Reply::Done);
     agree(&nodes).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_leader_that_is_alone_no_more_sends_its_observers_to_the_others() {
+    let mut hive = Hive::new(|_| {});
+    let founder = hive.founder("a").await;
+    let observer = hive.observer("o", &founder).await;
+    until_applied(&observer, 1).await;
+    let mut sources = hive.net.sources.subscribe();
+    assert_eq!(sources.borrow_and_update().get(&observer.peer), Some(&founder.peer), "there is nobody else");
+    let others = [hive.observer("b", &founder).await, hive.observer("c", &founder).await];
+    add_voters(&founder, &others).await;
+    let elsewhere = |sources: &BTreeMap<PeerId, PeerId>| sources.get(&observer.peer) != Some(&founder.peer);
+    tokio::time::timeout(PATIENCE, sources.wait_for(elsewhere)).await.expect("in time").expect("the network is there");
+    assert_eq!(propose(&founder, admit(&peer("kept"))).await, Reply::Done);
+    let applied = founder.consensus.status().applied.expect("applied").index;
+    until_applied(&observer, applied).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

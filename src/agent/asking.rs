@@ -100,6 +100,12 @@ impl Asking {
         self.settle(shared, identity)
     }
 
+    /// The node has its role, and nothing is asked or claimed.
+    pub(super) fn is_settled(&self, shared: &Shared) -> bool {
+        let settled = shared.soft(|soft| soft.identity.as_ref().is_some_and(|identity| !identity.provisional));
+        settled && !self.wanted && self.ballot.is_none() && self.claiming.is_none()
+    }
+
     /// Does what is due. Called often, cheap when nothing is.
     pub(super) fn tick(&mut self, shared: &Arc<Shared>, now_ms: u64) -> anyhow::Result<()> {
         if self.unwritten_ms.is_some_and(|at_ms| now_ms >= at_ms)

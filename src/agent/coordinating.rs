@@ -39,8 +39,10 @@ const ERRAND_TIMEOUT: Duration = Duration::from_secs(5);
 /// Attempts that a drone is given beyond its slots: the next one is there when one ends, and little has to be taken back when
 /// another drone has nothing to do.
 const PREFETCH: u32 = 1;
-/// Interval of planning while the state does not move, milliseconds: leases, liveness and loads change beside it.
+/// Interval of planning while there are jobs and the state does not move, milliseconds: leases, liveness and loads change beside it.
 const PLAN_INTERVAL_MS: u64 = 200;
+/// The same without a job that waits or runs, milliseconds. A new one moves the state.
+const IDLE_PLAN_INTERVAL_MS: u64 = 2_000;
 /// Before the next plan when one was not committed, milliseconds; doubles.
 const PLAN_PAUSE_MS: u64 = 250;
 const PLAN_PAUSE_MAX_MS: u64 = 5_000;
@@ -119,10 +121,16 @@ impl Coordinating {
         self.keep_roles(shared, now_ms);
     }
 
+    /// Whether this node leads, as far as the last tick knows.
+    pub(super) fn leads(&self) -> bool {
+        self.term.is_some()
+    }
+
     fn schedule(&mut self, shared: &Arc<Shared>, now_ms: u64) {
         let index = shared.read(State::applied_index);
+        let interval_ms = if is_idle(shared) { IDLE_PLAN_INTERVAL_MS } else { PLAN_INTERVAL_MS };
         let ready = |term: &&mut Term| {
-            let news = term.planned.0 != index || now_ms.saturating_sub(term.planned.1) >= PLAN_INTERVAL_MS;
+            let news = term.planned.0 != index || now_ms.saturating_sub(term.planned.1) >= interval_ms;
             !term.planning && news && now_ms >= term.plan_not_before_ms
         };
         let Some(term) = self.term.as_mut().filter(ready) else { return };
@@ -207,6 +215,14 @@ impl Coordinating {
             ask_again(shared, migration);
         }
     }
+}
+
+/// No job waits for a drone or is with one.
+pub(super) fn is_idle(shared: &Shared) -> bool {
+    shared.read(|state| {
+        let counts = state.counts();
+        counts.needed == 0 && counts.delegated == 0
+    })
 }
 
 fn raise_feature_level(state: &State) -> Option<Command> {

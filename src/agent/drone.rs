@@ -91,6 +91,11 @@ impl Drone {
         }
     }
 
+    /// Nothing runs here, begins, or waits to be reported.
+    pub(super) fn is_idle(&self) -> bool {
+        self.running.is_empty() && self.unconfirmed.is_empty() && self.reporting.is_empty() && !self.asking
+    }
+
     /// Does what is due.
     pub(super) async fn tick(&mut self, shared: &Arc<Shared>, now_ms: u64) -> anyhow::Result<()> {
         if !shared.is_member() {

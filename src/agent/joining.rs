@@ -99,6 +99,11 @@ impl Joining {
         }
     }
 
+    /// It neither seeks nor waits to be let in.
+    pub(super) fn is_member(&self) -> bool {
+        self.founding.is_none() && self.join.is_none()
+    }
+
     /// Whether this node has left its hive for another since this was asked last.
     pub(super) fn take_changed_hive(&mut self) -> bool {
         std::mem::take(&mut self.changed_hive)
@@ -418,13 +423,9 @@ impl Joining {
         }
         let beacon_state = if shared.is_member() { BeaconState::Member } else { BeaconState::Seeking };
         self.beacon_as(shared, beacon_state, [0; 16]);
-        let wanted = shared.member_info();
-        let known =
-            shared.read(|state| state.member(&shared.me.peer_id).map(|member| (member.info.clone(), member.left)));
-        let current = known.is_some_and(|(info, left)| !left && says_the_same(&info, &wanted));
-        if !current && self.admit_is_due(now_ms) {
+        if self.admit_is_due(now_ms) && !is_known_as(shared, shared.member_info()) {
             self.admit_sent_ms = Some(now_ms);
-            self.propose_admit(shared, wanted);
+            self.propose_admit(shared, shared.member_info());
         }
         Ok(())
     }
@@ -561,9 +562,13 @@ fn childless(shared: &Shared) -> bool {
     })
 }
 
-/// Equal but for free disk space, which changes all the time and is published as status.
-fn says_the_same(known: &MemberInfo, wanted: &MemberInfo) -> bool {
-    let mut known = known.clone();
-    known.inventory.disk_free_gb = wanted.inventory.disk_free_gb;
-    known == *wanted
+/// The state has this node as a member with what it says about itself, but for free disk space, which changes all the time and is
+/// published as status.
+fn is_known_as(shared: &Shared, mut wanted: MemberInfo) -> bool {
+    shared.read(|state| {
+        state.member(&shared.me.peer_id).is_some_and(|known| {
+            wanted.inventory.disk_free_gb = known.info.inventory.disk_free_gb;
+            !known.left && known.info == wanted
+        })
+    })
 }

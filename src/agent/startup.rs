@@ -94,11 +94,8 @@ pub fn run(prepared: Prepared) -> Ended {
 }
 
 fn failed(error: &anyhow::Error) -> Ended {
-    let hint = if space::is_disk_full(error.as_ref()) {
-        "the disk is full: free some space (df -h), then start hive again"
-    } else {
-        ""
-    };
+    let hint = space::is_disk_full(error.as_ref())
+        .then_some("the disk is full: free some space (df -h), then start hive again");
     tracing::error!(error = %format!("{error:#}"), hint, "the agent ends");
     Ended::Failed
 }

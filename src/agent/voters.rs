@@ -29,6 +29,9 @@ const BIND_TIMEOUT: Duration = Duration::from_secs(2);
 const ERRAND_TIMEOUT: Duration = Duration::from_secs(5);
 /// Interval of looking, milliseconds.
 const INTERVAL_MS: u64 = 250;
+/// The same after a look at the same entry that found nothing to do, milliseconds: nobody is replaced before having been silent for
+/// far longer.
+const QUIET_INTERVAL_MS: u64 = 1_000;
 /// Pause after a step that failed, milliseconds; doubles with every failure in a row.
 const PAUSE_MS: u64 = 500;
 const PAUSE_MAX_MS: u64 = 60_000;
@@ -48,6 +51,8 @@ const REPORT_MAX_AGE_MS: u64 = 15_000;
 pub(super) struct Voters {
     busy: bool,
     looked_at_ms: u64,
+    /// Entry at which the last look found nothing to do.
+    quiet_at: Option<u64>,
     not_before_ms: u64,
     failures: u32,
     /// Nodes that refused an errand: how often, and when they are asked again.
@@ -85,9 +90,13 @@ fn pause_ms(failures: u32) -> u64 {
 impl Voters {
     /// Looks, and begins what is to be done.
     pub(super) fn tick(&mut self, shared: &Arc<Shared>, status: &ConsensusStatus, term: (u64, u64), now_ms: u64) {
-        let due = now_ms.saturating_sub(self.looked_at_ms) >= INTERVAL_MS && now_ms >= self.not_before_ms;
+        let index = status.applied.map(|applied| applied.index);
+        let interval_ms =
+            if self.quiet_at.is_some() && self.quiet_at == index { QUIET_INTERVAL_MS } else { INTERVAL_MS };
+        let due = now_ms.saturating_sub(self.looked_at_ms) >= interval_ms && now_ms >= self.not_before_ms;
         let Some(leader) = status.raft_id.filter(|_| due && !self.busy && !status.joint) else { return };
         self.looked_at_ms = now_ms;
+        self.quiet_at = None;
         let (number, elected_at_ms) = term;
         let members: Vec<Member> =
             shared.read(|state| state.members().filter(|member| !member.left).cloned().collect());
@@ -103,6 +112,7 @@ impl Voters {
         let plan = voters::plan(&candidates, &membership, now_ms, &voters::Settings::default());
         let strays = self.strays(shared, status, &members, now_ms);
         if plan.steps.is_empty() && strays.is_empty() {
+            self.quiet_at = index;
             return;
         }
         self.busy = true;

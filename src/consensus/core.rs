@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
 use std::time::Duration;
 
 use futures::FutureExt as _;
+use openraft::async_runtime::watch::WatchReceiver as _;
 use openraft::{Config, SnapshotPolicy};
 use tokio::runtime::Handle;
 use tokio::sync::watch;
@@ -19,7 +20,7 @@ use super::network::Network;
 use super::propose::{self, Proposals};
 use super::replica::Replica;
 use super::server::{Heard, RaftServer};
-use super::status::{ConsensusStatus, Tip, status_of};
+use super::status::{ConsensusStatus, Leadership, Tip, status_of};
 use super::types::{Raft, RaftId};
 use super::{ConsensusError, Identity, Options, feed};
 use crate::engine::id::{Epoch, HiveId, PeerId};
@@ -27,8 +28,10 @@ use crate::store::raft_db::{Loaded, RaftDb};
 use crate::store::space::SpaceGuard;
 use crate::transport::Incoming;
 
-/// How often the status is put together anew when nothing calls for it.
-const STATUS_INTERVAL: Duration = Duration::from_millis(50);
+/// How often the status is put together anew when nothing calls for it: silence is an event, too, and nobody tells it.
+const STATUS_INTERVAL: Duration = Duration::from_millis(250);
+/// And at most this often, whatever happens: under load every entry is a change.
+const STATUS_PAUSE: Duration = Duration::from_millis(50);
 
 /// A running Raft directory.
 #[derive(Clone)]
@@ -67,6 +70,7 @@ pub(crate) struct Core {
     pub(crate) space: SpaceGuard,
     pub(crate) tip: watch::Sender<Tip>,
     pub(crate) status: watch::Sender<ConsensusStatus>,
+    pub(crate) leadership: watch::Sender<Leadership>,
     pub(crate) proposals: Proposals,
     pub(crate) observing: AtomicBool,
     pub(crate) observers: Arc<tokio::sync::Semaphore>,
@@ -93,6 +97,7 @@ impl Core {
             space,
             tip: watch::Sender::new(Tip::default()),
             status: watch::Sender::new(ConsensusStatus::default()),
+            leadership: watch::Sender::new(Leadership::default()),
             proposals,
             observing: AtomicBool::new(false),
             observers,
@@ -126,6 +131,12 @@ impl Core {
     /// Puts the status together and tells whoever watches, if it changed.
     pub(crate) fn refresh_status(&self) {
         let status = status_of(self);
+        let leadership = Leadership::from(&status);
+        self.leadership.send_if_modified(|current| {
+            let changed = *current != leadership;
+            *current = leadership;
+            changed
+        });
         self.status.send_if_modified(|current| {
             let changed = *current != status;
             *current = status;
@@ -138,17 +149,15 @@ impl Core {
 pub(crate) async fn keep_status(core: Arc<Core>) {
     let mut replica = core.replica.watch();
     let mut tip = core.tip.subscribe();
-    let mut ticks = tokio::time::interval(STATUS_INTERVAL);
-    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
-        ticks.tick().await;
         core.refresh_status();
-        // Between ticks a change is told at once, but never more often than the ticks: under load every entry is one.
+        let earliest = tokio::time::Instant::now() + STATUS_PAUSE;
         tokio::select! {
-            _ = replica.changed() => core.refresh_status(),
-            _ = tip.changed() => core.refresh_status(),
-            _ = ticks.tick() => core.refresh_status(),
+            _ = replica.changed() => {}
+            _ = tip.changed() => {}
+            () = tokio::time::sleep(STATUS_INTERVAL) => {}
         }
+        tokio::time::sleep_until(earliest).await;
     }
 }
 
@@ -220,6 +229,13 @@ pub(crate) async fn start_raft(core: &Arc<Core>, db: RaftDb, loaded: Loaded) -> 
             serve(incoming, move |peer, body| server.clone().answer(peer, body))
         })
         .await;
+    }));
+    // Elections are told at once; how far the others have come changes with every heartbeat and is looked at from time to time.
+    let (mut servers, telling) = (raft.server_metrics(), Arc::clone(core));
+    tasks.add(core.spawn("raft-status", async move {
+        while servers.changed().await.is_ok() {
+            telling.refresh_status();
+        }
     }));
     let snapshots = core.link.accept(&protocol(Protocol::Snapshot)).map_err(ConsensusError::Transport)?;
     tasks.add(core.spawn("snapshot-accept", async move {

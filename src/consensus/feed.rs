@@ -1,8 +1,9 @@
-//! Serves observers: the committed log from a voter or standby, as far as it is applied here, and every 150 ms the tip.
+//! Serves observers: the committed log from a voter or standby, as far as it is applied here, and the tip, at once when
+//! another leads and several times a second otherwise.
 //!
 //! An observer proves that it is on the same history by the chain hash at its position. Where the entries behind it are gone, it
-//! gets a snapshot. A leader sends observers elsewhere while there is somebody else, so that its cost does not grow with the
-//! hive.
+//! gets a snapshot. A leader sends observers elsewhere while there is somebody else, also those that it has served since it was
+//! alone or did not lead, so that its cost does not grow with the hive.
 
 use std::io;
 use std::sync::Arc;
@@ -21,7 +22,7 @@ use crate::store::raft_db::LogPoint;
 use crate::transport::{ByteStream, CONTROL_FRAME_MAX, Incoming, RAFT_FRAME_MAX, read_frame, write_frame};
 
 /// How often the tip is told.
-const TIP_INTERVAL: Duration = Duration::from_millis(150);
+const TIP_INTERVAL: Duration = Duration::from_millis(250);
 /// An observer that does not take a frame in this time is dropped.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(5);
 /// An observer says what it wants in this time.
@@ -85,18 +86,26 @@ async fn serve(core: &Arc<Core>, stream: &mut ByteStream) -> io::Result<()> {
         }
         Hello::Follow { applied, chain, even_leader } => {
             let Some(node) = core.node() else { return redirect(core, stream).await };
-            let others = core.replica.status().voters.len() > 1;
-            let leads = node.raft.is_leader();
             // A standby that no leader has spoken to yet has no log to serve from.
-            if (leads && others && !even_leader) || (!leads && node.heard.borrow().at_ms == 0) {
+            let unheard = !node.raft.is_leader() && node.heard.borrow().at_ms == 0;
+            if unheard || leads_others(core, &node, even_leader) {
                 return redirect(core, stream).await;
             }
             let Ok(_place) = Arc::clone(&core.observers).try_acquire_owned() else {
                 return redirect(core, stream).await;
             };
-            follow(core, &node, stream, applied, chain).await
+            let next = match first_entry(core, &node, stream, applied, chain).await? {
+                Some(next) => next,
+                None => return Ok(()),
+            };
+            stream_entries(core, &node, stream, next, even_leader).await
         }
     }
+}
+
+/// This node leads, others could serve, and the observer has not tried them in vain.
+fn leads_others(core: &Core, node: &Node, even_leader: bool) -> bool {
+    !even_leader && node.raft.is_leader() && core.replica.status().voters.len() > 1
 }
 
 /// Names other sources, those that do not lead first.
@@ -118,24 +127,27 @@ async fn compare(core: &Arc<Core>, at: LogPoint, chain: [u8; 32]) -> io::Result<
     })
 }
 
-async fn follow(
+/// Index of the first entry that the observer lacks; none when it was told to go.
+async fn first_entry(
     core: &Arc<Core>,
     node: &Node,
     stream: &mut ByteStream,
     applied: Option<LogPoint>,
     chain: [u8; 32],
-) -> io::Result<()> {
+) -> io::Result<Option<u64>> {
     let mut next = match applied {
         Some(at) => match compare(core, at, chain).await? {
             Said::Matches => at.index + 1,
             Said::Unknown { applied: own } if own.is_none_or(|own| own.index < at.index) => {
                 // The observer is ahead of this node: it had better ask somebody else, or come back.
-                return say(stream, &Said::Unknown { applied: own }).await;
+                say(stream, &Said::Unknown { applied: own }).await?;
+                return Ok(None);
             }
             Said::Unknown { .. } => send_snapshot(core, stream).await?,
             said
             @ (Said::Differs | Said::Redirect { .. } | Said::Snapshot(_) | Said::Entries(_) | Said::Tip { .. }) => {
-                return say(stream, &said).await;
+                say(stream, &said).await?;
+                return Ok(None);
             }
         },
         None => 0,
@@ -143,7 +155,7 @@ async fn follow(
     if node.log.purged().is_some_and(|purged| next <= purged.index) {
         next = send_snapshot(core, stream).await?;
     }
-    stream_entries(core, node, stream, next).await
+    Ok(Some(next))
 }
 
 /// Sends a snapshot and returns the index behind it.
@@ -155,8 +167,15 @@ async fn send_snapshot(core: &Arc<Core>, stream: &mut ByteStream) -> io::Result<
     Ok(file.meta.applied.map_or(0, |applied| applied.index + 1))
 }
 
-async fn stream_entries(core: &Arc<Core>, node: &Node, stream: &mut ByteStream, mut next: u64) -> io::Result<()> {
+async fn stream_entries(
+    core: &Arc<Core>,
+    node: &Node,
+    stream: &mut ByteStream,
+    mut next: u64,
+    even_leader: bool,
+) -> io::Result<()> {
     let mut replica = core.replica.watch();
+    let mut leadership = core.leadership.subscribe();
     let mut ticks = tokio::time::interval(TIP_INTERVAL);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
@@ -172,19 +191,23 @@ async fn stream_entries(core: &Arc<Core>, node: &Node, stream: &mut ByteStream, 
             say(stream, &Said::Entries(wire?)).await?;
         }
         tokio::select! {
-            changed = replica.changed() => changed.map_err(io::Error::other)?,
-            _ = ticks.tick() => {
-                let same = core.node().is_some_and(|current| current.id == node.id);
-                if !same || core.replica.status().halted.is_some() {
-                    return redirect(core, stream).await;
-                }
-                let tip = tip_of(node);
-                let heard_ago_ms = clock::now_ms().saturating_sub(tip.heard_at_ms);
-                let said = Said::Tip {
-                    leader: tip.leader, term: tip.term, committed: tip.committed, quorum: tip.quorum, heard_ago_ms,
-                };
-                say(stream, &said).await?;
+            changed = replica.changed() => {
+                changed.map_err(io::Error::other)?;
+                continue;
             }
+            changed = leadership.changed() => changed.map_err(io::Error::other)?,
+            _ = ticks.tick() => {}
         }
+        let same = core.node().is_some_and(|current| current.id == node.id);
+        if !same || core.replica.status().halted.is_some() || leads_others(core, node, even_leader) {
+            return redirect(core, stream).await;
+        }
+        say(stream, &tip_said(node)).await?;
     }
+}
+
+fn tip_said(node: &Node) -> Said {
+    let tip = tip_of(node);
+    let heard_ago_ms = clock::now_ms().saturating_sub(tip.heard_at_ms);
+    Said::Tip { leader: tip.leader, term: tip.term, committed: tip.committed, quorum: tip.quorum, heard_ago_ms }
 }

@@ -21,7 +21,7 @@ use crate::clock;
 use crate::engine::id::{Epoch, HiveId, PeerId};
 use crate::transport::{ByteStream, CONTROL_FRAME_MAX, RAFT_FRAME_MAX, read_frame, write_frame};
 
-/// A source that says nothing for this long is left: it tells the tip seven times in this time.
+/// A source that says nothing for this long is left: it tells the tip four times in this time.
 const SILENCE_MAX: Duration = Duration::from_millis(1_200);
 /// A source that has heard no quorum for so long is left: it may be cut off from the others. Milliseconds.
 const DEAF_MAX_MS: u64 = 3_000;

@@ -104,6 +104,25 @@ pub(crate) struct Tip {
     pub(crate) heard_at_ms: u64,
 }
 
+/// Who leads, as far as it is known here: the part of the status that others wait for.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Leadership {
+    /// The leader.
+    pub leader: Option<PeerId>,
+    /// Its term.
+    pub term: u64,
+    /// A majority of voters answered it lately.
+    pub quorum: bool,
+    /// What this node is.
+    pub role: Role,
+}
+
+impl From<&ConsensusStatus> for Leadership {
+    fn from(status: &ConsensusStatus) -> Self {
+        Self { leader: status.leader.clone(), term: status.term, quorum: status.quorum, role: status.role }
+    }
+}
+
 /// How long ago a majority of the voters answered this leader, milliseconds; none when it never did.
 pub(crate) fn acked_ago_ms(metrics: &RaftMetrics<TypeConfig>) -> Option<u64> {
     if metrics.membership_config.voter_ids().count() <= 1 {

@@ -80,6 +80,8 @@ pub(super) struct Outgoing {
 struct Sign {
     last_ms: u64,
     clock_offset_ms: i64,
+    /// Incarnation and number of the datagram that was taken last, and where it came from.
+    newest: (u64, u64, SocketAddr),
 }
 
 /// What never changes while the agent runs.

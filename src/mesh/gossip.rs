@@ -14,12 +14,18 @@ use libp2p::identity::Keypair;
 
 use crate::engine::id::HiveId;
 
-/// Largest status, bytes. Statuses cross every link about six times.
+/// Largest status, bytes. A node gets each about four times.
 pub const STATUS_MAX: usize = 4 << 10;
 /// Largest gossipsub frame, bytes (its default; control messages share it).
 const TRANSMIT_MAX: usize = 64 << 10;
 /// Authors whose last sequence number is remembered.
 const AUTHORS_MAX: usize = 4_096;
+/// Neighbours that a status is handed to: fewest, wanted, most. Every copy of a message costs its receiver the check of a signature,
+/// and a status that is lost is followed by the next one in seconds.
+const NEIGHBOURS: (usize, usize, usize) = (3, 4, 8);
+/// Interval of looking after the neighbours and of telling others what they may have missed. A newcomer is taken as a neighbour at
+/// once.
+const HEARTBEAT: Duration = Duration::from_secs(3);
 
 /// The behaviour as the mesh needs it.
 pub(crate) fn behaviour(key: &Keypair) -> Result<Behaviour, String> {
@@ -29,6 +35,12 @@ pub(crate) fn behaviour(key: &Keypair) -> Result<Behaviour, String> {
         .validate_messages()
         .validation_mode(ValidationMode::Strict)
         .max_transmit_size(TRANSMIT_MAX)
+        .mesh_n_low(NEIGHBOURS.0)
+        .mesh_n(NEIGHBOURS.1)
+        .mesh_n_high(NEIGHBOURS.2)
+        .mesh_outbound_min(1)
+        .gossip_lazy(NEIGHBOURS.0)
+        .heartbeat_interval(HEARTBEAT)
         // The default of 5 s would leave a fresh hive without statuses for as long.
         .heartbeat_initial_delay(Duration::from_millis(500))
         .build()

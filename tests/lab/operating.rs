@@ -135,3 +135,65 @@ fn datagrams_are_shown_as_they_come() {
         });
     });
 }
+
+/// State, cause and remedy of a doctor's check, and the doctor's exit code.
+fn doctor(host: &Host, name: &str) -> (i32, String, String, String) {
+    let answer = host.hive(&["doctor", "--json"]);
+    let report: Value = serde_json::from_str(&answer.stdout).expect("JSON");
+    let checks = report["data"]["checks"].as_array().expect("checks");
+    let check = checks.iter().find(|check| check["name"] == name).unwrap_or_else(|| panic!("no {name} in {report}"));
+    let text = |key: &str| check[key].as_str().expect("text").to_owned();
+    (answer.code, text("state"), text("cause"), text("remedy"))
+}
+
+/// Runs shell lines on a host.
+fn shell(host: &Host, lines: &str) {
+    let mut command = host.command("bash");
+    command.args(["-e", "-c", lines]);
+    let answer = run(command);
+    assert_eq!(answer.code, 0, "{lines}: {}", answer.stderr);
+}
+
+#[test]
+fn the_doctor_names_the_firewall_that_keeps_a_node_out_and_its_remedy_lets_it_in() {
+    in_lab("operating::the_doctor_names_the_firewall_that_keeps_a_node_out_and_its_remedy_lets_it_in", |lab| {
+        let [first, by_rule, by_policy] = lab.hosts();
+        let _first = first.start(&[]);
+        one_hive(&[&first], 30);
+        let chain = "nft add table inet filter; nft add chain inet filter input";
+        shell(
+            &by_rule,
+            &format!(
+                "{chain} '{{ type filter hook input priority 0; policy accept; }}'
+                 nft add rule inet filter input tcp dport 22 accept
+                 nft add rule inet filter input meta l4proto '{{ tcp, udp }}' th dport '{{ 5353, 50555 }}' drop"
+            ),
+        );
+        shell(
+            &by_policy,
+            &format!(
+                "{chain} '{{ type filter hook input priority 0; policy drop; }}'
+                 nft add rule inet filter input iifname lo accept
+                 nft add rule inet filter input ct state established,related accept"
+            ),
+        );
+        // They must not found a hive of their own: nobody is heard, as nobody would be.
+        let _others = [by_rule.start(&["--no-found"]), by_policy.start(&["--no-found"])];
+        for (host, cause) in
+            [(&by_rule, "5353, 50555"), (&by_policy, "drops in inet filter input what no rule accepts")]
+        {
+            eventually("the agent answers", s(20), || host.status());
+            let (code, state, found, remedy) = doctor(host, "firewall");
+            assert_eq!((code, state.as_str()), (6, "fail"), "{found}");
+            assert!(found.contains("nftables drops") && found.contains(cause), "{found}");
+            assert!(host.status().expect("answers")["hive_id"].is_null(), "the firewall keeps it out");
+            // What is printed is what mends it, as it stands.
+            shell(host, &remedy);
+        }
+        one_hive(&[&first, &by_rule, &by_policy], 40);
+        for host in [&by_rule, &by_policy] {
+            let (_, state, found, _) = doctor(host, "firewall");
+            assert_eq!(state, "ok", "{found}");
+        }
+    });
+}

@@ -1,6 +1,11 @@
 //! Ballots among nodes that hold different policies, and hives that meet.
 
+use std::collections::BTreeMap;
 use std::fs;
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::net::{IpAddr, TcpListener};
+use std::sync::{Arc, Mutex};
+use std::thread;
 
 use crate::forming::{one_hive, roles};
 use crate::harness::{Host, eventually, in_lab, s};
@@ -132,5 +137,91 @@ fn a_node_whose_network_comes_late_joins_then() {
         eventually("it runs and seeks", s(10), || (late.status()?["self"]["state"] == "seeking").then_some(()));
         crate::harness::sh(&format!("ip -n {} link set eth0 up", late.name));
         one_hive(&[&first, &late], 30);
+    });
+}
+
+/// What a key-value server in the lab answers, and how often it told each address what it says now.
+#[derive(Default)]
+struct Told {
+    /// Base64 as Consul sends it; none: the key is not there.
+    value: Option<&'static str>,
+    readers: BTreeMap<IpAddr, u32>,
+}
+
+/// Speaks as Consul does for one key, until the lab ends.
+fn consul(told: &Arc<Mutex<Told>>) {
+    let listener = TcpListener::bind("10.77.0.254:8500").expect("a port of the lab");
+    let told = Arc::clone(told);
+    thread::spawn(move || {
+        for stream in listener.incoming() {
+            let mut stream = stream.expect("a connection");
+            let from = stream.peer_addr().expect("an address").ip();
+            let lines = BufReader::new(stream.try_clone().expect("a socket")).lines();
+            let request: Vec<String> = lines.map_while(Result::ok).take_while(|line| !line.is_empty()).collect();
+            let mut told = told.lock().expect("not poisoned");
+            let known = request.first().is_some_and(|line| line.starts_with("GET /v1/kv/cluster/needs HTTP/1.1"));
+            let (status, body) = match told.value.filter(|_| known) {
+                Some(value) => (
+                    "200 OK",
+                    format!(
+                        r#"[{{"LockIndex":0,"Key":"cluster/needs","Flags":0,"Value":"{value}","CreateIndex":7,"ModifyIndex":9}}]"#
+                    ),
+                ),
+                None => ("404 Not Found", String::new()),
+            };
+            let length = body.len();
+            let answer = format!("HTTP/1.1 {status}\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n{body}");
+            if stream.write_all(answer.as_bytes()).is_ok() {
+                *told.readers.entry(from).or_default() += 1;
+            }
+        }
+    });
+}
+
+#[test]
+fn what_an_inventory_server_says_decides_the_next_ballot() {
+    in_lab("voting::what_an_inventory_server_says_decides_the_next_ballot", |lab| {
+        let told = Arc::new(Mutex::new(Told::default()));
+        consul(&told);
+        let hosts: [Host; 3] = lab.hosts();
+        let all: Vec<&Host> = hosts.iter().collect();
+        for host in &hosts {
+            let config = "[[facts]]\nname = \"needs\"\nurl = \"http://10.77.0.254:8500/v1/kv/cluster/needs\"\n\
+                          format = \"consul-kv\"\ninterval_s = 1\n";
+            fs::write(host.etc().join("hive.toml"), config).expect("configuration");
+            let directory = host.etc().join("advisor-policies");
+            fs::create_dir_all(&directory).expect("policy directory");
+            let rules = "name = \"default\"\ndescription = \"by inventory\"\n\n\
+                [[rule]]\nname = \"needed\"\nwhen = \"facts.needs == 'binhost'\"\nadvise = \"binhost\"\nreason = \"the inventory needs a {facts.needs}\"\n\n\
+                [[rule]]\nname = \"else\"\nwhen = \"true\"\nadvise = \"runner\"\nreason = \"nothing is needed\"\n";
+            fs::write(directory.join("default.toml"), rules).expect("policy");
+        }
+        let mut agents = vec![hosts[0].start(&[])];
+        assert_eq!(roles(&[&hosts[0]], 20), ["founder"]);
+        agents.extend(hosts[1..].iter().map(|host| host.start(&[])));
+        one_hive(&all, 40);
+        // The key is not there: the rule that asks for it is skipped and says so.
+        assert_eq!(roles(&[&hosts[1], &hosts[2]], 20), ["runner", "runner"]);
+        let explained = hosts[2].hive(&["identity", "explain"]).stdout;
+        assert!(explained.contains("skipped:") && explained.contains("needs"), "{explained}");
+
+        *told.lock().expect("not poisoned") = Told { value: Some("YmluaG9zdA=="), readers: BTreeMap::new() };
+        let read_by_all = || (told.lock().expect("not poisoned").readers.len() == hosts.len()).then_some(());
+        eventually("every node has read the key", s(20), read_by_all);
+        let reset = hosts[2].hive(&["identity", "reset"]);
+        assert_eq!(reset.code, 0, "{reset:?}");
+        let identity = eventually("what the inventory needs", s(15), || {
+            hosts[2].identity().filter(|identity| identity["role"] == "binhost")
+        });
+        let reason = identity["reason"].as_str().expect("reason");
+        assert!(reason.starts_with("the inventory needs a binhost"), "with the age of what it rests on: {reason}");
+
+        // The key goes away: what was read last is kept.
+        *told.lock().expect("not poisoned") = Told::default();
+        eventually("every node was refused", s(20), read_by_all);
+        assert_eq!(hosts[1].hive(&["identity", "reset"]).code, 0);
+        eventually("the value that was read last", s(15), || {
+            hosts[1].identity().filter(|identity| identity["role"] == "binhost")
+        });
     });
 }

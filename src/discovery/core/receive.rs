@@ -13,6 +13,8 @@ use crate::engine::beacon::refusals::Reason;
 use crate::engine::beacon::{BeaconState, Nonce};
 use crate::engine::id::PeerId;
 
+/// The other copy of a call arrives in this time, milliseconds.
+const COPY_WITHIN_MS: u64 = 1_000;
 /// A seeker that was silent so long counts as unknown when it calls again.
 const SEEKER_KNOWN_FOR_MS: u64 = 10_000;
 
@@ -68,10 +70,10 @@ impl Core {
             return Err(Reason::Rate);
         }
         if !self.replay.accept(&datagram.sender, datagram.incarnation, datagram.sequence) {
-            return Err(Reason::Replay);
+            return if self.is_copy(&datagram, from, now_ms) { Ok(()) } else { Err(Reason::Replay) };
         }
         self.suspects.verified(&source, now_ms);
-        self.note_sign(&datagram, now_ms);
+        self.note_sign(&datagram, from, now_ms);
         self.act(from, bytes.len(), datagram, now_ms)
     }
 
@@ -91,11 +93,19 @@ impl Core {
         }
     }
 
-    fn note_sign(&mut self, datagram: &Datagram, now_ms: u64) {
+    /// What is called by broadcast and by multicast arrives twice from the same place. That is not worth an operator's attention.
+    fn is_copy(&self, datagram: &Datagram, from: SocketAddr, now_ms: u64) -> bool {
+        let newest = (datagram.incarnation, datagram.sequence, from);
+        let sign = self.signs.get(&datagram.sender);
+        sign.is_some_and(|sign| sign.newest == newest && now_ms.saturating_sub(sign.last_ms) < COPY_WITHIN_MS)
+    }
+
+    fn note_sign(&mut self, datagram: &Datagram, from: SocketAddr, now_ms: u64) {
         let theirs = i64::try_from(datagram.sent_at.0).unwrap_or(i64::MAX);
         let ours = i64::try_from(clock::unix_now().0).unwrap_or(i64::MAX);
         make_room(&mut self.signs, &datagram.sender, PEERS_MAX, |sign| sign.last_ms);
-        let sign = Sign { last_ms: now_ms, clock_offset_ms: theirs.saturating_sub(ours) };
+        let newest = (datagram.incarnation, datagram.sequence, from);
+        let sign = Sign { last_ms: now_ms, clock_offset_ms: theirs.saturating_sub(ours), newest };
         self.signs.insert(datagram.sender.clone(), sign);
     }
 

@@ -187,6 +187,19 @@ fn recorded_traffic_does_nothing_a_second_time() {
 }
 
 #[test]
+fn the_copy_that_multicast_brings_is_no_replay_and_does_nothing() {
+    let mut member = core(BeaconState::Member);
+    let call = sealed(&datagram(1, 7, hello(BeaconState::Seeking, [1; 16], Cast::Unicast)));
+    assert_eq!(answers(&mut member, addr(1), &call, T0_MS).len(), 1);
+    let events = member.events.len();
+    assert!(answers(&mut member, addr(1), &call, T0_MS + 1).is_empty());
+    assert_eq!((member.events.len(), refused(&member, Reason::Replay)), (events, 0));
+    answers(&mut member, addr(9), &call, T0_MS + 1);
+    answers(&mut member, addr(1), &call, T0_MS + 60_000);
+    assert_eq!(refused(&member, Reason::Replay), 2, "from elsewhere, and too late");
+}
+
+#[test]
 fn a_flood_from_one_sender_and_from_one_address_is_cut_off() {
     let mut member = core(BeaconState::Member);
     let mut answered = 0;

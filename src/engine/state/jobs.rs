@@ -9,6 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 
 use serde::{Deserialize, Serialize};
+use uuid::Uuid;
 
 use super::State;
 use super::drones::Drones;
@@ -128,7 +129,7 @@ pub(super) struct Jobs {
     unblocks: BTreeSet<(u64, JobId)>,
     live: BTreeMap<PeerId, BTreeSet<JobId>>,
     /// Jobs that others can join, by the hash of their work and the order of submission.
-    equal: BTreeMap<u64, BTreeMap<u64, JobId>>,
+    equal: BTreeSet<(u64, u64, JobId)>,
     counts: QueueCounts,
     /// Jobs of drafts.
     dormant: u64,
@@ -219,8 +220,8 @@ impl Jobs {
     pub(super) fn equal_to(&self, job: &Job) -> Option<JobId> {
         let entry = self.jobs.get(&job.spec.id);
         let hash = entry.map_or_else(|| hash_of(&job.spec), |entry| entry.work_hash);
-        let candidates = self.equal.get(&hash).into_iter().flat_map(BTreeMap::values);
-        let mut candidates = candidates.filter_map(|id| self.any(id));
+        let candidates = self.equal.range((hash, 0, JobId(Uuid::nil()))..).take_while(|entry| entry.0 == hash);
+        let mut candidates = candidates.filter_map(|(_, _, id)| self.any(id));
         let fits = |other: &&Job| {
             // Within a session they may wait for each other; one that waits for nothing does not.
             let apart = other.session != job.session || other.spec.depends_on.is_empty();
@@ -375,7 +376,7 @@ impl Jobs {
         }
         let can_be_joined = matches!(job.state, JobState::Needed | JobState::Delegated) && job.joined.is_none();
         if can_be_joined && job.spec.pure {
-            self.equal.entry(entry.work_hash).or_default().insert(job.ordinal, id);
+            self.equal.insert((entry.work_hash, job.ordinal, id));
         }
         if let Some(attempt) = job.live_attempt() {
             self.live.entry(attempt.node.clone()).or_default().insert(id);
@@ -404,12 +405,7 @@ impl Jobs {
         if let (JobState::Blocked, Some(until_ms)) = (job.state, job.block_until_ms) {
             self.unblocks.remove(&(until_ms, id));
         }
-        if let Some(equal) = self.equal.get_mut(&entry.work_hash) {
-            equal.remove(&job.ordinal);
-            if equal.is_empty() {
-                self.equal.remove(&entry.work_hash);
-            }
-        }
+        self.equal.remove(&(entry.work_hash, job.ordinal, id));
         if let Some(attempt) = job.live_attempt() {
             if let Some(jobs) = self.live.get_mut(&attempt.node) {
                 jobs.remove(&id);

@@ -46,8 +46,11 @@ impl LogStore {
     /// that cannot be looked at, packed or dropped is left for the next time and keeps no other from going. Blocks; call it every
     /// hour or so.
     pub fn retain(&self) -> io::Result<usize> {
+        self.retain_at(clock::unix_now().0)
+    }
+
+    fn retain_at(&self, now_ms: u64) -> io::Result<usize> {
         let options = &self.inner.options;
-        let now_ms = clock::unix_now().0;
         let mut logs = Vec::new();
         for job in fs::read_dir(&options.directory)?.flatten() {
             let Some(id) = job.file_name().to_str().and_then(|name| name.parse::<JobId>().ok()) else {
@@ -121,4 +124,74 @@ fn drop_files(kept: &Kept) -> bool {
         }
     }
     all
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::File;
+
+    use super::*;
+    use crate::exec::logs::Options;
+
+    fn job(number: u128) -> JobId {
+        JobId(uuid::Uuid::from_u128(number))
+    }
+
+    /// A log of 100 bytes that ended at a time, milliseconds.
+    fn ended(store: &LogStore, number: u128, at_ms: u64) {
+        let mut writer = store.create(job(number), 1, 1 << 20).expect("creates");
+        writer.write(&[b'x'; 100]).expect("writes");
+        writer.finish().expect("finishes");
+        let file = File::options().write(true).open(store.path((job(number), 1), "log")).expect("opens");
+        file.set_modified(std::time::UNIX_EPOCH + std::time::Duration::from_millis(at_ms)).expect("sets");
+    }
+
+    fn left(store: &LogStore, numbers: std::ops::RangeInclusive<u128>) -> Vec<u128> {
+        numbers.filter(|number| !store.attempts(job(*number)).is_empty()).collect()
+    }
+
+    #[test]
+    fn logs_go_when_they_are_older_than_the_limit_not_before() {
+        let directory = tempfile::tempdir().expect("temporary directory");
+        let options = Options { directory: directory.path().to_owned(), age_max_ms: 5_000, ..Options::default() };
+        let store = LogStore::open(options).expect("opens");
+        for number in 1..=3 {
+            ended(&store, number, 1_000_000 + u64::try_from(number).expect("small") * 1_000);
+        }
+        assert_eq!(store.retain_at(1_006_000).expect("retains"), 0, "the first is exactly as old as it may be");
+        assert_eq!(store.retain_at(1_006_001).expect("retains"), 1);
+        assert_eq!(left(&store, 1..=3), [2, 3]);
+        assert!(!directory.path().join(job(1).to_string()).exists(), "its directory goes with it");
+        assert_eq!(store.retain_at(900_000).expect("retains"), 0, "a clock that was set back makes nothing old");
+        assert_eq!(store.retain_at(2_000_000).expect("retains"), 2);
+        assert!(left(&store, 1..=3).is_empty());
+    }
+
+    #[test]
+    fn the_oldest_logs_go_first_until_the_rest_fits() {
+        let directory = tempfile::tempdir().expect("temporary directory");
+        let options = Options { directory: directory.path().to_owned(), total_max_bytes: 350, ..Options::default() };
+        let store = LogStore::open(options).expect("opens");
+        // Written in another order than they ended.
+        for (number, at_ms) in [(1, 4_000), (2, 1_000), (3, 5_000), (4, 2_000), (5, 3_000)] {
+            ended(&store, number, at_ms);
+        }
+        assert_eq!(store.retain_at(6_000).expect("retains"), 2);
+        assert_eq!(left(&store, 1..=5), [1, 3, 5]);
+        assert_eq!(store.retain_at(6_000).expect("retains"), 0, "what fits stays");
+    }
+
+    #[test]
+    fn a_log_that_grows_never_goes() {
+        let directory = tempfile::tempdir().expect("temporary directory");
+        let options = Options { directory: directory.path().to_owned(), total_max_bytes: 0, ..Options::default() };
+        let store = LogStore::open(options).expect("opens");
+        ended(&store, 1, 1_000);
+        let mut growing = store.create(job(2), 1, 1 << 20).expect("creates");
+        growing.write(&[b'x'; 1_000]).expect("writes");
+        assert_eq!(store.retain_at(u64::MAX).expect("retains"), 1);
+        assert_eq!(left(&store, 1..=2), [2]);
+        drop(growing);
+        assert_eq!(store.retain_at(u64::MAX).expect("retains"), 1, "it goes once it has ended");
+    }
 }
