@@ -3,7 +3,14 @@
 //! Nothing here has a socket or a disk; it is `make bench` for what the coordinator does between two entries of the log.
 //! `--short` measures smaller queues, for `make test`.
 
-#![allow(missing_docs, unreachable_pub, dead_code, clippy::unwrap_used, clippy::print_stdout)]
+#![allow(
+    missing_docs,
+    unreachable_pub,
+    dead_code,
+    clippy::disallowed_methods,
+    clippy::unwrap_used,
+    clippy::print_stdout
+)]
 
 use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
 use std::process::ExitCode;

@@ -142,7 +142,7 @@ impl Asking {
             let (shared, question) = (Arc::clone(shared), question.clone());
             tasks::spawn("identify", async move {
                 shared.mesh.add_addresses(&advisor, addresses).await;
-                let request = Request::Identify(question);
+                let request = Request::Identify(Box::new(question));
                 let answer = transport::call(&shared.mesh, &advisor, control::PROTOCOL, &request, ADVICE_TIMEOUT).await;
                 let advice = match answer {
                     Ok(Response::Advice(advice)) => Some(advice),

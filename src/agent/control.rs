@@ -58,7 +58,7 @@ pub(super) enum Request {
         announces: bool,
     },
     /// What should I become?
-    Identify(IdentifyMsg),
+    Identify(Box<IdentifyMsg>),
     /// May I (still) work on these? Asked of the coordinator before a build starts and every few seconds while it runs.
     Lease {
         /// At most [`LEASES_MAX`].

@@ -286,8 +286,8 @@ impl JobSpec {
         };
         let git = self.work.source().filter(|source| matches!(source, Source::Git { .. })).map(|_| "tool:git");
         let tree = match &self.work {
-            Work::Portage { tree: Some(tree), .. } => Some(format!("tree:{tree}")),
-            _ => None,
+            Work::Portage { tree, .. } => tree.as_ref().map(|tree| format!("tree:{tree}")),
+            Work::Command { .. } | Work::Debian { .. } | Work::Maven { .. } | Work::Resolve { .. } => None,
         };
         let implied = tool.into_iter().chain(git).map(str::to_owned).chain(tree);
         Needs {

@@ -8,6 +8,7 @@
 //!   renewed ── 12 s: the drone stops it ── 20 s: the coordinator gives it up
 //! ```
 
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::engine::id::Token;
@@ -92,8 +93,8 @@ impl Leases {
         self.revoking.retain(|token, since_ms| live.contains(token) && now_ms.saturating_sub(*since_ms) < REVOKE_MS);
         let since = if self.follows { now_ms } else { self.elected_at_ms };
         for token in live {
-            if !self.renewed.contains_key(&token) {
-                self.renewed.insert(token, since);
+            if let Entry::Vacant(new) = self.renewed.entry(token) {
+                new.insert(since);
                 // Of attempts from before this term nobody here knows whether they have begun.
                 if self.follows {
                     self.unasked.insert(token);
