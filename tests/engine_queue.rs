@@ -11,7 +11,7 @@ use engine_support::{
 use hive::engine::command::{Command, Progress, RejectCode, Reply};
 use hive::engine::control::{Control, DroneChange, Jobs};
 use hive::engine::id::{JobId, SessionId, Token};
-use hive::engine::job::{AttemptState, FailureClass, JobSpec, JobState, Outcome};
+use hive::engine::job::{AttemptState, FailureClass, JobSpec, JobState, Outcome, Work};
 use hive::engine::session::{SessionAbout, SessionPhase};
 use hive::engine::state::{BLOCK_MS, BLOCKS_MAX, TERMINAL_KEPT};
 
@@ -399,5 +399,38 @@ fn a_token_taken_back_is_worth_nothing_and_one_that_began_is_not_taken_back() {
     assert_eq!(rejected(&revoke(&mut replica, second)), Some(RejectCode::Stale));
     let tally = &replica.job(job_id(1)).tally;
     assert_eq!((tally.build_failures, tally.infra_failures), (0, 0), "nobody is to blame");
+    replica.check_reload();
+}
+
+#[test]
+fn a_resolution_runs_in_its_draft_and_what_it_found_joins_it() {
+    let resolve = |number: u128| {
+        let work = Work::Resolve { targets: vec!["@world".to_owned()], empty_tree: false };
+        JobSpec { pure: true, ..JobSpec::new(job_id(number), "@world", work) }
+    };
+    let mut replica = Replica::founded(2);
+    let together = draft(&mut replica, 1, vec![resolve(1), pure_job(2)]);
+    assert_eq!(rejected(&together), Some(RejectCode::Invalid));
+    let at_once = submit(&mut replica, 1, vec![resolve(1)]);
+    assert_eq!(rejected(&at_once), Some(RejectCode::Invalid));
+    assert_eq!(draft(&mut replica, 1, vec![resolve(1)]), Reply::Done);
+    assert_eq!(waiting(&replica), ids(&[1]), "it is seen and runs");
+    replica.check_reload();
+    build(&mut replica, 1, 1);
+    draft(&mut replica, 1, vec![pure_job(2), after(3, &[2])]);
+    assert_eq!(replica.state.jobs().count(), 1);
+    assert_eq!(open(&mut replica, 1, 3), Reply::Done);
+    assert_eq!(waiting(&replica), ids(&[2]));
+    replica.check_reload();
+    // One that found nothing to resolve has failed, and its session ends with the reason.
+    draft(&mut replica, 2, vec![resolve(10)]);
+    let token = replica.assign(job_id(10), 1);
+    replica.report(job_id(10), token, failed(FailureClass::Policy));
+    assert_eq!(state(&replica, 10), JobState::Failed);
+    let drop = Command::DropSession { session: session_id(2), reason: "it broke".to_owned() };
+    assert_eq!(replica.run(drop), Reply::Done);
+    let session = replica.state.session(&session_id(2)).unwrap();
+    assert_eq!((session.phase, session.why.as_deref()), (SessionPhase::Cancelled, Some("it broke")));
+    assert!(session.ended_at.is_some());
     replica.check_reload();
 }

@@ -15,7 +15,7 @@ use crate::blobs::fetch::FetchError;
 use crate::engine::command::{Command, SUBMIT_JOBS_MAX};
 use crate::engine::grammar::{self, SOURCE_MAX_BYTES};
 use crate::engine::id::{JobId, SessionId};
-use crate::engine::job::JobSpec;
+use crate::engine::job::{JobSpec, Work};
 use crate::engine::session::SessionAbout;
 use crate::engine::state::State;
 use crate::web::node::ByteStream;
@@ -48,7 +48,10 @@ pub(super) async fn submit(shared: &Shared, request: SubmitRequest, submitter: S
 
 /// Proposes jobs of one session. More than one command can hold become visible together, or not at all.
 async fn queue(shared: &Shared, session: SessionId, about: &SessionAbout, jobs: &[JobSpec]) -> ApiResult<()> {
-    let draft = (jobs.len() > SUBMIT_JOBS_MAX).then(|| shared.me.peer_id.clone());
+    // What a resolution finds joins it in its session, which is opened then.
+    let resolves = jobs.iter().any(|spec| matches!(spec.work, Work::Resolve { .. }));
+    let many = jobs.len() > SUBMIT_JOBS_MAX;
+    let draft = (many || resolves).then(|| shared.me.peer_id.clone());
     let commands = jobs.chunks(SUBMIT_JOBS_MAX).map(|jobs| Command::Submit {
         session,
         about: about.clone(),
@@ -58,7 +61,7 @@ async fn queue(shared: &Shared, session: SessionId, about: &SessionAbout, jobs: 
     for reply in propose_all(shared, commands.collect(), WRITE_TIMEOUT).await? {
         accepted(reply)?;
     }
-    if draft.is_some() {
+    if many {
         let command = Command::OpenSession { session, jobs: jobs.len() as u64 };
         accepted(propose(shared, command, WRITE_TIMEOUT).await?)?;
     }

@@ -18,7 +18,7 @@ use super::{Context, Executed, Reject, State, clip, reject};
 use crate::engine::command::{RejectCode, Reply, SUBMIT_JOBS_MAX};
 use crate::engine::grammar;
 use crate::engine::id::{JobId, PeerId, SessionId};
-use crate::engine::job::{ATTEMPTS_KEPT, Attempt, AttemptState, FailureClass, Job, JobSpec, JobState, Tally};
+use crate::engine::job::{ATTEMPTS_KEPT, Attempt, AttemptState, FailureClass, Job, JobSpec, JobState, Tally, Work};
 use crate::engine::session::{SessionAbout, SessionPhase};
 
 /// Most jobs that are not over, those of drafts included: about 300 MiB of state on every replica.
@@ -88,6 +88,9 @@ impl State {
                 RejectCode::Invalid,
                 "session and profile have names of at most 128 bytes without control characters",
             );
+        }
+        if specs.iter().any(|spec| matches!(spec.work, Work::Resolve { .. })) && (specs.len() > 1 || !draft) {
+            return reject(RejectCode::Invalid, "a resolution is the one job with which a draft begins");
         }
         for spec in specs {
             if let Err(invalid) = grammar::job(spec) {

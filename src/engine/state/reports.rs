@@ -7,7 +7,7 @@
 //! | succeeded | received | received |
 //! | class build | another drone at once, the same after a pause; blocked when 2 drones failed, failed after 3 failures | failed |
 //! | class infra, stale | waits 5 s, doubling up to 5 min; blocked after 20 | the same before it began, else blocked |
-//! | class policy | blocked | blocked |
+//! | class policy | blocked, a resolution failed | blocked |
 //! | class cancelled | cancelled | cancelled |
 //! | drone lost | at once elsewhere; quarantined after 3 drones, or 3 times one | the same before it began, else blocked |
 //! | drone lost before it began | at once elsewhere, then as class infra | the same |
@@ -24,7 +24,7 @@ use super::{Context, Executed, State, clip, reject};
 use crate::engine::command::{Progress, RejectCode, Reply};
 use crate::engine::grammar;
 use crate::engine::id::{JobId, PeerId, Token, UnixMillis};
-use crate::engine::job::{Artifact, Attempt, AttemptState, FailureClass, Job, JobState, Outcome, Source, Tally};
+use crate::engine::job::{Artifact, Attempt, AttemptState, FailureClass, Job, JobState, Outcome, Source, Tally, Work};
 
 /// So many different drones failing to build a job block it: the package is at fault, not a machine.
 pub const DIFFERENT_DRONES_MAX: usize = 2;
@@ -374,6 +374,10 @@ fn after_failure(job: &mut Job, node: &PeerId, class: FailureClass, began: bool,
             follow(job, &Next::Blocked { ages: false }, &interrupted(reason), hive_time_ms);
         }
         FailureClass::Infra | FailureClass::Stale => again_later(job, reason, hive_time_ms),
+        // What cannot be resolved is asked for anew, with other words.
+        FailureClass::Policy if matches!(job.spec.work, Work::Resolve { .. }) => {
+            follow(job, &Next::Over(JobState::Failed), reason, hive_time_ms);
+        }
         FailureClass::Policy => follow(job, &Next::Blocked { ages: false }, reason, hive_time_ms),
         FailureClass::Cancelled => follow(job, &Next::Over(JobState::Cancelled), reason, hive_time_ms),
     }
