@@ -13,6 +13,9 @@
 mod collect;
 mod command;
 mod debian;
+mod dummies;
+mod maven;
+mod packaging;
 mod run;
 mod sources;
 mod verdict;
@@ -189,6 +192,16 @@ trait Backend: Send + Sync {
     /// The program that is the build.
     fn program(&self) -> run::Program;
 
+    /// The verdict on that program's end.
+    fn judge(&self, run: &Run, end: &run::StepEnd) -> Result<(), Failure> {
+        run.judge(end)
+    }
+
+    /// A second program, after the first has succeeded.
+    fn afterwards(&self) -> Option<run::Program> {
+        None
+    }
+
     /// Names, checks and describes what came out, relative to the attempt's directory.
     fn collect<'a>(&'a self, run: &'a mut Run) -> BoxFuture<'a, Result<Vec<collect::Found>, Failure>>;
 }
@@ -198,7 +211,10 @@ fn backend(work: &Work) -> Option<Box<dyn Backend>> {
     match work.clone() {
         Work::Command { source, argv, artifacts } => Some(Box::new(command::Command::new(source, argv, artifacts))),
         Work::Debian { source } => Some(Box::new(debian::Debian::new(source))),
-        Work::Portage { .. } | Work::Maven { .. } | Work::Resolve { .. } => None,
+        Work::Maven { source, goals, options, artifacts } => {
+            Some(Box::new(maven::Maven::new(source, goals, options, artifacts)))
+        }
+        Work::Portage { .. } | Work::Resolve { .. } => None,
     }
 }
 
@@ -238,7 +254,11 @@ async fn steps(run: &mut Run, backend: &mut dyn Backend) -> Result<Vec<Artifact>
     run.permitted().await?;
     run.phase("build");
     let end = run.step(backend.program()).await?;
-    run.judge(&end)?;
+    backend.judge(run, &end)?;
+    if let Some(program) = backend.afterwards() {
+        let end = run.step(program).await?;
+        run.judge(&end)?;
+    }
     run.uploading().await;
     run.phase("collect");
     let found = backend.collect(run).await?;

@@ -64,8 +64,14 @@ pub(super) struct Step {
 }
 
 /// Names that a step may add to its environment. Nothing that changes how a program is loaded.
-const ENVIRONMENT_NAMES: [&str; 5] =
-    ["SOURCE_DATE_EPOCH", "FAKEROOTDONTTRYCHOWN", "GIT_TERMINAL_PROMPT", "GIT_ALLOW_PROTOCOL", "GIT_SSH_COMMAND"];
+const ENVIRONMENT_NAMES: [&str; 6] = [
+    "SOURCE_DATE_EPOCH",
+    "FAKEROOTDONTTRYCHOWN",
+    "GIT_TERMINAL_PROMPT",
+    "GIT_ALLOW_PROTOCOL",
+    "GIT_SSH_COMMAND",
+    "MAVEN_OPTS",
+];
 
 impl Step {
     /// What can be wrong with it, whoever sent it.

@@ -4,7 +4,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::io;
+use std::io::{self, Seek as _, Write as _};
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -69,6 +69,8 @@ pub(super) struct Run {
     events: mpsc::Sender<Event>,
     signals: Signals,
     started: bool,
+    /// Files of hive's own that go with the artifacts: name and content.
+    declared: Vec<(&'static str, String)>,
 }
 
 fn stop_failure(reason: &StopReason) -> Failure {
@@ -91,7 +93,8 @@ impl Run {
         let log = inner.logs.create(attempt.job, attempt.attempt, limits.log_max_bytes)?;
         let directory = inner.executor.options().work_dir.join(attempt.token.to_string());
         let deadline_ms = clock::now_ms().saturating_add(limits.timeout_ms);
-        let mut run = Self { attempt, directory, inner, log, deadline_ms, events, signals, started: false };
+        let mut run =
+            Self { attempt, directory, inner, log, deadline_ms, events, signals, started: false, declared: Vec::new() };
         if run.disk_is_low() {
             return Err(Failure::infra("too little disk space is free where builds work"));
         }
@@ -302,6 +305,27 @@ impl Run {
         installing.await.map_err(|error| Failure::infra(error.to_string()))?.map_err(Failure::from)
     }
 
+    /// A file of hive's own among the artifacts, which nothing that the build ran could write.
+    pub(super) fn declare(&mut self, name: &'static str, content: String) {
+        self.declared.push((name, content));
+    }
+
+    async fn keep_declared(&mut self, kept: &mut Vec<Artifact>) -> Result<(), Failure> {
+        for (name, content) in std::mem::take(&mut self.declared) {
+            if kept.iter().any(|artifact| artifact.name == name) {
+                return Err(Failure::build(format!("{name} is a name of hive's own; the build must not use it")));
+            }
+            let mut file = tempfile::tempfile_in(&self.inner.executor.options().work_dir)?;
+            file.write_all(content.as_bytes())?;
+            file.rewind()?;
+            let depot = self.inner.depot.clone();
+            let (sha256, size) = self.guarded(async move { depot.keep(file).await.map_err(Failure::from) }).await?;
+            self.note(&format!("artifact {name}: {size} bytes, SHA-256 {sha256}"));
+            kept.push(Artifact { name: name.to_owned(), sha256, size });
+        }
+        Ok(())
+    }
+
     /// Hands what was found to the depot, in order.
     pub(super) async fn keep(&mut self, found: Vec<Found>) -> Result<Vec<Artifact>, Failure> {
         let owner = self.inner.executor.file_owner();
@@ -318,6 +342,7 @@ impl Run {
             self.note(&format!("artifact {name}: {size} bytes, SHA-256 {sha256}"));
             kept.push(Artifact { name, sha256, size });
         }
+        self.keep_declared(&mut kept).await?;
         Ok(kept)
     }
 
