@@ -30,7 +30,8 @@ const POM: &str = r#"<project xmlns="http://maven.apache.org/POM/4.0.0">
 </project>
 "#;
 
-const CLASS: &str = "package org.example;\npublic class Adder { public static int add(int a, int b) { return a + b; } }\n";
+const CLASS: &str =
+    "package org.example;\npublic class Adder { public static int add(int a, int b) { return a + b; } }\n";
 
 const TEST: &str = "package org.example;
 import static org.junit.Assert.assertEquals;
