@@ -25,6 +25,8 @@ use hive::exec::privilege::{Executor, Privilege};
 use hive::exec::{InstallPolicy, Options};
 use tokio::sync::mpsc;
 
+#[path = "exec/isolation.rs"]
+mod isolation;
 #[path = "exec/maven.rs"]
 mod maven;
 

@@ -107,7 +107,10 @@ impl Backend for Debian {
                     Self::unpack_dsc(run, file).await?;
                 }
             }
-            self.packaging.prepare(run, &Fallbacks::default()).await
+            self.packaging.prepare(run, &Fallbacks::default()).await?;
+            // Debian's rules forbid a package to use the network while it is built, and its own builders have none.
+            run.cut_off();
+            Ok(())
         })
     }
 

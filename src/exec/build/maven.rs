@@ -94,6 +94,9 @@ impl Backend for Maven {
                 packaging.prepare(run, &fallbacks).await?;
                 self.packaging = Some(packaging);
             }
+            if self.options.offline {
+                run.cut_off();
+            }
             Ok(())
         })
     }

@@ -22,12 +22,15 @@ use crate::engine::role::Family;
 use crate::exec::launch::{Exit, Running, Step};
 use crate::exec::logs::LogWriter;
 use crate::exec::packages::PackagesState;
+use crate::exec::secrets::{Mask, Secrets};
 use crate::exec::users;
 
 /// Time-outs and free space are looked at so often.
 const TICK: Duration = Duration::from_millis(250);
 /// End of a program's output that verdicts are made of, bytes.
 const TAIL_BYTES: usize = 64 << 10;
+/// A job that requires this gets it: no network but a loopback of its own.
+const CUT_OFF: &str = "feature:netns";
 /// Below the attempt's directory: where sources are, and beside them what packages leave.
 pub(super) const SOURCE_DIR: &str = "build/src";
 
@@ -71,6 +74,11 @@ pub(super) struct Run {
     started: bool,
     /// Files of hive's own that go with the artifacts: name and content.
     declared: Vec<(&'static str, String)>,
+    /// What the job named, for its own programs only.
+    secrets: Secrets,
+    mask: Mask,
+    /// The build has no network from here on.
+    cut_off: bool,
 }
 
 fn stop_failure(reason: &StopReason) -> Failure {
@@ -90,11 +98,25 @@ impl Run {
         signals: Signals,
     ) -> Result<Self, Failure> {
         let limits = &attempt.spec.limits;
+        let secrets_dir = &inner.executor.options().secrets_dir;
+        let secrets = Secrets::load(secrets_dir, &attempt.spec.secrets).map_err(Failure::policy)?;
         let log = inner.logs.create(attempt.job, attempt.attempt, limits.log_max_bytes)?;
         let directory = inner.executor.options().work_dir.join(attempt.token.to_string());
         let deadline_ms = clock::now_ms().saturating_add(limits.timeout_ms);
-        let mut run =
-            Self { attempt, directory, inner, log, deadline_ms, events, signals, started: false, declared: Vec::new() };
+        let mut run = Self {
+            cut_off: attempt.spec.labels.contains(CUT_OFF),
+            mask: Mask::new(&secrets),
+            secrets,
+            attempt,
+            directory,
+            inner,
+            log,
+            deadline_ms,
+            events,
+            signals,
+            started: false,
+            declared: Vec::new(),
+        };
         if run.disk_is_low() {
             return Err(Failure::infra("too little disk space is free where builds work"));
         }
@@ -188,8 +210,22 @@ impl Run {
         }
     }
 
-    /// Runs one program to its end. An error when it could not start, was stopped, or broke a limit.
+    /// Nothing that runs in the sandbox from now on has a network, where this host can do that.
+    pub(super) fn cut_off(&mut self) {
+        self.cut_off = true;
+    }
+
+    /// Runs a program of hive's own choice to its end. An error when it could not start, was stopped, or broke a limit.
     pub(super) async fn step(&mut self, program: Program) -> Result<StepEnd, Failure> {
+        self.run(program, Secrets::default()).await
+    }
+
+    /// Runs a program that is the build, with the secrets that the job named.
+    pub(super) async fn build(&mut self, program: Program) -> Result<StepEnd, Failure> {
+        self.run(program, self.secrets.clone()).await
+    }
+
+    async fn run(&mut self, program: Program, secrets: Secrets) -> Result<StepEnd, Failure> {
         self.check()?;
         let name = program.argv.first().cloned().unwrap_or_default();
         let limits = self.attempt.spec.limits.clone();
@@ -202,6 +238,8 @@ impl Run {
             processes_max: limits.processes_max,
             memory_max_mb: limits.memory_max_mb,
             sandbox: program.sandbox,
+            cut_off: self.cut_off,
+            secrets,
         };
         let running = self.inner.executor.start(step).await?;
         let (exit, tail, broken) = self.follow(running).await;
@@ -261,10 +299,19 @@ impl Run {
                 broken.get_or_insert(failure);
             }
         }
+        let held = self.mask.finish();
+        if let Err(failure) = self.write(&held, &mut tail) {
+            broken.get_or_insert(failure);
+        }
         (exit, String::from_utf8_lossy(&tail).into_owned(), broken)
     }
 
     fn take(&mut self, chunk: &[u8], tail: &mut Vec<u8>) -> Result<(), Failure> {
+        let shown = self.mask.pass(chunk);
+        self.write(&shown, tail)
+    }
+
+    fn write(&mut self, chunk: &[u8], tail: &mut Vec<u8>) -> Result<(), Failure> {
         tail.extend_from_slice(chunk);
         if tail.len() > 2 * TAIL_BYTES {
             tail.drain(..tail.len() - TAIL_BYTES);
