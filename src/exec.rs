@@ -1,7 +1,7 @@
 //! What happens on this host on behalf of the hive: builds, their logs, packages, addresses.
 //!
 //! ```text
-//!   agent ──► build ──► privilege ──► launch ──► shim (setsid, cgroup, limits, user, sandbox) ──► the build's own program
+//!   agent ──► build ──► privilege ──► launch ──► shim (setsid, cgroup, limits, user, closed ports, sandbox) ──► the build's own program
 //!               │            └──► helper (root, Unix socket) ──► launch …
 //!               └──► logs
 //! ```

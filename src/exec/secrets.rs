@@ -13,6 +13,7 @@ use std::path::Path;
 use rustix::fs::{Mode, OFlags};
 use serde::{Deserialize, Serialize};
 
+use super::users;
 use crate::engine::grammar;
 
 /// Shortest value: a shorter one would mask words that mean nothing.
@@ -67,7 +68,10 @@ impl Secrets {
             let path = directory.join(name);
             let value = read(&path).map_err(|why| {
                 let shown = path.display();
-                format!("secret {name}: {shown} {why}; write its value into {shown}, mode 0600, on every node that may run this job")
+                format!(
+                    "secret {name}: {shown} {why}; write its value there (owner {}, mode 0600) on every node that may run this job",
+                    users::own_name()
+                )
             })?;
             secrets.0.insert(name.clone(), value);
         }
