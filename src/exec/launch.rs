@@ -65,6 +65,9 @@ pub(super) struct Step {
     /// Without any network, where there is a sandbox.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub(super) cut_off: bool,
+    /// It is hive's own choice and runs nothing of the sources, so it is trusted with ports. Closing them takes a tenth of a second.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub(super) own_tool: bool,
     /// What the job named, for its environment.
     #[serde(default, skip_serializing_if = "Secrets::is_empty")]
     pub(super) secrets: Secrets,
@@ -373,8 +376,12 @@ impl Launcher {
             ("HIVE_ATTEMPT".to_owned(), token.clone()),
         ]);
         environment.extend(step.environment);
-        let closed_ports = if self.inner.capabilities.closed_ports { options.closed_ports.clone() } else { Vec::new() };
+        let capabilities = &self.inner.capabilities;
         let bubblewrap = self.inner.bubblewrap.clone().filter(|_| step.sandbox);
+        // Without this host's network its ports are out of reach anyway.
+        let apart = step.cut_off && bubblewrap.is_some() && capabilities.netns;
+        let closes = capabilities.closed_ports && !step.own_tool && !apart;
+        let closed_ports = if closes { options.closed_ports.clone() } else { Vec::new() };
         let order = self.order(Wanted {
             attempt_dir: &directory,
             directory: &step.directory,

@@ -215,17 +215,17 @@ impl Run {
         self.cut_off = true;
     }
 
-    /// Runs a program of hive's own choice to its end. An error when it could not start, was stopped, or broke a limit.
+    /// Runs a program of hive's own choice, one that runs nothing of the sources, to its end. An error when it could not start, was stopped, or broke a limit.
     pub(super) async fn step(&mut self, program: Program) -> Result<StepEnd, Failure> {
-        self.run(program, Secrets::default()).await
+        self.run(program, Secrets::default(), true).await
     }
 
     /// Runs a program that is the build, with the secrets that the job named.
     pub(super) async fn build(&mut self, program: Program) -> Result<StepEnd, Failure> {
-        self.run(program, self.secrets.clone()).await
+        self.run(program, self.secrets.clone(), false).await
     }
 
-    async fn run(&mut self, program: Program, secrets: Secrets) -> Result<StepEnd, Failure> {
+    async fn run(&mut self, program: Program, secrets: Secrets, own_tool: bool) -> Result<StepEnd, Failure> {
         self.check()?;
         let name = program.argv.first().cloned().unwrap_or_default();
         let limits = self.attempt.spec.limits.clone();
@@ -239,6 +239,7 @@ impl Run {
             memory_max_mb: limits.memory_max_mb,
             sandbox: program.sandbox,
             cut_off: self.cut_off,
+            own_tool,
             secrets,
         };
         let running = self.inner.executor.start(step).await?;
