@@ -1,7 +1,7 @@
 //! What happens on this host on behalf of the hive: builds, their logs, packages, addresses.
 //!
 //! ```text
-//!   agent ──► build ──► privilege ──► launch ──► shim (setsid, cgroup, limits, user, sandbox) ──► the build's own program
+//!   agent ──► build ──► privilege ──► launch ──► shim (setsid, cgroup, limits, user, closed ports, sandbox) ──► the build's own program
 //!               │            └──► helper (root, Unix socket) ──► launch …
 //!               └──► logs
 //! ```
@@ -22,6 +22,9 @@ pub mod shim;
 mod acts;
 mod cgroup;
 mod launch;
+mod offers;
+mod ports;
+mod secrets;
 mod sweep;
 mod users;
 mod workdir;
@@ -50,6 +53,10 @@ pub struct Options {
     pub program: PathBuf,
     /// Use bubblewrap when it is present and permitted. Without it builds of one user see each other's processes.
     pub sandbox: bool,
+    /// TCP ports of hive itself: builds can neither connect to them nor listen on them, where the kernel can do that.
+    pub closed_ports: Vec<u16>,
+    /// Where the secrets are that jobs name, one file each.
+    pub secrets_dir: PathBuf,
     /// Builds reach the network. False: only loopback, and only where there is a sandbox.
     pub network: bool,
     /// Whether missing build dependencies are installed.
@@ -82,6 +89,8 @@ impl Default for Options {
             build_user: None,
             program: std::env::current_exe().unwrap_or_else(|_| PathBuf::from("/usr/bin/hive")),
             sandbox: true,
+            closed_ports: Vec::new(),
+            secrets_dir: PathBuf::from("/etc/build/job-secrets"),
             network: true,
             build_dependencies: InstallPolicy::Off,
             memory_default_mb: 0,
@@ -121,6 +130,15 @@ pub struct Capabilities {
     pub process_limit: bool,
     /// Builds run in a bubblewrap sandbox.
     pub sandbox: bool,
+    /// A build can be cut off from every network, loopback of this host included.
+    #[serde(default)]
+    pub netns: bool,
+    /// Builds cannot connect to hive's own ports, nor listen on them.
+    #[serde(default)]
+    pub closed_ports: bool,
+    /// Builds run as another user than the agent.
+    #[serde(default)]
+    pub own_user: bool,
     /// Why no build can be started here at all.
     pub unable: Option<String>,
     /// What is missing and what follows from it, each a sentence.

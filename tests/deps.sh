@@ -6,7 +6,8 @@ set -eu
 
 build='build-essential pkg-config ca-certificates'
 try="$build git curl dpkg-dev debhelper fakeroot iproute2"
-test="$try bubblewrap nftables systemd systemd-container mmdebstrap cloud-init dash openssl procps python3"
+java="maven maven-debian-helper junit4 libsurefire-java equivs"
+test="$try $java bubblewrap nftables systemd systemd-container mmdebstrap cloud-init dash openssl procps python3"
 
 case ${1:-} in
 build) wanted=$build ;;

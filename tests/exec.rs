@@ -25,6 +25,11 @@ use hive::exec::privilege::{Executor, Privilege};
 use hive::exec::{InstallPolicy, Options};
 use tokio::sync::mpsc;
 
+#[path = "exec/isolation.rs"]
+mod isolation;
+#[path = "exec/maven.rs"]
+mod maven;
+
 /// Asks again and again until there is an answer.
 async fn until<T>(what: &str, mut ask: impl FnMut() -> Option<T>) -> T {
     let deadline = Instant::now() + Duration::from_secs(60);

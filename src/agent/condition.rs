@@ -109,7 +109,7 @@ pub(super) fn notices(shared: &Shared, consensus: &ConsensusStatus, members: &[M
             }
         }
         notices.extend(soft.notices.values().cloned());
-        if !soft.isolation.is_empty() {
+        if !soft.isolation.is_empty() && shared.config.build.slots > 0 {
             notices.push(format!("Builds on this host: {}.", soft.isolation.join("; ").trim_end_matches('.')));
         }
     });

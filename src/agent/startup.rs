@@ -182,7 +182,7 @@ async fn start(prepared: Prepared) -> anyhow::Result<()> {
     };
     let shared = Arc::new(Shared {
         files: Files::new(&config.state_dir),
-        inventory: RwLock::new(look_at_machine(&config)),
+        inventory: RwLock::new(look_at_machine(&config, &executor)),
         fact_sources: FactsHandle::start(prepared.facts).map_err(anyhow::Error::msg)?,
         definitions: Mutex::new(prepared.definitions),
         soft: RwLock::new(Soft { isolation: executor.capabilities().notes.clone(), ..Soft::default() }),
@@ -319,8 +319,8 @@ async fn keep_house(shared: Arc<Shared>) {
     let mut suspects = std::collections::BTreeSet::new();
     for round in 0u32.. {
         if round % LOOK_EVERY == first_look + 1 {
-            let mut found = inventory::with_versions(inventory::detect(&options), &options).await;
-            found.labels.extend(shared.config.labels.iter().cloned());
+            let found = inventory::with_versions(inventory::detect(&options), &options).await;
+            let found = own_words(found, &shared.config, &shared.executor);
             if shared.events.send(Event::Inventory(Box::new(found))).await.is_err() {
                 return;
             }
@@ -353,6 +353,10 @@ async fn watch_helper(shared: Arc<Shared>) {
             None => tracing::info!(user = capabilities.build_user, "builds can be started on this host"),
         }
         shared.update(|soft| soft.isolation.clone_from(&capabilities.notes));
+        let found = own_words(shared.inventory(), &shared.config, &shared.executor);
+        if shared.events.send(Event::Inventory(Box::new(found))).await.is_err() {
+            return;
+        }
     }
 }
 
@@ -368,9 +372,14 @@ fn inventory_options(config: &Config) -> inventory::Options {
     inventory::Options { state_dir: config.state_dir.clone(), ..inventory::Options::default() }
 }
 
-fn look_at_machine(config: &Config) -> Inventory {
-    let mut found = inventory::detect(&inventory_options(config));
+fn look_at_machine(config: &Config, executor: &Executor) -> Inventory {
+    own_words(inventory::detect(&inventory_options(config)), config, executor)
+}
+
+/// Adds what no file of the machine tells: the operator's labels, and what builds can be given here.
+fn own_words(mut found: Inventory, config: &Config, executor: &Executor) -> Inventory {
     found.labels.extend(config.labels.iter().cloned());
+    found.features = executor.capabilities().features().into_iter().map(str::to_owned).collect();
     found
 }
 
@@ -447,15 +456,29 @@ pub(crate) fn exec_options(config: &Config) -> ExecOptions {
     let mut hidden = vec![config.state_dir.clone()];
     hidden
         .extend([&config.secret_file, &config.socket].into_iter().filter_map(|file| file.parent()).map(PathBuf::from));
+    hidden.push(config.build.secrets_dir.clone());
     let cores = inventory::detect(&inventory_options(config)).cpu_cores.max(1);
     ExecOptions {
         work_dir: config.build.work_dir.clone(),
         hidden_dirs: hidden,
         build_user: config.build.user.clone(),
+        closed_ports: closed_ports(config),
+        secrets_dir: config.build.secrets_dir.clone(),
         build_dependencies: if config.build.debian_build_deps { InstallPolicy::On } else { InstallPolicy::Off },
         cpu_max_percent: if config.build.cores == 0 { 0 } else { config.build.cores.min(cores) * 100 },
         ..ExecOptions::default()
     }
+}
+
+/// Ports of this node and of the others, which mostly have the same: a build has no business there.
+fn closed_ports(config: &Config) -> Vec<u16> {
+    /// HTTP of the drones and clients that were there before hive.
+    const LEGACY_HTTP: u16 = 8093;
+    let own = [config.port, config.http.port(), LEGACY_HTTP];
+    let mut ports: Vec<u16> = own.into_iter().filter(|port| *port != 0).collect();
+    ports.sort_unstable();
+    ports.dedup();
+    ports
 }
 
 async fn open_executor(config: &Config) -> anyhow::Result<Executor> {

@@ -166,13 +166,17 @@ pub(crate) enum Backend {
     Command,
     /// Build Debian source packages.
     Debian,
+    /// Build Java trees with Maven, and their Debian packages when there is a debian directory.
+    Maven,
 }
 
 /// `hive queue add …`
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:\n  hive queue add --backend command --dir . --artifact 'out/*' -- make all\n  \
                         hive queue add --backend command --repo https://example.org/x.git --branch main -- cargo build\n  \
-                        hive queue add --backend debian hello=2.10-3 ./my-package --wait")]
+                        hive queue add --backend debian hello=2.10-3 ./my-package --wait\n  \
+                        hive queue add --backend debian --dsc ../hello_2.10-3.dsc\n  \
+                        hive queue add --backend maven --repo https://example.org/x.git --commit 1f0c… --threads 1C --goal package --goal -Psystemvm")]
 pub(crate) struct QueueAddArgs {
     /// Kind of builder.
     #[arg(long, value_enum)]
@@ -198,12 +202,41 @@ pub(crate) struct QueueAddArgs {
     /// Label, tool or feature that the drone must have; can be given several times.
     #[arg(long, value_name = "LABEL")]
     pub(crate) label: Vec<String>,
+    /// Tool that the drone must have, with the lowest version that will do; can be given several times.
+    #[arg(long, value_name = "NAME[>=VERSION]")]
+    pub(crate) tool: Vec<String>,
+    /// What the drone must offer to builds (sandbox, netns, user, cgroup-memory …); can be given several times.
+    #[arg(long, value_name = "FEATURE")]
+    pub(crate) require: Vec<String>,
+    /// Processors that the drone must have.
+    #[arg(long, value_name = "N", default_value_t = 0, hide_default_value = true)]
+    pub(crate) cores: u32,
+    /// Memory of an attempt, MiB; what the drone allows when left out.
+    #[arg(long, value_name = "MIB", default_value_t = 0, hide_default_value = true)]
+    pub(crate) memory_mb: u64,
+    /// Space that must be free where the drone builds, MiB.
+    #[arg(long, value_name = "MIB", default_value_t = 0, hide_default_value = true)]
+    pub(crate) disk_mb: u64,
+    /// Job that must have succeeded before; can be given several times.
+    #[arg(long, value_name = "JOB")]
+    pub(crate) after: Vec<String>,
+    /// Name of a secret that the drone has, put into the environment of the build; can be given several times.
+    #[arg(long, value_name = "NAME")]
+    pub(crate) secret: Vec<String>,
     /// Id of the job, so that adding it twice adds it once; made up when left out.
     #[arg(long, value_name = "UUID")]
     pub(crate) id: Option<String>,
     /// The artifacts are its only effect: it may run on through a partition and be run again.
     #[arg(long)]
     pub(crate) pure: bool,
+    /// It has effects outside, and having them twice does no harm: it is tried again after it was interrupted.
+    #[arg(long, conflicts_with = "pure")]
+    pub(crate) idempotent: bool,
+    #[command(flatten)]
+    pub(crate) maven: MavenArgs,
+    /// For debian: a source package as a .dsc file, which travels with the files that it names.
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["dir", "repo", "sources"])]
+    pub(crate) dsc: Option<PathBuf>,
     /// Longest time of an attempt.
     #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..=604_800))]
     pub(crate) timeout: Option<u64>,
@@ -216,6 +249,30 @@ pub(crate) struct QueueAddArgs {
     /// For command: program and arguments, after `--`. Never passed through a shell.
     #[arg(last = true, value_name = "ARGV")]
     pub(crate) argv: Vec<String>,
+}
+
+/// What only `--backend maven` takes.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Args)]
+#[command(next_help_heading = "Maven")]
+pub(crate) struct MavenArgs {
+    /// Goal, -Pprofile or -Dname=value; can be given several times [default: package].
+    #[arg(long, value_name = "GOAL", allow_hyphen_values = true)]
+    pub(crate) goal: Vec<String>,
+    /// Maven's -T: a number of threads, or one per processor and factor (1C).
+    #[arg(long, value_name = "T")]
+    pub(crate) threads: Option<String>,
+    /// Without the network: everything must be in the drone's repository.
+    #[arg(long)]
+    pub(crate) offline: bool,
+    /// No Debian packages, though the tree has a debian directory.
+    #[arg(long)]
+    pub(crate) no_packages: bool,
+    /// Fall-back: an empty package may stand in for this build dependency when it cannot be had; can be given several times.
+    #[arg(long, value_name = "NAME")]
+    pub(crate) dummy: Vec<String>,
+    /// Fall-back: build the packages though build dependencies are missing.
+    #[arg(long)]
+    pub(crate) unchecked_dependencies: bool,
 }
 
 /// `hive job …`

@@ -1,24 +1,22 @@
 //! Commands about jobs: queue add, list, status; job show, cancel; waiting for the end.
 
 use std::collections::BTreeMap;
-use std::path::Path;
 use std::time::Duration;
 
 use serde_json::json;
 use uuid::Uuid;
 
-use super::args::{Backend, JobVerb, QueueAddArgs, QueueVerb};
+use super::args::{JobVerb, QueueAddArgs, QueueVerb};
 use super::client::{Answer, Client};
 use super::output::{Failure, Outcome, Ui};
-use super::text::{bytes, clean, duration};
-use super::{pack, render};
-use crate::api::{
-    ApiError, CancelRequest, ErrorCode, JobLine, JobView, Status, StoredBlob, SubmitRequest, Submitted, words,
-};
+use super::render;
+use super::text::{clean, duration};
+use crate::api::{ApiError, CancelRequest, ErrorCode, JobLine, JobView, Status, SubmitRequest, Submitted, words};
 use crate::clock;
-use crate::engine::grammar::{self, GrammarError};
 use crate::engine::id::{JobId, SessionId};
-use crate::engine::job::{AttemptState, DebianSource, JobSpec, JobState, Limits, Source, Work};
+use crate::engine::job::{AttemptState, JobState};
+
+mod adding;
 
 /// How often a job is looked at while it is waited for.
 const POLL: Duration = Duration::from_millis(400);
@@ -28,8 +26,6 @@ const PATIENCE_MS: u64 = 120_000;
 const UNKNOWN_PATIENCE_MS: u64 = 5_000;
 /// How long a submission is tried again after the connection broke: the job's id makes that harmless.
 const SUBMIT_PATIENCE_MS: u64 = 15_000;
-/// Most jobs of one `queue add`.
-const SOURCES_MAX: usize = 64;
 /// Fewest characters of an id that are looked for as its beginning.
 const ID_PREFIX_MIN: usize = 4;
 /// How many of the newest jobs are searched for the beginning of an id.
@@ -111,11 +107,7 @@ pub(crate) async fn resolve(client: &Client, text: &str) -> Result<JobId, Failur
 }
 
 async fn add(ui: &Ui, client: &Client, args: QueueAddArgs) -> Outcome {
-    check(&args)?;
-    let mut jobs = Vec::new();
-    for (target, work) in works(ui, client, &args).await? {
-        jobs.push(spec(&args, target, work)?);
-    }
+    let jobs = adding::jobs(ui, client, &args).await?;
     let request = SubmitRequest { session: SessionId(Uuid::new_v4()), name: String::new(), profile: None, jobs };
     let answer = submit(client, &request).await?;
     if !args.wait {
@@ -137,168 +129,6 @@ async fn add(ui: &Ui, client: &Client, args: QueueAddArgs) -> Outcome {
     });
     ui.data(&data, || done.iter().map(|job| format!("{}  {}\n", job.id, words::job_state(job.state))).collect())?;
     Ok(u8::from(!all_good))
-}
-
-/// Refused before anything is sent; the hive checks again, by the same rules.
-fn outside(error: GrammarError) -> Failure {
-    Failure::usage(error.to_string(), "see: hive queue add --help")
-}
-
-fn check(args: &QueueAddArgs) -> Result<(), Failure> {
-    args.label.iter().try_for_each(|label| grammar::label(label)).map_err(outside)?;
-    args.artifact.iter().try_for_each(|pattern| grammar::pattern(pattern)).map_err(outside)?;
-    args.repo.iter().try_for_each(|url| grammar::repository_url(url)).map_err(outside)?;
-    args.branch.iter().try_for_each(|name| grammar::git_ref(name)).map_err(outside)?;
-    args.commit.iter().try_for_each(|commit| grammar::commit(commit)).map_err(outside)?;
-    match args.backend {
-        Backend::Command => {
-            grammar::argv(&args.argv).map_err(outside)?;
-            if !args.sources.is_empty() {
-                return Err(Failure::usage("a command job takes no SOURCE", "put program and arguments after `--`"));
-            }
-            if args.dir.is_none() && args.repo.is_none() {
-                return Err(Failure::usage("nothing to run in", "add --dir PATH or --repo URL"));
-            }
-        }
-        Backend::Debian => {
-            if !args.argv.is_empty() || args.dir.is_some() || !args.artifact.is_empty() {
-                let hint = "give sources as names or directories; what dpkg-buildpackage produces is kept";
-                return Err(Failure::usage("--dir, --artifact and a command do not belong to a debian job", hint));
-            }
-            if args.sources.is_empty() == args.repo.is_none() {
-                return Err(Failure::usage(
-                    "a debian job takes SOURCE... or --repo",
-                    "for example: hive queue add --backend debian hello",
-                ));
-            }
-        }
-    }
-    if args.sources.len() > SOURCES_MAX {
-        return Err(Failure::usage(format!("at most {SOURCES_MAX} sources at once"), "queue the rest afterwards"));
-    }
-    if args.id.is_some() && args.sources.len() > 1 {
-        return Err(Failure::usage("--id names one job, but several sources were given", "queue them one by one"));
-    }
-    Ok(())
-}
-
-async fn works(ui: &Ui, client: &Client, args: &QueueAddArgs) -> Result<Vec<(String, Work)>, Failure> {
-    let git = args.repo.as_ref().map(|url| Source::Git {
-        url: url.clone(),
-        branch: args.branch.clone(),
-        commit: args.commit.clone(),
-    });
-    let git_name = args.repo.as_ref().map(|url| {
-        let reference =
-            args.commit.as_ref().or(args.branch.as_ref()).map_or_else(String::new, |name| format!("@{name}"));
-        format!("{}{reference}", url.trim_end_matches('/').rsplit('/').next().unwrap_or(url))
-    });
-    match (args.backend, git) {
-        (Backend::Command, git) => {
-            let (source, place) = match (git, &args.dir) {
-                (Some(git), _) => (git, git_name.unwrap_or_default()),
-                (None, Some(directory)) => (upload(ui, client, directory).await?, directory_name(directory)),
-                (None, None) => return Err(Failure::usage("nothing to run in", "add --dir PATH or --repo URL")),
-            };
-            let target = format!("{} in {place}", args.argv.join(" "));
-            let work = Work::Command { source, argv: args.argv.clone(), artifacts: args.artifact.clone() };
-            Ok(vec![(target, work)])
-        }
-        (Backend::Debian, Some(git)) => {
-            Ok(vec![(git_name.unwrap_or_default(), Work::Debian { source: DebianSource::Tree { source: git } })])
-        }
-        (Backend::Debian, None) => {
-            // All names are checked before the first directory travels.
-            let mut parsed = Vec::new();
-            for text in &args.sources {
-                parsed.push((
-                    text,
-                    if names_directory(text) { tree(text).map(|()| None)? } else { Some(debian_source(text)?) },
-                ));
-            }
-            let mut out = Vec::new();
-            for (text, package) in parsed {
-                let source = match package {
-                    Some(package) => package,
-                    None => DebianSource::Tree { source: upload(ui, client, Path::new(text)).await? },
-                };
-                let target = if matches!(source, DebianSource::Tree { .. }) {
-                    directory_name(Path::new(text))
-                } else {
-                    text.clone()
-                };
-                out.push((target, Work::Debian { source }));
-            }
-            Ok(out)
-        }
-    }
-}
-
-/// A package name holds no slash; a directory that happens to be called like a package is not meant by it.
-fn names_directory(text: &str) -> bool {
-    text.contains('/') || matches!(text, "." | "..")
-}
-
-fn tree(text: &str) -> Result<(), Failure> {
-    if Path::new(text).join("debian").is_dir() {
-        return Ok(());
-    }
-    let hint = "a Debian source tree has debian/control and debian/rules";
-    Err(Failure::usage(format!("{text:?} is no directory that holds debian/"), hint))
-}
-
-fn debian_source(text: &str) -> Result<DebianSource, Failure> {
-    let (package, version) = text.split_once('=').map_or((text, None), |(package, version)| (package, Some(version)));
-    let good = grammar::debian_package(package).and_then(|()| version.map_or(Ok(()), grammar::debian_version));
-    let hint = "a debian job takes a source package NAME, NAME=VERSION, or a directory with debian/ in it, written with a slash: ./DIR";
-    good.map_err(|error| Failure::usage(error.to_string(), hint))?;
-    Ok(DebianSource::Archive { package: package.to_owned(), version: version.map(str::to_owned) })
-}
-
-fn directory_name(path: &Path) -> String {
-    let absolute = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
-    absolute.file_name().map_or_else(|| "/".to_owned(), |name| name.to_string_lossy().into_owned())
-}
-
-async fn upload(ui: &Ui, client: &Client, directory: &Path) -> Result<Source, Failure> {
-    ui.show_progress(&format!("packing {} …", clean(&directory.to_string_lossy())));
-    let owned = directory.to_owned();
-    let packed = tokio::task::spawn_blocking(move || pack::pack_directory(&owned))
-        .await
-        .map_err(|error| Failure::internal(format!("packing ended: {error}"), ""))??;
-    ui.show_progress(&format!("sending {} …", bytes(packed.size)));
-    let reader = tokio::fs::File::from_std(packed.file);
-    let stored = client.put::<StoredBlob>("/api/v1/blobs", reader, packed.size).await;
-    ui.clear_progress();
-    let stored = stored?.data;
-    if stored.sha256 != packed.sha256 || stored.size != packed.size {
-        return Err(Failure::internal(
-            "the agent stored something else than what was sent",
-            "try again; if it stays so, look at its disk",
-        ));
-    }
-    Ok(Source::Blob { sha256: stored.sha256, size: stored.size })
-}
-
-fn spec(args: &QueueAddArgs, target: String, work: Work) -> Result<JobSpec, Failure> {
-    let id = match &args.id {
-        Some(text) => text
-            .parse::<JobId>()
-            .map_err(|error| Failure::usage(format!("--id: {error}"), "for example: --id $(uuidgen)"))?,
-        None => JobId(Uuid::new_v4()),
-    };
-    let mut limits = Limits::default();
-    if let Some(seconds) = args.timeout {
-        limits.timeout_ms = seconds.saturating_mul(1_000);
-        limits.silence_timeout_ms = limits.silence_timeout_ms.min(limits.timeout_ms);
-    }
-    // Package builds have no effect but their packages.
-    let pure = args.pure || args.backend == Backend::Debian;
-    let target: String = target.chars().filter(|character| !character.is_control()).take(200).collect();
-    let labels = args.label.iter().cloned().collect();
-    let spec = JobSpec { priority: args.priority, labels, pure, limits, ..JobSpec::new(id, target, work) };
-    grammar::job(&spec).map_err(outside)?;
-    Ok(spec)
 }
 
 async fn submit(client: &Client, request: &SubmitRequest) -> Result<Answer<Submitted>, Failure> {

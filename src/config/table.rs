@@ -356,6 +356,14 @@ pub const SETTINGS: &[Setting] = &[
         ..PLAIN
     },
     Setting {
+        key: "build.secrets_dir",
+        default: Default::Text("/etc/build/job-secrets"),
+        placeholder: "DIR",
+        meaning: "Where the secrets are that jobs name: one file each, for root and the agent only.",
+        advice: "A job that names one which is not there fails and says so; require a label to place it where it is.",
+        ..PLAIN
+    },
+    Setting {
         key: "build.keep_logs_days",
         kind: Kind::Integer { min: 1, max: 3_650 },
         default: Default::Text("30"),

@@ -13,6 +13,9 @@
 mod collect;
 mod command;
 mod debian;
+mod dummies;
+mod maven;
+mod packaging;
 mod run;
 mod sources;
 mod verdict;
@@ -25,9 +28,9 @@ use std::sync::Arc;
 use futures::future::BoxFuture;
 use tokio::sync::{mpsc, watch};
 
-use super::ExecError;
 use super::logs::LogStore;
 use super::privilege::Executor;
+use super::{Capabilities, ExecError};
 use crate::engine::grammar;
 use crate::engine::id::{JobId, Sha256Hash, Token};
 use crate::engine::job::{Artifact, FailureClass, JobSpec, Outcome, Work};
@@ -189,6 +192,16 @@ trait Backend: Send + Sync {
     /// The program that is the build.
     fn program(&self) -> run::Program;
 
+    /// The verdict on that program's end.
+    fn judge(&self, run: &Run, end: &run::StepEnd) -> Result<(), Failure> {
+        run.judge(end)
+    }
+
+    /// A second program, after the first has succeeded.
+    fn afterwards(&self) -> Option<run::Program> {
+        None
+    }
+
     /// Names, checks and describes what came out, relative to the attempt's directory.
     fn collect<'a>(&'a self, run: &'a mut Run) -> BoxFuture<'a, Result<Vec<collect::Found>, Failure>>;
 }
@@ -198,7 +211,10 @@ fn backend(work: &Work) -> Option<Box<dyn Backend>> {
     match work.clone() {
         Work::Command { source, argv, artifacts } => Some(Box::new(command::Command::new(source, argv, artifacts))),
         Work::Debian { source } => Some(Box::new(debian::Debian::new(source))),
-        Work::Portage { .. } | Work::Maven { .. } | Work::Resolve { .. } => None,
+        Work::Maven { source, goals, options, artifacts } => {
+            Some(Box::new(maven::Maven::new(source, goals, options, artifacts)))
+        }
+        Work::Portage { .. } | Work::Resolve { .. } => None,
     }
 }
 
@@ -216,6 +232,9 @@ async fn whole(inner: Arc<Inner>, attempt: Attempt, events: mpsc::Sender<Event>,
         let what = attempt.spec.work.backend();
         return Failure::policy(format!("hive {} cannot do {what} jobs", env!("CARGO_PKG_VERSION"))).into();
     };
+    if let Some(missing) = missing_feature(&inner.executor.capabilities(), &attempt.spec) {
+        return Failure::infra(format!("this host does not offer {missing}, which the job requires")).into();
+    }
     let mut run = match Run::begin(inner, attempt, events, signals).await {
         Ok(run) => run,
         Err(failure) => return failure.into(),
@@ -230,6 +249,13 @@ async fn whole(inner: Arc<Inner>, attempt: Attempt, events: mpsc::Sender<Event>,
     }
 }
 
+/// What the job requires of its drone and this host does not have: it may have lost it since the job was placed.
+fn missing_feature<'a>(capabilities: &Capabilities, spec: &'a JobSpec) -> Option<&'a str> {
+    let offered = capabilities.features();
+    let mut required = spec.labels.iter().filter_map(|label| label.strip_prefix("feature:"));
+    required.find(|feature| !offered.contains(feature))
+}
+
 async fn steps(run: &mut Run, backend: &mut dyn Backend) -> Result<Vec<Artifact>, Failure> {
     run.phase("prepare");
     backend.prepare(run).await?;
@@ -237,8 +263,13 @@ async fn steps(run: &mut Run, backend: &mut dyn Backend) -> Result<Vec<Artifact>
     run.phase("wait for permission");
     run.permitted().await?;
     run.phase("build");
-    let end = run.step(backend.program()).await?;
-    run.judge(&end)?;
+    let end = run.build(backend.program()).await?;
+    backend.judge(run, &end)?;
+    if let Some(program) = backend.afterwards() {
+        run.phase("package");
+        let end = run.build(program).await?;
+        run.judge(&end)?;
+    }
     run.uploading().await;
     run.phase("collect");
     let found = backend.collect(run).await?;

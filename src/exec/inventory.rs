@@ -102,6 +102,7 @@ const TOOLS: &[Tool] = &[
     Tool("docker", VERSION, None),
     Tool("dpkg-buildpackage", VERSION, None),
     Tool("emerge", VERSION, None),
+    Tool("equivs-build", UNASKED, None),
     Tool("g++", VERSION, Some("c++")),
     Tool("gcc", VERSION, Some("c")),
     Tool("ghc", VERSION, Some("haskell")),
@@ -132,6 +133,23 @@ const TOOLS: &[Tool] = &[
     Tool("virsh", VERSION, None),
 ];
 
+/// Tools without a way to be asked, with the Debian package whose version is theirs.
+const PACKAGED: &[(&str, &str)] = &[("equivs-build", "equivs")];
+
+/// The programs to ask, each with the tool that is meant and the arguments.
+fn questions(inventory: &Inventory, options: &Options) -> Vec<(String, PathBuf, Vec<String>)> {
+    let owned = |words: &[&str]| words.iter().map(|word| (*word).to_owned()).collect::<Vec<String>>();
+    let present = |name: &str| inventory.tools.contains_key(name);
+    let asked = TOOLS.iter().filter(|tool| !tool.1.is_empty() && present(tool.0));
+    let asked =
+        asked.filter_map(|Tool(name, arguments, _)| Some(((*name).to_owned(), options.find(name)?, owned(arguments))));
+    let packaged = PACKAGED.iter().filter(|(tool, _)| present(tool)).filter_map(|(tool, package)| {
+        let query = options.find("dpkg-query")?;
+        Some(((*tool).to_owned(), query, owned(&["--show", "--showformat=${Version}", package])))
+    });
+    asked.chain(packaged).collect()
+}
+
 /// Finds out what can be found out by reading files. Versions of tools are empty. Blocks for milliseconds.
 pub fn detect(options: &Options) -> Inventory {
     let present: Vec<&Tool> = TOOLS.iter().filter(|tool| options.find(tool.0).is_some()).collect();
@@ -158,12 +176,7 @@ pub fn detect(options: &Options) -> Inventory {
 
 /// Asks every tool of the inventory for its version. One that does not answer in 2 s keeps what is there.
 pub async fn with_versions(mut inventory: Inventory, options: &Options) -> Inventory {
-    let asked = TOOLS.iter().filter(|tool| !tool.1.is_empty() && inventory.tools.contains_key(tool.0));
-    let owned = |words: &[&str]| words.iter().map(|word| (*word).to_owned()).collect::<Vec<String>>();
-    let questions =
-        asked.filter_map(|Tool(name, arguments, _)| Some(((*name).to_owned(), options.find(name)?, owned(arguments))));
-    let questions: Vec<(String, PathBuf, Vec<String>)> = questions.collect();
-    let answers: BTreeMap<String, String> = futures::stream::iter(questions)
+    let answers: BTreeMap<String, String> = futures::stream::iter(questions(&inventory, options))
         .map(|(name, program, arguments): (String, PathBuf, Vec<String>)| async move {
             let limits = probe::Limits { timeout: VERSION_TIMEOUT, output_max_bytes: VERSION_OUTPUT_MAX_BYTES };
             match probe::ask(&program, &arguments, limits).await {
@@ -387,13 +400,25 @@ mod tests {
             ("bin/node", "#!/bin/sh\nsleep 60\n"),
             ("bin/javac", "#!/bin/sh\necho javac 17.0.9 >&2\n"),
             ("bin/gradle", "#!/bin/sh\necho must not be asked 1.2.3; touch asked\n"),
+            ("bin/equivs-build", "#!/bin/sh\nexit 1\n"),
+            ("bin/dpkg-query", "#!/bin/sh\n[ \"$3\" = equivs ] && printf 2.3.1\n"),
         ]);
         let started_ms = crate::clock::now_ms();
         let found = with_versions(detect(&options), &options).await;
         let elapsed_ms = crate::clock::now_ms() - started_ms;
         assert!(elapsed_ms < 3_900, "{elapsed_ms} ms for two that hang at the same time");
         let versions: Vec<_> = found.tools.iter().map(|(name, version)| (name.as_str(), version.as_str())).collect();
-        assert_eq!(versions, [("git", "2.39.5"), ("gradle", ""), ("javac", "17.0.9"), ("make", ""), ("node", "")]);
+        assert_eq!(
+            versions,
+            [
+                ("equivs-build", "2.3.1"),
+                ("git", "2.39.5"),
+                ("gradle", ""),
+                ("javac", "17.0.9"),
+                ("make", ""),
+                ("node", "")
+            ]
+        );
     }
 
     #[test]

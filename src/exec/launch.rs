@@ -23,6 +23,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::cgroup::{self, Cgroups, Group};
+use super::secrets::Secrets;
 use super::shim::{self, Order, Sandbox, ShimFailure};
 use super::users::{self, User};
 use super::{Capabilities, ExecError, Options, SAFE_PATH, sweep, workdir};
@@ -61,11 +62,26 @@ pub(super) struct Step {
     pub(super) memory_max_mb: u64,
     /// False for the programs that fetch sources: they need what the sandbox hides.
     pub(super) sandbox: bool,
+    /// Without any network, where there is a sandbox.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub(super) cut_off: bool,
+    /// It is hive's own choice and runs nothing of the sources, so it is trusted with ports. Closing them takes a tenth of a second.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub(super) own_tool: bool,
+    /// What the job named, for its environment.
+    #[serde(default, skip_serializing_if = "Secrets::is_empty")]
+    pub(super) secrets: Secrets,
 }
 
 /// Names that a step may add to its environment. Nothing that changes how a program is loaded.
-const ENVIRONMENT_NAMES: [&str; 5] =
-    ["SOURCE_DATE_EPOCH", "FAKEROOTDONTTRYCHOWN", "GIT_TERMINAL_PROMPT", "GIT_ALLOW_PROTOCOL", "GIT_SSH_COMMAND"];
+const ENVIRONMENT_NAMES: [&str; 6] = [
+    "SOURCE_DATE_EPOCH",
+    "FAKEROOTDONTTRYCHOWN",
+    "GIT_TERMINAL_PROMPT",
+    "GIT_ALLOW_PROTOCOL",
+    "GIT_SSH_COMMAND",
+    "MAVEN_OPTS",
+];
 
 impl Step {
     /// What can be wrong with it, whoever sent it.
@@ -82,6 +98,7 @@ impl Step {
                 return Err(format!("environment variable {name} is not allowed"));
             }
         }
+        self.secrets.check()?;
         if !(8..=1 << 20).contains(&self.processes_max) || self.memory_max_mb > 1 << 24 {
             return Err("limits are out of range".to_owned());
         }
@@ -110,6 +127,25 @@ pub(super) struct Running {
     pub(super) ended: oneshot::Receiver<Exit>,
     pub(super) stop: CancellationToken,
     pub(super) guard: DropGuard,
+}
+
+/// By what a program is isolated.
+#[derive(Clone, Default)]
+struct Isolation {
+    bubblewrap: Option<PathBuf>,
+    cut_off: bool,
+    closed_ports: Vec<u16>,
+}
+
+/// What an order is made of.
+struct Wanted<'a> {
+    attempt_dir: &'a Path,
+    directory: &'a str,
+    argv: &'a [String],
+    environment: BTreeMap<String, String>,
+    group: Option<&'a Group>,
+    limits: cgroup::Limits,
+    isolation: Isolation,
 }
 
 struct Inner {
@@ -153,7 +189,10 @@ impl Launcher {
             memory_limit: cgroups.limits("memory"),
             cpu_limit: cgroups.limits("cpu"),
             process_limit: cgroups.limits("pids"),
+            own_user: user.is_some(),
             sandbox: false,
+            netns: false,
+            closed_ports: false,
             unable: None,
             notes: Vec::new(),
             work_dir: work_dir.clone(),
@@ -162,23 +201,39 @@ impl Launcher {
         let inner = Inner { options, user, cgroups, bubblewrap: None, capabilities };
         let mut launcher = Self { inner: Arc::new(inner) };
         // A host that cannot build is still a good member of the hive, so this is told and does not end the agent.
-        let unable = launcher.probe(None).await.err();
+        let unable = launcher.probe(Isolation::default()).await.err();
         let mut sandbox = None;
         let mut why_not = "switched off".to_owned();
         if launcher.inner.options.sandbox {
             match find_bubblewrap() {
                 None => why_not = "bubblewrap is not installed".to_owned(),
-                Some(path) => match launcher.probe(Some(path.clone())).await {
-                    Ok(()) => sandbox = Some(path),
-                    Err(why) => why_not = format!("bubblewrap does not work here: {why}"),
-                },
+                Some(path) => {
+                    match launcher.probe(Isolation { bubblewrap: Some(path.clone()), ..Isolation::default() }).await {
+                        Ok(()) => sandbox = Some(path),
+                        Err(why) => why_not = format!("bubblewrap does not work here: {why}"),
+                    }
+                }
             }
         }
+        let bubblewrap = sandbox.clone();
+        let netns = bubblewrap.is_some()
+            && launcher
+                .probe(Isolation { bubblewrap: bubblewrap.clone(), cut_off: true, ..Isolation::default() })
+                .await
+                .is_ok();
+        // In the sandbox where there is one: both have to work together.
+        let ports = launcher.inner.options.closed_ports.clone();
+        let closed =
+            launcher.probe(Isolation { bubblewrap, closed_ports: ports.clone(), ..Isolation::default() }).await;
         if let Some(inner) = Arc::get_mut(&mut launcher.inner) {
-            inner.capabilities.unable = unable;
-            inner.capabilities.sandbox = sandbox.is_some();
+            let capabilities = &mut inner.capabilities;
+            capabilities.unable = unable;
+            capabilities.sandbox = sandbox.is_some();
+            capabilities.netns = netns;
+            capabilities.closed_ports = closed.is_ok() && !ports.is_empty();
+            capabilities.notes =
+                capabilities.lacks(&why_not, &closed.err().unwrap_or_else(|| "none are named".to_owned()));
             inner.bubblewrap = sandbox;
-            inner.capabilities.notes = notes(inner, &why_not);
         }
         Ok(launcher)
     }
@@ -192,24 +247,31 @@ impl Launcher {
         self.inner.user.as_ref().map_or_else(|| rustix::process::geteuid().as_raw(), |user| user.uid)
     }
 
-    /// Whether a program can be started here at all; the error says why not.
-    async fn probe(&self, bubblewrap: Option<PathBuf>) -> Result<(), String> {
-        let mut tried = self.probe_once(bubblewrap.clone()).await;
+    /// Whether a program can be started here like this; the error says why not.
+    async fn probe(&self, probe: Isolation) -> Result<(), String> {
+        let mut tried = self.probe_once(probe.clone()).await;
         for _ in 1..PROBE_TRIES {
             if tried.is_ok() {
                 break;
             }
             tokio::time::sleep(PROBE_PAUSE).await;
-            tried = self.probe_once(bubblewrap.clone()).await;
+            tried = self.probe_once(probe.clone()).await;
         }
         tried
     }
 
-    async fn probe_once(&self, bubblewrap: Option<PathBuf>) -> Result<(), String> {
+    async fn probe_once(&self, probe: Isolation) -> Result<(), String> {
         let made = workdir::probe_directory(&self.inner.options.work_dir, self.inner.user.as_ref());
         let directory = made.map_err(|error| format!("{}: {error}", self.inner.options.work_dir.display()))?;
-        let order =
-            self.order("probe", &directory, "", &["true".to_owned()], BTreeMap::new(), bubblewrap, None, (0, 0));
+        let order = self.order(Wanted {
+            attempt_dir: &directory,
+            directory: "",
+            argv: &["true".to_owned()],
+            environment: BTreeMap::new(),
+            group: None,
+            limits: cgroup::Limits::default(),
+            isolation: probe,
+        });
         let outcome = async {
             let (mut child, mut output) = self.spawn(&order).await?;
             let mut text = String::new();
@@ -228,41 +290,32 @@ impl Launcher {
         }
     }
 
-    #[expect(clippy::too_many_arguments, reason = "one private constructor of one struct")]
-    fn order(
-        &self,
-        token: &str,
-        attempt_dir: &Path,
-        directory: &str,
-        argv: &[String],
-        environment: BTreeMap<String, String>,
-        bubblewrap: Option<PathBuf>,
-        group: Option<&Group>,
-        (processes_max, memory_bytes): (u64, u64),
-    ) -> Order {
+    fn order(&self, wanted: Wanted<'_>) -> Order {
         let options = &self.inner.options;
         let capabilities = &self.inner.capabilities;
         let mut hidden_dirs = options.hidden_dirs.clone();
         hidden_dirs.push(options.work_dir.clone());
-        tracing::trace!(token, "order for the shim");
+        let (attempt_dir, directory) = (wanted.attempt_dir, wanted.directory);
+        let (processes_max, memory_bytes) = (wanted.limits.processes, wanted.limits.memory_bytes);
         Order {
             nonce: hex::encode(rand::random::<[u8; 16]>()),
-            cgroup_procs: group.map(Group::procs_files).unwrap_or_default(),
+            cgroup_procs: wanted.group.map(Group::procs_files).unwrap_or_default(),
             user: self.inner.user.clone(),
             nice: options.nice.clamp(0, 19),
             files_max: options.files_max,
             // Counted per user over all its builds, so only where nothing better is there.
             processes_max: (!capabilities.process_limit && processes_max > 0).then_some(processes_max),
             data_max_bytes: (!capabilities.memory_limit && memory_bytes > 0).then_some(memory_bytes),
+            closed_ports: wanted.isolation.closed_ports,
             directory: if directory.is_empty() { attempt_dir.to_owned() } else { attempt_dir.join(directory) },
-            argv: argv.to_vec(),
-            environment,
-            sandbox: bubblewrap.map(|bubblewrap| Sandbox {
+            argv: wanted.argv.to_vec(),
+            environment: wanted.environment,
+            sandbox: wanted.isolation.bubblewrap.map(|bubblewrap| Sandbox {
                 bubblewrap,
                 attempt_dir: attempt_dir.to_owned(),
                 temporary_dir: attempt_dir.join("tmp"),
                 hidden_dirs,
-                network: options.network,
+                network: options.network && !wanted.isolation.cut_off,
             }),
         }
     }
@@ -314,7 +367,8 @@ impl Launcher {
         let limits = cgroup::Limits { memory_bytes: memory_mb << 20, processes: u64::from(step.processes_max) };
         let group = self.inner.cgroups.any().then(|| self.inner.cgroups.create(&token, limits)).transpose();
         let group = group.map_err(ExecError::io("limit the build by a cgroup"))?;
-        let mut environment = BTreeMap::from([
+        let mut environment: BTreeMap<String, String> = step.secrets.variables().collect();
+        environment.extend([
             ("PATH".to_owned(), SAFE_PATH.to_owned()),
             ("HOME".to_owned(), directory.join("home").to_string_lossy().into_owned()),
             ("LANG".to_owned(), "C.UTF-8".to_owned()),
@@ -322,18 +376,21 @@ impl Launcher {
             ("HIVE_ATTEMPT".to_owned(), token.clone()),
         ]);
         environment.extend(step.environment);
+        let capabilities = &self.inner.capabilities;
         let bubblewrap = self.inner.bubblewrap.clone().filter(|_| step.sandbox);
-        let numbers = (limits.processes, limits.memory_bytes);
-        let order = self.order(
-            &token,
-            &directory,
-            &step.directory,
-            &step.argv,
+        // Without this host's network its ports are out of reach anyway.
+        let apart = step.cut_off && bubblewrap.is_some() && capabilities.netns;
+        let closes = capabilities.closed_ports && !step.own_tool && !apart;
+        let closed_ports = if closes { options.closed_ports.clone() } else { Vec::new() };
+        let order = self.order(Wanted {
+            attempt_dir: &directory,
+            directory: &step.directory,
+            argv: &step.argv,
             environment,
-            bubblewrap,
-            group.as_ref(),
-            numbers,
-        );
+            group: group.as_ref(),
+            limits,
+            isolation: Isolation { bubblewrap, cut_off: step.cut_off, closed_ports },
+        });
         let (child, pipe) = self.spawn(&order).await.map_err(ExecError::io("start the build"))?;
         let stop = CancellationToken::new();
         let (chunks, output) = mpsc::channel(CHUNKS_MAX);
@@ -506,38 +563,4 @@ async fn read(mut pipe: pipe::Receiver, chunks: mpsc::Sender<Bytes>, stop: Cance
 
 fn find_bubblewrap() -> Option<PathBuf> {
     SAFE_PATH.split(':').map(|directory| Path::new(directory).join("bwrap")).find(|path| path.is_file())
-}
-
-fn notes(inner: &Inner, why_no_sandbox: &str) -> Vec<String> {
-    let capabilities = &inner.capabilities;
-    if let Some(why) = &capabilities.unable {
-        return vec![format!("none can be started, so none is given to it: {why}; restart hive when it is mended")];
-    }
-    let mut notes = Vec::new();
-    if inner.bubblewrap.is_none() {
-        notes.push(format!("builds run without a sandbox and can read this host's files: {why_no_sandbox}"));
-    }
-    if inner.user.is_none() {
-        notes.push(format!(
-            "builds run as the agent's own user {}: start hive-helper.service to separate them",
-            capabilities.build_user
-        ));
-    } else if capabilities.build_user == "nobody" {
-        notes.push("builds run as nobody; make a user of their own with: useradd --system --shell /usr/sbin/nologin hive-build".to_owned());
-    }
-    if !capabilities.cgroup {
-        notes.push(
-            "no cgroup can be written: processes that leave a build are found by their environment only".to_owned(),
-        );
-    }
-    for (limited, what) in [
-        (capabilities.memory_limit, "memory of a build is limited per process only"),
-        (capabilities.cpu_limit, "processor time of a build is not limited"),
-        (capabilities.process_limit, "processes are limited per user, not per build"),
-    ] {
-        if !limited {
-            notes.push(format!("{what}: the cgroup controller is not available"));
-        }
-    }
-    notes
 }

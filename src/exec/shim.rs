@@ -26,8 +26,8 @@ const ORDER_MAX_BYTES: u64 = 512 << 10;
 /// What a build's score is raised by: the kernel ends builds before anything else.
 const OOM_SCORE_ADJ: &str = "600";
 
-/// Everything that the shim is told.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+/// Everything that the shim is told. Not to be shown: its environment may hold secrets.
+#[derive(Clone, Serialize, Deserialize)]
 pub(super) struct Order {
     pub(super) nonce: String,
     pub(super) cgroup_procs: Vec<PathBuf>,
@@ -36,6 +36,7 @@ pub(super) struct Order {
     pub(super) files_max: u64,
     pub(super) processes_max: Option<u64>,
     pub(super) data_max_bytes: Option<u64>,
+    pub(super) closed_ports: Vec<u16>,
     pub(super) directory: PathBuf,
     pub(super) argv: Vec<String>,
     pub(super) environment: BTreeMap<String, String>,
@@ -136,6 +137,9 @@ fn run(order: &Order) -> Result<std::convert::Infallible, Refusal> {
         become_user(user)?;
     }
     rustix::thread::set_no_new_privs(true).map_err(|error| setup("no new privileges")(error.into()))?;
+    if !order.closed_ports.is_empty() {
+        super::ports::close(&order.closed_ports).map_err(|why| (ShimFailure::Setup, format!("close ports: {why}")))?;
+    }
     std::env::set_current_dir(&order.directory).map_err(setup(&format!("enter {}", order.directory.display())))?;
     let program = order.argv.first().map(String::as_str).unwrap_or_default();
     require_program(program)?;

@@ -13,14 +13,13 @@ use std::path::Path;
 use futures::future::BoxFuture;
 
 use super::collect::{self, Found};
+use super::packaging::{Fallbacks, Packaging};
 use super::run::{Program, Run, SOURCE_DIR};
 use super::verdict::Failure;
 use super::{Backend, sources};
 use crate::engine::grammar;
 use crate::engine::id::Sha256Hash;
 use crate::engine::job::DebianSource;
-use crate::exec::InstallPolicy;
-use crate::exec::packages::PackagesState;
 
 /// Largest `.changes` file that is read, bytes.
 const CHANGES_MAX_BYTES: u64 = 1 << 20;
@@ -29,12 +28,12 @@ const LIST_MAX_BYTES: u64 = 1 << 20;
 
 pub(super) struct Debian {
     source: DebianSource,
-    epoch: Option<u64>,
+    packaging: Packaging,
 }
 
 impl Debian {
     pub(super) fn new(source: DebianSource) -> Self {
-        Self { source, epoch: None }
+        Self { source, packaging: Packaging::default() }
     }
 
     async fn fetch_archive(run: &mut Run, package: &str, version: Option<&str>) -> Result<(), Failure> {
@@ -93,43 +92,6 @@ impl Debian {
         fs::rename(build.join("src"), build.join("dsc"))?;
         Ok(fs::rename(build.join("tree"), build.join("src"))?)
     }
-
-    /// Names what is missing, and installs it where that is allowed.
-    async fn dependencies(run: &mut Run) -> Result<(), Failure> {
-        run.phase("dependencies");
-        let check = || Program::inside(&["dpkg-checkbuilddeps"]);
-        let end = run.step(check()).await?;
-        if end.exit.succeeded() {
-            return Ok(());
-        }
-        let Some(missing) = unmet(&end.tail) else {
-            return run.judge(&end);
-        };
-        let named = format!("missing build dependencies: {missing}");
-        if run.inner.executor.options().build_dependencies == InstallPolicy::Off {
-            return Err(Failure::policy(format!(
-                "{named}; install them, or set `build.debian_build_deps = true` on that node"
-            )));
-        }
-        let names = first_alternatives(&missing);
-        if let Some(error) = names.iter().find_map(|name| grammar::debian_package(name).err()) {
-            return Err(Failure::policy(format!("{named}; {error}")));
-        }
-        run.note(&format!("installing build dependencies: {}", names.join(" ")));
-        let installed = run.install(names).await?;
-        let end = run.step(check()).await?;
-        if end.exit.succeeded() {
-            return Ok(());
-        }
-        let still = unmet(&end.tail).unwrap_or(missing);
-        let why = match installed {
-            PackagesState::Failed(reason) => format!("installing them {reason}"),
-            PackagesState::Off | PackagesState::DryRun(_) | PackagesState::Installed(_) => {
-                "the versions that can be installed do not fit".to_owned()
-            }
-        };
-        Err(Failure::policy(format!("missing build dependencies: {still}; {why}")))
-    }
 }
 
 impl Backend for Debian {
@@ -145,40 +107,29 @@ impl Backend for Debian {
                     Self::unpack_dsc(run, file).await?;
                 }
             }
-            let end = run.step(Program::inside(&["dpkg-parsechangelog", "--show-field", "Timestamp"])).await?;
-            if !end.exit.succeeded() {
-                run.judge(&end).map_err(|failure| {
-                    if end.exit.code.is_some() {
-                        Failure::policy("debian/changelog is missing or cannot be read, see the log")
-                    } else {
-                        failure
-                    }
-                })?;
-            }
-            self.epoch = end.tail.lines().rev().find_map(|line| line.trim().parse().ok());
-            Self::dependencies(run).await
+            self.packaging.prepare(run, &Fallbacks::default()).await?;
+            // Debian's rules forbid a package to use the network while it is built, and its own builders have none.
+            run.cut_off();
+            Ok(())
         })
     }
 
     fn program(&self) -> Program {
-        let mut program = Program::inside(&["dpkg-buildpackage", "-us", "-uc", "-b"]);
-        if let Some(epoch) = self.epoch {
-            program.environment.insert("SOURCE_DATE_EPOCH".to_owned(), epoch.to_string());
-        }
-        // In the sandbox's user namespace a real chown is an invalid argument, which fakeroot would pass on; it shall only pretend.
-        program.environment.insert("FAKEROOTDONTTRYCHOWN".to_owned(), "1".to_owned());
-        program
+        self.packaging.program()
     }
 
     fn collect<'a>(&'a self, run: &'a mut Run) -> BoxFuture<'a, Result<Vec<Found>, Failure>> {
-        Box::pin(async move {
-            let owner = run.inner.executor.file_owner();
-            let bytes_max = run.inner.executor.options().artifacts_max_bytes;
-            let root = run.directory.clone();
-            let found = tokio::task::spawn_blocking(move || described(&root, owner, bytes_max));
-            run.guarded(async move { found.await.map_err(|error| Failure::infra(error.to_string()))? }).await
-        })
+        Box::pin(packages(run))
     }
+}
+
+/// The packages that a build left beside its sources, with what describes them.
+pub(super) async fn packages(run: &mut Run) -> Result<Vec<Found>, Failure> {
+    let owner = run.inner.executor.file_owner();
+    let bytes_max = run.inner.executor.options().artifacts_max_bytes;
+    let root = run.directory.clone();
+    let found = tokio::task::spawn_blocking(move || described(&root, owner, bytes_max));
+    run.guarded(async move { found.await.map_err(|error| Failure::infra(error.to_string()))? }).await
 }
 
 fn apt_options(place: &Path) -> Vec<String> {
@@ -255,30 +206,6 @@ fn deb822(text: &str) -> Vec<String> {
     stanzas
 }
 
-/// The names that dpkg-checkbuilddeps misses, as it prints them.
-fn unmet(output: &str) -> Option<String> {
-    let (_, missing) = output.lines().find_map(|line| line.split_once("Unmet build dependencies: "))?;
-    Some(missing.trim().to_owned())
-}
-
-/// Of `a (>= 1) b | c d:any`, the packages `a`, `b`, `d`.
-fn first_alternatives(missing: &str) -> Vec<String> {
-    let mut names: Vec<String> = Vec::new();
-    let (mut in_parentheses, mut is_alternative) = (false, false);
-    for word in missing.split_whitespace() {
-        if word.starts_with('(') || in_parentheses {
-            in_parentheses = !word.ends_with(')');
-        } else if word == "|" {
-            is_alternative = true;
-        } else if is_alternative {
-            is_alternative = false;
-        } else {
-            names.push(word.split(':').next().unwrap_or(word).to_owned());
-        }
-    }
-    names
-}
-
 fn one_with_ending(directory: &Path, ending: &str) -> Result<String, Failure> {
     let names = fs::read_dir(directory)?.flatten().filter_map(|entry| entry.file_name().into_string().ok());
     let mut names: Vec<String> = names.filter(|name| name.ends_with(ending)).collect();
@@ -348,15 +275,6 @@ fn checksums(changes: &str) -> Result<Vec<(Sha256Hash, u64, String)>, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn missing_dependencies_are_named_and_reduced_to_packages() {
-        let output = "noise\ndpkg-checkbuilddeps: error: Unmet build dependencies: debhelper-compat (= 13) libfoo-dev (>= 1.2~) a | b (<< 3) python3:any\n";
-        let missing = unmet(output).expect("found");
-        assert!(missing.starts_with("debhelper-compat (= 13)"));
-        assert_eq!(first_alternatives(&missing), ["debhelper-compat", "libfoo-dev", "a", "python3"]);
-        assert_eq!(unmet("all is well"), None);
-    }
 
     #[test]
     fn binary_archives_become_source_archives() {

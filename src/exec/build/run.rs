@@ -4,7 +4,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::io;
+use std::io::{self, Seek as _, Write as _};
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -22,12 +22,15 @@ use crate::engine::role::Family;
 use crate::exec::launch::{Exit, Running, Step};
 use crate::exec::logs::LogWriter;
 use crate::exec::packages::PackagesState;
+use crate::exec::secrets::{Mask, Secrets};
 use crate::exec::users;
 
 /// Time-outs and free space are looked at so often.
 const TICK: Duration = Duration::from_millis(250);
 /// End of a program's output that verdicts are made of, bytes.
 const TAIL_BYTES: usize = 64 << 10;
+/// A job that requires this gets it: no network but a loopback of its own.
+const CUT_OFF: &str = "feature:netns";
 /// Below the attempt's directory: where sources are, and beside them what packages leave.
 pub(super) const SOURCE_DIR: &str = "build/src";
 
@@ -69,6 +72,13 @@ pub(super) struct Run {
     events: mpsc::Sender<Event>,
     signals: Signals,
     started: bool,
+    /// Files of hive's own that go with the artifacts: name and content.
+    declared: Vec<(&'static str, String)>,
+    /// What the job named, for its own programs only.
+    secrets: Secrets,
+    mask: Mask,
+    /// The build has no network from here on.
+    cut_off: bool,
 }
 
 fn stop_failure(reason: &StopReason) -> Failure {
@@ -88,10 +98,25 @@ impl Run {
         signals: Signals,
     ) -> Result<Self, Failure> {
         let limits = &attempt.spec.limits;
+        let secrets_dir = &inner.executor.options().secrets_dir;
+        let secrets = Secrets::load(secrets_dir, &attempt.spec.secrets).map_err(Failure::policy)?;
         let log = inner.logs.create(attempt.job, attempt.attempt, limits.log_max_bytes)?;
         let directory = inner.executor.options().work_dir.join(attempt.token.to_string());
         let deadline_ms = clock::now_ms().saturating_add(limits.timeout_ms);
-        let mut run = Self { attempt, directory, inner, log, deadline_ms, events, signals, started: false };
+        let mut run = Self {
+            cut_off: attempt.spec.labels.contains(CUT_OFF),
+            mask: Mask::new(&secrets),
+            secrets,
+            attempt,
+            directory,
+            inner,
+            log,
+            deadline_ms,
+            events,
+            signals,
+            started: false,
+            declared: Vec::new(),
+        };
         if run.disk_is_low() {
             return Err(Failure::infra("too little disk space is free where builds work"));
         }
@@ -185,8 +210,22 @@ impl Run {
         }
     }
 
-    /// Runs one program to its end. An error when it could not start, was stopped, or broke a limit.
+    /// Nothing that runs in the sandbox from now on has a network, where this host can do that.
+    pub(super) fn cut_off(&mut self) {
+        self.cut_off = true;
+    }
+
+    /// Runs a program of hive's own choice, one that runs nothing of the sources, to its end. An error when it could not start, was stopped, or broke a limit.
     pub(super) async fn step(&mut self, program: Program) -> Result<StepEnd, Failure> {
+        self.run(program, Secrets::default(), true).await
+    }
+
+    /// Runs a program that is the build, with the secrets that the job named.
+    pub(super) async fn build(&mut self, program: Program) -> Result<StepEnd, Failure> {
+        self.run(program, self.secrets.clone(), false).await
+    }
+
+    async fn run(&mut self, program: Program, secrets: Secrets, own_tool: bool) -> Result<StepEnd, Failure> {
         self.check()?;
         let name = program.argv.first().cloned().unwrap_or_default();
         let limits = self.attempt.spec.limits.clone();
@@ -199,6 +238,9 @@ impl Run {
             processes_max: limits.processes_max,
             memory_max_mb: limits.memory_max_mb,
             sandbox: program.sandbox,
+            cut_off: self.cut_off,
+            own_tool,
+            secrets,
         };
         let running = self.inner.executor.start(step).await?;
         let (exit, tail, broken) = self.follow(running).await;
@@ -258,10 +300,19 @@ impl Run {
                 broken.get_or_insert(failure);
             }
         }
+        let held = self.mask.finish();
+        if let Err(failure) = self.write(&held, &mut tail) {
+            broken.get_or_insert(failure);
+        }
         (exit, String::from_utf8_lossy(&tail).into_owned(), broken)
     }
 
     fn take(&mut self, chunk: &[u8], tail: &mut Vec<u8>) -> Result<(), Failure> {
+        let shown = self.mask.pass(chunk);
+        self.write(&shown, tail)
+    }
+
+    fn write(&mut self, chunk: &[u8], tail: &mut Vec<u8>) -> Result<(), Failure> {
         tail.extend_from_slice(chunk);
         if tail.len() > 2 * TAIL_BYTES {
             tail.drain(..tail.len() - TAIL_BYTES);
@@ -302,6 +353,27 @@ impl Run {
         installing.await.map_err(|error| Failure::infra(error.to_string()))?.map_err(Failure::from)
     }
 
+    /// A file of hive's own among the artifacts, which nothing that the build ran could write.
+    pub(super) fn declare(&mut self, name: &'static str, content: String) {
+        self.declared.push((name, content));
+    }
+
+    async fn keep_declared(&mut self, kept: &mut Vec<Artifact>) -> Result<(), Failure> {
+        for (name, content) in std::mem::take(&mut self.declared) {
+            if kept.iter().any(|artifact| artifact.name == name) {
+                return Err(Failure::build(format!("{name} is a name of hive's own; the build must not use it")));
+            }
+            let mut file = tempfile::tempfile_in(&self.inner.executor.options().work_dir)?;
+            file.write_all(content.as_bytes())?;
+            file.rewind()?;
+            let depot = self.inner.depot.clone();
+            let (sha256, size) = self.guarded(async move { depot.keep(file).await.map_err(Failure::from) }).await?;
+            self.note(&format!("artifact {name}: {size} bytes, SHA-256 {sha256}"));
+            kept.push(Artifact { name: name.to_owned(), sha256, size });
+        }
+        Ok(())
+    }
+
     /// Hands what was found to the depot, in order.
     pub(super) async fn keep(&mut self, found: Vec<Found>) -> Result<Vec<Artifact>, Failure> {
         let owner = self.inner.executor.file_owner();
@@ -318,6 +390,7 @@ impl Run {
             self.note(&format!("artifact {name}: {size} bytes, SHA-256 {sha256}"));
             kept.push(Artifact { name, sha256, size });
         }
+        self.keep_declared(&mut kept).await?;
         Ok(kept)
     }
 
