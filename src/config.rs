@@ -104,6 +104,8 @@ pub struct BuildConfig {
     pub user: Option<String>,
     /// Whether build dependencies of Debian sources are installed.
     pub debian_build_deps: bool,
+    /// Where the hive's finished Gentoo packages are served.
+    pub binhost: Option<String>,
     /// How long logs are kept, days.
     pub keep_logs_days: u32,
     /// Space that logs may take, MiB.

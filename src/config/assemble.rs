@@ -366,6 +366,7 @@ impl Resolved<'_> {
                 work_dir: self.path("build.work_dir")?.unwrap_or_else(|| state_dir.join("work")),
                 user: self.text("build.user").map(str::to_owned),
                 debian_build_deps: self.text("build.debian_build_deps") == Some("on"),
+                binhost: self.text("build.binhost").map(str::to_owned),
                 keep_logs_days: self.number("build.keep_logs_days")?,
                 keep_logs_mb: self.number("build.keep_logs_mb")?,
             },

@@ -13,6 +13,8 @@
 mod collect;
 mod command;
 mod debian;
+mod packages;
+mod portage;
 mod run;
 mod sources;
 mod verdict;
@@ -189,6 +191,11 @@ trait Backend: Send + Sync {
     /// The program that is the build.
     fn program(&self) -> run::Program;
 
+    /// What the end of its program means; the exit alone says little where the output says more.
+    fn judged(&self, failure: Failure, _end: &run::StepEnd) -> Failure {
+        failure
+    }
+
     /// Names, checks and describes what came out, relative to the attempt's directory.
     fn collect<'a>(&'a self, run: &'a mut Run) -> BoxFuture<'a, Result<Vec<collect::Found>, Failure>>;
 }
@@ -198,7 +205,9 @@ fn backend(work: &Work) -> Option<Box<dyn Backend>> {
     match work.clone() {
         Work::Command { source, argv, artifacts } => Some(Box::new(command::Command::new(source, argv, artifacts))),
         Work::Debian { source } => Some(Box::new(debian::Debian::new(source))),
-        Work::Portage { .. } | Work::Maven { .. } | Work::Resolve { .. } => None,
+        Work::Portage { atom, tree } => Some(Box::new(portage::Portage::new(atom, tree))),
+        Work::Resolve { targets, empty_tree } => Some(Box::new(portage::resolve::Resolve::new(targets, empty_tree))),
+        Work::Maven { .. } => None,
     }
 }
 
@@ -238,7 +247,7 @@ async fn steps(run: &mut Run, backend: &mut dyn Backend) -> Result<Vec<Artifact>
     run.permitted().await?;
     run.phase("build");
     let end = run.step(backend.program()).await?;
-    run.judge(&end)?;
+    run.judge(&end).map_err(|failure| backend.judged(failure, &end))?;
     run.uploading().await;
     run.phase("collect");
     let found = backend.collect(run).await?;

@@ -22,6 +22,7 @@ use crate::engine::role::Family;
 use crate::exec::launch::{Exit, Running, Step};
 use crate::exec::logs::LogWriter;
 use crate::exec::packages::PackagesState;
+use crate::exec::portage::PortageStep;
 use crate::exec::users;
 
 /// Time-outs and free space are looked at so often.
@@ -38,9 +39,21 @@ pub(super) struct Program {
     pub(super) argv: Vec<String>,
     pub(super) environment: BTreeMap<String, String>,
     pub(super) sandbox: bool,
+    pub(super) portage: Option<PortageStep>,
 }
 
 impl Program {
+    /// In the attempt's `build`, with the settings of Portage.
+    pub(super) fn asking_portage(argv: Vec<String>) -> Self {
+        Self {
+            directory: "build".to_owned(),
+            argv,
+            environment: BTreeMap::new(),
+            sandbox: true,
+            portage: Some(PortageStep::Ask),
+        }
+    }
+
     /// In the sources, in the sandbox, with nothing added to the environment.
     pub(super) fn inside(argv: &[&str]) -> Self {
         Self {
@@ -48,6 +61,7 @@ impl Program {
             argv: argv.iter().map(|&text| text.to_owned()).collect(),
             environment: BTreeMap::new(),
             sandbox: true,
+            portage: None,
         }
     }
 }
@@ -187,6 +201,11 @@ impl Run {
 
     /// Runs one program to its end. An error when it could not start, was stopped, or broke a limit.
     pub(super) async fn step(&mut self, program: Program) -> Result<StepEnd, Failure> {
+        self.step_keeping(program, TAIL_BYTES).await
+    }
+
+    /// As [`Run::step`], with so much of the end of its output.
+    pub(super) async fn step_keeping(&mut self, program: Program, tail_bytes: usize) -> Result<StepEnd, Failure> {
         self.check()?;
         let name = program.argv.first().cloned().unwrap_or_default();
         let limits = self.attempt.spec.limits.clone();
@@ -199,9 +218,10 @@ impl Run {
             processes_max: limits.processes_max,
             memory_max_mb: limits.memory_max_mb,
             sandbox: program.sandbox,
+            portage: program.portage,
         };
         let running = self.inner.executor.start(step).await?;
-        let (exit, tail, broken) = self.follow(running).await;
+        let (exit, tail, broken) = self.follow(running, tail_bytes).await;
         if exit.survivors > 0 {
             self.note(&format!("{} processes of {name} could not be ended", exit.survivors));
             tracing::error!(job = %self.attempt.job, survivors = exit.survivors, "processes of a build could not be ended");
@@ -215,7 +235,7 @@ impl Run {
         Ok(StepEnd { program: name, exit, tail })
     }
 
-    async fn follow(&mut self, running: Running) -> (Exit, String, Option<Failure>) {
+    async fn follow(&mut self, running: Running, tail_bytes: usize) -> (Exit, String, Option<Failure>) {
         let Running { mut output, mut ended, stop, guard: _guard } = running;
         let silence_ms = self.attempt.spec.limits.silence_timeout_ms;
         let mut heard_ms = clock::now_ms();
@@ -229,7 +249,7 @@ impl Run {
                 chunk = output.recv(), if open => match chunk {
                     Some(chunk) => {
                         heard_ms = clock::now_ms();
-                        if let Err(failure) = self.take(&chunk, &mut tail) {
+                        if let Err(failure) = self.take(&chunk, &mut tail, tail_bytes) {
                             broken.get_or_insert(failure);
                         }
                     }
@@ -254,17 +274,17 @@ impl Run {
             }
         };
         while let Ok(chunk) = output.try_recv() {
-            if let Err(failure) = self.take(&chunk, &mut tail) {
+            if let Err(failure) = self.take(&chunk, &mut tail, tail_bytes) {
                 broken.get_or_insert(failure);
             }
         }
         (exit, String::from_utf8_lossy(&tail).into_owned(), broken)
     }
 
-    fn take(&mut self, chunk: &[u8], tail: &mut Vec<u8>) -> Result<(), Failure> {
+    fn take(&mut self, chunk: &[u8], tail: &mut Vec<u8>, tail_bytes: usize) -> Result<(), Failure> {
         tail.extend_from_slice(chunk);
-        if tail.len() > 2 * TAIL_BYTES {
-            tail.drain(..tail.len() - TAIL_BYTES);
+        if tail.len() > 2 * tail_bytes {
+            tail.drain(..tail.len() - tail_bytes);
         }
         self.log.write(chunk).map_err(|error| Failure::infra(format!("the log cannot be written: {error}")))
     }
@@ -293,7 +313,7 @@ impl Run {
         loop {
             tokio::select! {
                 chunk = output.recv() => match chunk {
-                    Some(chunk) => self.take(&chunk, &mut Vec::new())?,
+                    Some(chunk) => self.take(&chunk, &mut Vec::new(), 0)?,
                     None => break,
                 },
                 () = tokio::time::sleep(TICK) => self.check()?,
