@@ -106,6 +106,8 @@ pub struct BuildConfig {
     pub debian_build_deps: bool,
     /// Where the secrets are that jobs name.
     pub secrets_dir: PathBuf,
+    /// Where the hive's finished Gentoo packages are served.
+    pub binhost: Option<String>,
     /// How long logs are kept, days.
     pub keep_logs_days: u32,
     /// Space that logs may take, MiB.

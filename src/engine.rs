@@ -30,6 +30,7 @@ pub mod grammar;
 pub mod harmless;
 pub mod health;
 pub mod keeping;
+pub mod plan;
 pub mod policy;
 pub mod role;
 pub mod scheduler;

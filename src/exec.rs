@@ -12,10 +12,12 @@
 
 pub mod build;
 pub mod facts;
+pub mod format;
 pub mod helper;
 pub mod inventory;
 pub mod logs;
 pub mod packages;
+pub mod portage;
 pub mod privilege;
 pub mod shim;
 
@@ -79,6 +81,8 @@ pub struct Options {
     pub apt_dir: PathBuf,
     /// Network interfaces on which an address may be claimed; all real ones when empty.
     pub interfaces: Vec<String>,
+    /// How `portage` and `resolve` jobs run Portage.
+    pub portage: portage::Portage,
 }
 
 impl Default for Options {
@@ -102,6 +106,7 @@ impl Default for Options {
             artifacts_max_bytes: 4 << 30,
             apt_dir: PathBuf::from("/etc/apt"),
             interfaces: Vec::new(),
+            portage: portage::Portage::default(),
         }
     }
 }

@@ -29,6 +29,8 @@ use tokio::sync::mpsc;
 mod isolation;
 #[path = "exec/maven.rs"]
 mod maven;
+#[path = "exec/portage.rs"]
+mod portage;
 
 /// Asks again and again until there is an answer.
 async fn until<T>(what: &str, mut ask: impl FnMut() -> Option<T>) -> T {
@@ -732,6 +734,14 @@ async fn ask_helper(socket: &Path, frame: &[u8]) -> Vec<u8> {
     answer
 }
 
+/// The step as one in which root builds an atom.
+fn merging(step: ciborium::Value, atom: &str) -> ciborium::Value {
+    let ciborium::Value::Map(mut request) = step else { panic!("a step is a map") };
+    let ciborium::Value::Map(fields) = &mut request[0].1 else { panic!("a step is a map") };
+    fields.push((cbor(&"portage"), cbor(&serde_json::json!({ "merge": { "atom": atom } }))));
+    ciborium::Value::Map(request)
+}
+
 /// What an agent that was taken over might try. Nothing may be done, and the helper lives on.
 #[tokio::test]
 async fn the_helper_refuses_what_is_not_on_its_list() {
@@ -763,7 +773,12 @@ async fn the_helper_refuses_what_is_not_on_its_list() {
         cbor(&BTreeMap::from([("Start", BTreeMap::from(fields))]))
     };
     fs::create_dir(directory.path().join("work").join(format!("{}-1", "0".repeat(32)))).expect("mkdir");
+    let merge = |atom: &str| merging(step("", &[]), atom);
     let requests = [
+        merge("--unmerge"),
+        merge("app-misc/hello --config-root=/tmp"),
+        merge("@world"),
+        merge("/tmp/evil-1.0.ebuild"),
         step("../../..", &[]),
         step("/etc", &[]),
         step("", &[("LD_PRELOAD", "/tmp/evil.so")]),

@@ -30,6 +30,7 @@ use crate::engine::member::Inventory;
 use crate::exec::build::{Builder, Depot, DepotError};
 use crate::exec::facts::FactsHandle;
 use crate::exec::logs::{self, LogStore};
+use crate::exec::portage::Portage;
 use crate::exec::privilege::{Executor, Privilege};
 use crate::exec::{InstallPolicy, Options as ExecOptions, inventory};
 use crate::keyring::Keyring;
@@ -466,6 +467,7 @@ pub(crate) fn exec_options(config: &Config) -> ExecOptions {
         secrets_dir: config.build.secrets_dir.clone(),
         build_dependencies: if config.build.debian_build_deps { InstallPolicy::On } else { InstallPolicy::Off },
         cpu_max_percent: if config.build.cores == 0 { 0 } else { config.build.cores.min(cores) * 100 },
+        portage: Portage { binhost: config.build.binhost.clone(), ..Portage::default() },
         ..ExecOptions::default()
     }
 }

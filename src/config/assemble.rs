@@ -367,6 +367,7 @@ impl Resolved<'_> {
                 user: self.text("build.user").map(str::to_owned),
                 debian_build_deps: self.text("build.debian_build_deps") == Some("on"),
                 secrets_dir: self.path("build.secrets_dir")?.unwrap_or_else(|| "/etc/build/job-secrets".into()),
+                binhost: self.text("build.binhost").map(str::to_owned),
                 keep_logs_days: self.number("build.keep_logs_days")?,
                 keep_logs_mb: self.number("build.keep_logs_mb")?,
             },

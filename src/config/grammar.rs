@@ -101,6 +101,13 @@ pub fn is_user_name(text: &str) -> bool {
         && text.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || matches!(byte, b'_' | b'-'))
 }
 
+/// Whether a text can be a `PORTAGE_BINHOST`: one URL without blanks or a password.
+pub fn is_binhost(text: &str) -> bool {
+    let rest = ["http://", "https://", "ftp://"].iter().find_map(|scheme| text.strip_prefix(scheme));
+    let host = rest.map(|rest| rest.split('/').next().unwrap_or_default()).unwrap_or_default();
+    !host.is_empty() && !host.contains('@') && text.len() <= 512 && text.chars().all(|c| c.is_ascii_graphic())
+}
+
 /// Whether a text is a level or a list of `target=level`.
 pub fn is_log_filter(text: &str) -> bool {
     const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
@@ -148,6 +155,13 @@ mod tests {
         assert!(is_definition_name("default") && !is_definition_name("../../etc/passwd") && !is_definition_name(""));
         assert!(is_log_filter("info") && is_log_filter("warn,hive=debug,libp2p_swarm=error") && !is_log_filter("loud"));
         assert!(is_multicast_group("239.255.0.1") && !is_multicast_group("10.0.0.1"));
+        assert!(is_binhost("http://10.0.0.1:8100/staging/") && is_binhost("https://h/x"));
+        assert!(
+            !is_binhost("/srv/x")
+                && !is_binhost("http://u:p@h/")
+                && !is_binhost("http://h/a b")
+                && !is_binhost("http:///")
+        );
         assert!(is_user_name("hive-build") && !is_user_name("Root") && !is_user_name("a;b"));
     }
 }

@@ -364,6 +364,15 @@ pub const SETTINGS: &[Setting] = &[
         ..PLAIN
     },
     Setting {
+        key: "build.binhost",
+        kind: Kind::Text { expected: "an http, https or ftp URL", check: grammar::is_binhost },
+        default: Default::Unset("what the configuration of Portage names"),
+        placeholder: "URL",
+        meaning: "Where the hive's finished Gentoo packages are served: what a package needs is taken from there when it fits.",
+        advice: "Read by the helper too: restart it after a change.",
+        ..PLAIN
+    },
+    Setting {
         key: "build.keep_logs_days",
         kind: Kind::Integer { min: 1, max: 3_650 },
         default: Default::Text("30"),

@@ -154,6 +154,7 @@ fn every_setting_can_be_set_by_file_environment_and_flag_alike() {
         ("build.user", "nobody"),
         ("build.debian_build_deps", "on"),
         ("build.secrets_dir", "/j"),
+        ("build.binhost", "http://h/x"),
         ("build.keep_logs_days", "1"),
         ("build.keep_logs_mb", "16"),
         ("log.level", "debug"),

@@ -9,7 +9,7 @@ mod gentoo;
 
 use std::collections::BTreeSet;
 
-pub use self::gentoo::{gentoo_atom, gentoo_package, gentoo_target, package_of_atom};
+pub use self::gentoo::{gentoo_atom, gentoo_normalised, gentoo_package, gentoo_target, package_of_atom, split_version};
 
 use super::id::JobId;
 use super::job::{Artifact, DebianSource, JobSpec, Limits, MavenOptions, Source, Work};

@@ -15,7 +15,9 @@ mod command;
 mod debian;
 mod dummies;
 mod maven;
+mod packages;
 mod packaging;
+mod portage;
 mod run;
 mod sources;
 mod verdict;
@@ -214,7 +216,8 @@ fn backend(work: &Work) -> Option<Box<dyn Backend>> {
         Work::Maven { source, goals, options, artifacts } => {
             Some(Box::new(maven::Maven::new(source, goals, options, artifacts)))
         }
-        Work::Portage { .. } | Work::Resolve { .. } => None,
+        Work::Portage { atom, tree } => Some(Box::new(portage::Portage::new(atom, tree))),
+        Work::Resolve { targets, empty_tree } => Some(Box::new(portage::resolve::Resolve::new(targets, empty_tree))),
     }
 }
 

@@ -23,6 +23,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::cgroup::{self, Cgroups, Group};
+use super::portage::{self, PortageStep};
 use super::secrets::Secrets;
 use super::shim::{self, Order, Sandbox, ShimFailure};
 use super::users::{self, User};
@@ -71,6 +72,9 @@ pub(super) struct Step {
     /// What the job named, for its environment.
     #[serde(default, skip_serializing_if = "Secrets::is_empty")]
     pub(super) secrets: Secrets,
+    /// It is one of Portage's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) portage: Option<PortageStep>,
 }
 
 /// Names that a step may add to its environment. Nothing that changes how a program is loaded.
@@ -102,7 +106,12 @@ impl Step {
         if !(8..=1 << 20).contains(&self.processes_max) || self.memory_max_mb > 1 << 24 {
             return Err("limits are out of range".to_owned());
         }
-        Ok(())
+        match &self.portage {
+            Some(PortageStep::Merge { atom }) => {
+                crate::engine::grammar::gentoo_atom(atom).map_err(|error| error.to_string())
+            }
+            Some(PortageStep::Ask) | None => Ok(()),
+        }
     }
 }
 
@@ -376,42 +385,77 @@ impl Launcher {
             ("HIVE_ATTEMPT".to_owned(), token.clone()),
         ]);
         environment.extend(step.environment);
+        if step.portage.is_some() {
+            environment.extend(options.portage.variables());
+        }
+        let mut argv = step.argv;
+        let mut place = None;
+        if let Some(PortageStep::Merge { atom }) = &step.portage {
+            let made = self.make_place(&token).await?;
+            environment.extend(made.1);
+            argv = options.portage.merge_argv(atom);
+            place = Some(made.0);
+        }
         let capabilities = &self.inner.capabilities;
-        let bubblewrap = self.inner.bubblewrap.clone().filter(|_| step.sandbox);
+        // Portage has sandboxes of its own, fetches its sources itself, and drops root for the phases of a build.
+        let bubblewrap = self.inner.bubblewrap.clone().filter(|_| step.sandbox && place.is_none());
+        let cut_off = step.cut_off && place.is_none();
         // Without this host's network its ports are out of reach anyway.
-        let apart = step.cut_off && bubblewrap.is_some() && capabilities.netns;
-        let closes = capabilities.closed_ports && !step.own_tool && !apart;
+        let apart = cut_off && bubblewrap.is_some() && capabilities.netns;
+        let closes = capabilities.closed_ports && !step.own_tool && !apart && place.is_none();
         let closed_ports = if closes { options.closed_ports.clone() } else { Vec::new() };
-        let order = self.order(Wanted {
+        let mut order = self.order(Wanted {
             attempt_dir: &directory,
             directory: &step.directory,
-            argv: &step.argv,
+            argv: &argv,
             environment,
             group: group.as_ref(),
             limits,
-            isolation: Isolation { bubblewrap, cut_off: step.cut_off, closed_ports },
+            isolation: Isolation { bubblewrap, cut_off, closed_ports },
         });
+        if let Some(place) = &place {
+            (order.user, order.processes_max) = (None, None);
+            order.directory.clone_from(place);
+            order.environment.insert("HOME".to_owned(), place.join("tmp").to_string_lossy().into_owned());
+        }
         let (child, pipe) = self.spawn(&order).await.map_err(ExecError::io("start the build"))?;
         let stop = CancellationToken::new();
         let (chunks, output) = mpsc::channel(CHUNKS_MAX);
         let (report, ended) = oneshot::channel();
         let reader = tasks::spawn("build-output", read(pipe, chunks, stop.clone()));
-        let supervised = Supervised { launcher: self.clone(), token, directory, group, nonce: order.nonce, owner };
+        let supervised =
+            Supervised { launcher: self.clone(), token, directory, place, group, nonce: order.nonce, owner };
         tasks::spawn("build-step", supervised.run(child, reader, stop.clone(), report));
         Ok(Running { output, ended, guard: stop.clone().drop_guard(), stop })
     }
 
+    /// Makes root's directory of an attempt, and what Portage is told about it.
+    async fn make_place(&self, token: &str) -> Result<(PathBuf, BTreeMap<String, String>), ExecError> {
+        if self.inner.user.is_none() {
+            return Err(ExecError::NoPrivilege { act: "emerge, which installs what a package needs," });
+        }
+        let place = portage::place(&self.inner.options.work_dir, token);
+        let made = match users::remove_tree(&place).await {
+            Ok(()) => portage::prepare(&place),
+            Err(error) => Err(error),
+        };
+        let variables = made.map_err(ExecError::io(format!("make {}", place.display())))?;
+        Ok((place, variables))
+    }
+
     /// Ends everything of this attempt. Answers how many processes could not be ended.
     async fn sweep(&self, token: &str, directory: &Path, group: Option<&Group>) -> u32 {
-        let only_user = self.inner.user.as_ref().map(|user| user.uid);
+        // What works in root's directory of an attempt is of that attempt, whoever it runs as.
+        let mut places = vec![(portage::place(&self.inner.options.work_dir, token), None)];
+        places.extend(self.inner.user.as_ref().map(|user| (directory.to_owned(), Some(user.uid))));
         for round in 0..SWEEP_ROUNDS {
-            let (name, place, known) = (token.to_owned(), directory.to_owned(), group.cloned());
+            let (name, places, known) = (token.to_owned(), places.clone(), group.cloned());
             let found = tokio::task::spawn_blocking(move || {
                 if let Some(group) = &known {
                     group.kill();
                 }
                 // Reading every process is slow on a busy host; members of a cgroup are known without.
-                let strays = sweep::marked(&name, &place, only_user);
+                let strays = sweep::marked(&name, &places);
                 sweep::kill(&strays);
                 known.map(|group| group.members().len()).unwrap_or(0).max(strays.len())
             });
@@ -441,7 +485,9 @@ impl Launcher {
     pub(super) async fn reap_leftovers(&self) -> Vec<String> {
         let mut tokens: BTreeMap<String, Option<Group>> =
             self.inner.cgroups.existing().into_iter().map(|(token, group)| (token, Some(group))).collect();
-        for entry in fs::read_dir(&self.inner.options.work_dir).into_iter().flatten().flatten() {
+        let work_dir = &self.inner.options.work_dir;
+        let places = fs::read_dir(work_dir.with_file_name("portage")).into_iter().flatten();
+        for entry in fs::read_dir(work_dir).into_iter().flatten().chain(places).flatten() {
             if let Some(name) = entry.file_name().to_str().filter(|name| name.parse::<Token>().is_ok()) {
                 tokens.entry(name.to_owned()).or_default();
             }
@@ -451,7 +497,12 @@ impl Launcher {
             let directory = self.inner.options.work_dir.join(&token);
             let survivors = self.sweep(&token, &directory, group.as_ref()).await;
             let cgroup_removed = group.as_ref().is_none_or(Group::remove);
-            let removed = if token.parse::<Token>().is_ok() { users::remove_tree(&directory).await } else { Ok(()) };
+            let removed = if token.parse::<Token>().is_ok() {
+                let place = portage::place(&self.inner.options.work_dir, &token);
+                users::remove_tree(&directory).await.and(users::remove_tree(&place).await)
+            } else {
+                Ok(())
+            };
             tracing::info!(token, survivors, cgroup_removed, ?removed, "leftover build of a former life ended");
             reaped.push(token);
         }
@@ -464,6 +515,7 @@ struct Supervised {
     launcher: Launcher,
     token: String,
     directory: PathBuf,
+    place: Option<PathBuf>,
     group: Option<Group>,
     nonce: String,
     owner: u32,
@@ -520,6 +572,12 @@ impl Supervised {
                 String::new()
             }
         };
+        if let (Some(place), Some(user)) = (&self.place, &self.launcher.inner.user) {
+            let uid = if self.owner == 0 { user.uid } else { self.owner };
+            if let Err(error) = portage::close(place, &self.directory, (uid, user.gid)).await {
+                tracing::error!(token = self.token, %error, "what emerge left was not handed out");
+            }
+        }
         if let Some(user) = self.launcher.inner.user.as_ref().filter(|_| self.owner != 0) {
             let back = users::hand_over(&self.directory, user.uid, (self.owner, user.gid)).await;
             if let Err(error) = back {

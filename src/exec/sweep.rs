@@ -1,16 +1,16 @@
 //! Finds and ends processes of an attempt that left its process group and session.
 //!
 //! Where there are cgroups they know all members. Where there are none, a process is known by `HIVE_ATTEMPT` in its
-//! environment, or by working as the build user in the attempt's directory. Never done here: ending anything by its name.
+//! environment, or by working as the build user in the attempt's directory, or as anybody in root's own. Never done here: ending anything by its name.
 
 use std::fs;
 use std::os::unix::fs::MetadataExt as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use rustix::process::{Pid, Signal};
 
-/// Processes with this attempt's marker, and those of user `only_user` whose working directory is inside `directory`.
-pub(super) fn marked(token: &str, directory: &Path, only_user: Option<u32>) -> Vec<i32> {
+/// Processes with this attempt's marker, and those whose working directory is inside one of `places`: of its user, or of any.
+pub(super) fn marked(token: &str, places: &[(PathBuf, Option<u32>)]) -> Vec<i32> {
     let marker = format!("HIVE_ATTEMPT={token}");
     let own = std::process::id().cast_signed();
     let Ok(entries) = fs::read_dir("/proc") else {
@@ -28,9 +28,9 @@ pub(super) fn marked(token: &str, directory: &Path, only_user: Option<u32>) -> V
             return true;
         }
         // Restricted to the dedicated user: an operator's shell in that directory is left alone.
-        only_user.is_some_and(|uid| {
-            fs::metadata(&process).is_ok_and(|metadata| metadata.uid() == uid)
-                && fs::read_link(process.join("cwd")).is_ok_and(|cwd| cwd.starts_with(directory))
+        let Ok(cwd) = fs::read_link(process.join("cwd")) else { return false };
+        places.iter().filter(|(directory, _)| cwd.starts_with(directory)).any(|(_, only_user)| {
+            only_user.is_none_or(|uid| fs::metadata(&process).is_ok_and(|metadata| metadata.uid() == uid))
         })
     })
     .filter(|&pid| !is_zombie(pid))

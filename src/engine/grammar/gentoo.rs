@@ -53,8 +53,15 @@ pub fn gentoo_atom(atom: &str) -> Result<(), GrammarError> {
     }
 }
 
+/// What people and older queues write: a bare `category/name-1.2` means exactly this version. All else stays as it is.
+pub fn gentoo_normalised(text: &str) -> String {
+    let end = text.find(':').unwrap_or(text.len());
+    let is_bare = text.starts_with(|c: char| alphanumeric(c) || c == '_') && split_version(&text[..end]).is_some();
+    if is_bare { format!("={text}") } else { text.to_owned() }
+}
+
 /// `category/name-1.2-r1` as package and version; none when there is no version at its end.
-fn split_version(text: &str) -> Option<(&str, &str)> {
+pub fn split_version(text: &str) -> Option<(&str, &str)> {
     let starts = text.match_indices('-').map(|(position, _)| position);
     let mut candidates = starts.filter(|position| is_gentoo_version(&text[position + 1..]));
     candidates.next().map(|position| (&text[..position], &text[position + 1..]))
@@ -132,6 +139,24 @@ mod tests {
                 "a/b c",
             ],
         );
+    }
+
+    #[test]
+    fn a_bare_version_becomes_exactly_that_one() {
+        for (text, normal) in [
+            ("dev-vcs/git-2.45.1", "=dev-vcs/git-2.45.1"),
+            ("dev-vcs/git-2.45.1-r2:0::gentoo", "=dev-vcs/git-2.45.1-r2:0::gentoo"),
+            ("dev-vcs/git", "dev-vcs/git"),
+            ("dev-lang/python:3.12", "dev-lang/python:3.12"),
+            ("app-misc/font-2b-tools", "app-misc/font-2b-tools"),
+            ("=dev-vcs/git-2", "=dev-vcs/git-2"),
+            (">=dev-vcs/git-2", ">=dev-vcs/git-2"),
+            ("-x/y-1", "-x/y-1"),
+            ("@world", "@world"),
+        ] {
+            assert_eq!(gentoo_normalised(text), normal);
+            assert_eq!(gentoo_normalised(normal), normal, "once is enough");
+        }
     }
 
     #[test]

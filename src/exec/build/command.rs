@@ -35,6 +35,7 @@ impl Backend for Command {
             argv: self.argv.clone(),
             environment: BTreeMap::new(),
             sandbox: true,
+            portage: None,
         }
     }
 

@@ -16,13 +16,11 @@ use super::collect::{self, Found};
 use super::packaging::{Fallbacks, Packaging};
 use super::run::{Program, Run, SOURCE_DIR};
 use super::verdict::Failure;
-use super::{Backend, sources};
+use super::{Backend, packages, sources};
 use crate::engine::grammar;
-use crate::engine::id::Sha256Hash;
 use crate::engine::job::DebianSource;
+use crate::exec::format::changes::{self, Listed};
 
-/// Largest `.changes` file that is read, bytes.
-const CHANGES_MAX_BYTES: u64 = 1 << 20;
 /// Largest list of apt sources that is read, bytes.
 const LIST_MAX_BYTES: u64 = 1 << 20;
 
@@ -50,6 +48,7 @@ impl Debian {
                 .collect(),
             environment: BTreeMap::new(),
             sandbox: false,
+            portage: None,
         };
         let update = run.fetch("apt-get update", apt("", &["update"])).await?;
         let wanted = version.map_or_else(|| package.to_owned(), |version| format!("{package}={version}"));
@@ -72,6 +71,7 @@ impl Debian {
             environment: BTreeMap::new(),
             // Of an archive on this host apt leaves links to files that the sandbox may hide.
             sandbox: false,
+            portage: None,
         };
         let end = run.step(unpack).await?;
         run.judge(&end)
@@ -84,6 +84,7 @@ impl Debian {
             argv: argv.iter().map(|&word| word.to_owned()).collect(),
             environment: BTreeMap::new(),
             sandbox: true,
+            portage: None,
         };
         let dsc = format!("src/{file}");
         let end = run.step(program(&["dpkg-source", "--no-copy", "--extract", "--", &dsc, "tree"])).await?;
@@ -217,29 +218,35 @@ fn one_with_ending(directory: &Path, ending: &str) -> Result<String, Failure> {
     }
 }
 
-/// What `.changes` lists, with it in front. Blocks.
+fn read_described(root: &Path, name: &str, owner: u32) -> Result<changes::Description, Failure> {
+    let mut text = String::new();
+    let file = collect::open_regular(root, Path::new(&format!("build/{name}")), owner)
+        .map_err(|error| Failure::build(format!("{name}: {error}")))?;
+    let read = file.take(changes::MAX_BYTES + 1).read_to_string(&mut text);
+    read.map_err(|error| Failure::build(format!("{name}: {error}")))?;
+    changes::read(&text).map_err(|error| packages::failure(name, error))
+}
+
+/// What `.changes` lists, with it in front; packages and what describes them are looked into. Blocks.
 fn described(root: &Path, owner: u32, bytes_max: u64) -> Result<Vec<Found>, Failure> {
     let changes = one_with_ending(&root.join("build"), ".changes")?;
-    let path = format!("build/{changes}");
-    let mut text = String::new();
-    let file = collect::open_regular(root, Path::new(&path), owner)?;
-    let read = file.take(CHANGES_MAX_BYTES + 1).read_to_string(&mut text);
-    read.map_err(|error| Failure::build(format!("{changes}: {error}")))?;
-    let mut found = vec![Found { name: changes.clone(), path, expected: None }];
-    let listed = checksums(&text).map_err(|problem| Failure::build(format!("{changes}: {problem}")))?;
-    let bytes: u64 = listed.iter().map(|(_, size, _)| size).fold(0, |sum, &size| sum.saturating_add(size));
+    let description = read_described(root, &changes, owner)?;
+    let listed = description.files;
+    let mut found = vec![Found { name: changes.clone(), path: format!("build/{changes}"), expected: None }];
+    let bytes = listed.iter().fold(0u64, |sum, file| sum.saturating_add(file.size));
     if bytes > bytes_max || listed.len() >= grammar::ARTIFACTS_MAX {
         return Err(Failure::build(format!("{bytes} bytes in {} artifacts are too much", listed.len())));
     }
-    for (sha256, size, name) in listed {
+    for Listed { name, sha256, size } in listed {
         let path = format!("build/{name}");
         let mut file = collect::open_regular(root, Path::new(&path), owner)
             .map_err(|error| Failure::build(format!("{name}, listed in {changes}: {error}")))?;
         if name.ends_with(".deb") || name.ends_with(".udeb") {
-            let mut magic = [0u8; 8];
-            let whole = file.read_exact(&mut magic).is_ok() && &magic == b"!<arch>\n";
-            if !whole {
-                return Err(Failure::build(format!("{name} is not a Debian package")));
+            packages::deb(&name, &mut file)?;
+        } else if name.ends_with(".buildinfo") {
+            let info = read_described(root, &name, owner)?;
+            if (&info.source, &info.version) != (&description.source, &description.version) {
+                return Err(Failure::build(format!("{name} describes another build than {changes}")));
             }
         }
         found.push(Found { name, path, expected: Some((sha256, size)) });
@@ -248,28 +255,6 @@ fn described(root: &Path, owner: u32, bytes_max: u64) -> Result<Vec<Found>, Fail
         return Err(Failure::build("no package came out"));
     }
     Ok(found)
-}
-
-/// The `Checksums-Sha256` field of a `.changes` file.
-fn checksums(changes: &str) -> Result<Vec<(Sha256Hash, u64, String)>, String> {
-    if changes.len() as u64 > CHANGES_MAX_BYTES {
-        return Err("too large".to_owned());
-    }
-    let mut lines = changes.lines().skip_while(|line| !line.eq_ignore_ascii_case("Checksums-Sha256:"));
-    lines.next().ok_or("no SHA-256 checksums")?;
-    lines
-        .take_while(|line| line.starts_with(' '))
-        .map(|line| {
-            let words: Vec<&str> = line.split_whitespace().collect();
-            let [hash, size, name] = words[..] else {
-                return Err(format!("not a checksum: {line:?}"));
-            };
-            grammar::artifact_name(name).map_err(|error| error.to_string())?;
-            let hash = hash.parse::<Sha256Hash>().map_err(|error| error.to_string())?;
-            let size = size.parse::<u64>().map_err(|_| format!("not a size: {size:?}"))?;
-            Ok((hash, size, name.to_owned()))
-        })
-        .collect()
 }
 
 #[cfg(test)]
@@ -287,20 +272,5 @@ mod tests {
         assert_eq!(stanzas.len(), 2);
         assert_eq!(stanzas[0], "Types: deb-src\nURIs: http://a\nSuites: s\n");
         assert!(stanzas[1].ends_with("Signed-By:\n -----BEGIN\n .\n"), "{}", stanzas[1]);
-    }
-
-    #[test]
-    fn changes_are_read_or_refused() {
-        let hash = "2cf24dba5fb0a30e26e83b2ac5b9e29e1b161e5c1fa7425e73043362938b9824";
-        let good =
-            format!("Format: 1.8\nChecksums-Sha1:\n x 1 a\nChecksums-Sha256:\n {hash} 5 a_1_all.deb\nFiles:\n y 5 a\n");
-        let listed = checksums(&good).expect("reads");
-        assert_eq!(listed.len(), 1);
-        assert_eq!((listed[0].1, listed[0].2.as_str()), (5, "a_1_all.deb"));
-        for bad in ["", "Format: 1.8\n", "Checksums-Sha256:\n zz 5 a\n", "Checksums-Sha256:\n x y\n"] {
-            assert!(checksums(bad).is_err(), "{bad:?}");
-        }
-        let traversal = format!("Checksums-Sha256:\n {hash} 5 ../../etc/passwd\n");
-        assert!(checksums(&traversal).is_err());
     }
 }

@@ -107,6 +107,7 @@ impl Backend for Maven {
             argv: self.command.clone(),
             environment: self.environment(),
             sandbox: true,
+            portage: None,
         }
     }
 

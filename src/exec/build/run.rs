@@ -22,6 +22,7 @@ use crate::engine::role::Family;
 use crate::exec::launch::{Exit, Running, Step};
 use crate::exec::logs::LogWriter;
 use crate::exec::packages::PackagesState;
+use crate::exec::portage::PortageStep;
 use crate::exec::secrets::{Mask, Secrets};
 use crate::exec::users;
 
@@ -41,9 +42,21 @@ pub(super) struct Program {
     pub(super) argv: Vec<String>,
     pub(super) environment: BTreeMap<String, String>,
     pub(super) sandbox: bool,
+    pub(super) portage: Option<PortageStep>,
 }
 
 impl Program {
+    /// In the attempt's `build`, with the settings of Portage.
+    pub(super) fn asking_portage(argv: Vec<String>) -> Self {
+        Self {
+            directory: "build".to_owned(),
+            argv,
+            environment: BTreeMap::new(),
+            sandbox: true,
+            portage: Some(PortageStep::Ask),
+        }
+    }
+
     /// In the sources, in the sandbox, with nothing added to the environment.
     pub(super) fn inside(argv: &[&str]) -> Self {
         Self {
@@ -51,6 +64,7 @@ impl Program {
             argv: argv.iter().map(|&text| text.to_owned()).collect(),
             environment: BTreeMap::new(),
             sandbox: true,
+            portage: None,
         }
     }
 }
@@ -217,15 +231,26 @@ impl Run {
 
     /// Runs a program of hive's own choice, one that runs nothing of the sources, to its end. An error when it could not start, was stopped, or broke a limit.
     pub(super) async fn step(&mut self, program: Program) -> Result<StepEnd, Failure> {
-        self.run(program, Secrets::default(), true).await
+        self.run(program, Secrets::default(), true, TAIL_BYTES).await
+    }
+
+    /// As [`Run::step`], with so much of the end of its output.
+    pub(super) async fn step_keeping(&mut self, program: Program, tail_bytes: usize) -> Result<StepEnd, Failure> {
+        self.run(program, Secrets::default(), true, tail_bytes).await
     }
 
     /// Runs a program that is the build, with the secrets that the job named.
     pub(super) async fn build(&mut self, program: Program) -> Result<StepEnd, Failure> {
-        self.run(program, self.secrets.clone(), false).await
+        self.run(program, self.secrets.clone(), false, TAIL_BYTES).await
     }
 
-    async fn run(&mut self, program: Program, secrets: Secrets, own_tool: bool) -> Result<StepEnd, Failure> {
+    async fn run(
+        &mut self,
+        program: Program,
+        secrets: Secrets,
+        own_tool: bool,
+        tail_bytes: usize,
+    ) -> Result<StepEnd, Failure> {
         self.check()?;
         let name = program.argv.first().cloned().unwrap_or_default();
         let limits = self.attempt.spec.limits.clone();
@@ -241,9 +266,10 @@ impl Run {
             cut_off: self.cut_off,
             own_tool,
             secrets,
+            portage: program.portage,
         };
         let running = self.inner.executor.start(step).await?;
-        let (exit, tail, broken) = self.follow(running).await;
+        let (exit, tail, broken) = self.follow(running, tail_bytes).await;
         if exit.survivors > 0 {
             self.note(&format!("{} processes of {name} could not be ended", exit.survivors));
             tracing::error!(job = %self.attempt.job, survivors = exit.survivors, "processes of a build could not be ended");
@@ -257,7 +283,7 @@ impl Run {
         Ok(StepEnd { program: name, exit, tail })
     }
 
-    async fn follow(&mut self, running: Running) -> (Exit, String, Option<Failure>) {
+    async fn follow(&mut self, running: Running, tail_bytes: usize) -> (Exit, String, Option<Failure>) {
         let Running { mut output, mut ended, stop, guard: _guard } = running;
         let silence_ms = self.attempt.spec.limits.silence_timeout_ms;
         let mut heard_ms = clock::now_ms();
@@ -271,7 +297,7 @@ impl Run {
                 chunk = output.recv(), if open => match chunk {
                     Some(chunk) => {
                         heard_ms = clock::now_ms();
-                        if let Err(failure) = self.take(&chunk, &mut tail) {
+                        if let Err(failure) = self.take(&chunk, &mut tail, tail_bytes) {
                             broken.get_or_insert(failure);
                         }
                     }
@@ -296,26 +322,26 @@ impl Run {
             }
         };
         while let Ok(chunk) = output.try_recv() {
-            if let Err(failure) = self.take(&chunk, &mut tail) {
+            if let Err(failure) = self.take(&chunk, &mut tail, tail_bytes) {
                 broken.get_or_insert(failure);
             }
         }
         let held = self.mask.finish();
-        if let Err(failure) = self.write(&held, &mut tail) {
+        if let Err(failure) = self.write(&held, &mut tail, tail_bytes) {
             broken.get_or_insert(failure);
         }
         (exit, String::from_utf8_lossy(&tail).into_owned(), broken)
     }
 
-    fn take(&mut self, chunk: &[u8], tail: &mut Vec<u8>) -> Result<(), Failure> {
+    fn take(&mut self, chunk: &[u8], tail: &mut Vec<u8>, tail_bytes: usize) -> Result<(), Failure> {
         let shown = self.mask.pass(chunk);
-        self.write(&shown, tail)
+        self.write(&shown, tail, tail_bytes)
     }
 
-    fn write(&mut self, chunk: &[u8], tail: &mut Vec<u8>) -> Result<(), Failure> {
+    fn write(&mut self, chunk: &[u8], tail: &mut Vec<u8>, tail_bytes: usize) -> Result<(), Failure> {
         tail.extend_from_slice(chunk);
-        if tail.len() > 2 * TAIL_BYTES {
-            tail.drain(..tail.len() - TAIL_BYTES);
+        if tail.len() > 2 * tail_bytes {
+            tail.drain(..tail.len() - tail_bytes);
         }
         self.log.write(chunk).map_err(|error| Failure::infra(format!("the log cannot be written: {error}")))
     }
@@ -344,7 +370,7 @@ impl Run {
         loop {
             tokio::select! {
                 chunk = output.recv() => match chunk {
-                    Some(chunk) => self.take(&chunk, &mut Vec::new())?,
+                    Some(chunk) => self.take(&chunk, &mut Vec::new(), 0)?,
                     None => break,
                 },
                 () = tokio::time::sleep(TICK) => self.check()?,

@@ -25,6 +25,7 @@ fn git(directory: &str, arguments: &[&str]) -> Program {
             .into_iter()
             .collect::<BTreeMap<_, _>>(),
         sandbox: false,
+        portage: None,
     }
 }
 

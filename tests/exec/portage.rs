@@ -1,0 +1,291 @@
+//! The backends `portage` and `resolve` with a real Portage from the Python registry, in a root of its own.
+
+use std::fs::OpenOptions;
+use std::os::unix::fs::FileExt as _;
+use std::process::{Child, Stdio};
+
+use hive::engine::plan::{Plan, Planned, PlannedKind};
+use hive::exec::format::{Caps, gpkg};
+use hive::exec::portage::Portage;
+
+use super::*;
+
+const TREE: &str = "Sat, 21 Nov 2026 00:45:01 +0000";
+
+/// A drone with a tree and an empty root.
+struct Drone {
+    host: Host,
+    place: PathBuf,
+}
+
+fn portage(atom: &str) -> Work {
+    Work::Portage { atom: atom.to_owned(), tree: Some(TREE.to_owned()) }
+}
+
+impl Drone {
+    async fn new(binhost: Option<&str>) -> Self {
+        require_root();
+        // Not below /tmp, which a sandbox replaces.
+        let directory =
+            tempfile::Builder::new().prefix("hive-test-").tempdir_in("/var/cache").expect("makes a directory");
+        fs::set_permissions(directory.path(), fs::Permissions::from_mode(0o755)).expect("chmod");
+        fs::create_dir(directory.path().join("state")).expect("mkdir");
+        let place = directory.path().join("portage-itself");
+        let cache = Path::new(env!("CARGO_TARGET_TMPDIR")).with_file_name("portage");
+        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/portage.sh");
+        let made = Command::new(script).arg(cache).arg(&place).output().expect("tests/portage.sh runs");
+        assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+        let portage = Portage {
+            program_dir: Some(place.join("venv/bin")),
+            environment: variables(&place),
+            binhost: binhost.map(str::to_owned),
+        };
+        let options = Options { portage, ..options(directory.path()) };
+        Self { host: Host::with(directory, options, Privilege::Direct).await, place }
+    }
+
+    /// One more ebuild in its tree: the head that all have, and `body`.
+    fn ebuild(&self, category: &str, name: &str, body: &str) {
+        let directory = self.place.join("repo").join(category).join(name);
+        fs::create_dir_all(&directory).expect("mkdir");
+        let keywords = if body.contains("KEYWORDS=") { "" } else { "KEYWORDS=\"amd64\"\n" };
+        let text = format!(
+            "EAPI=8\nDESCRIPTION=\"a test\"\nHOMEPAGE=\"https://example.invalid/\"\nS=\"${{WORKDIR}}\"\nLICENSE=\"MIT\"\nSLOT=\"0\"\n{keywords}{body}\n"
+        );
+        fs::write(directory.join(format!("{name}-1.0.ebuild")), text).expect("writes");
+    }
+
+    /// Runs a job to its end: its events but the last, outcome and log.
+    async fn job(&mut self, work: Work) -> (Outcome, String) {
+        let build = self.host.start(work, Limits::default());
+        let (_, outcome) = self.host.end().await;
+        let log = self.host.log(&build).await;
+        self.assert_nothing_is_left(&build);
+        (outcome, log)
+    }
+
+    async fn refused(&mut self, work: Work) -> (FailureClass, String) {
+        let (outcome, _) = self.job(work).await;
+        let (class, reason, _) = failure(outcome);
+        (class, reason)
+    }
+
+    fn assert_nothing_is_left(&self, build: &Build) {
+        self.host.assert_nothing_is_left(build);
+        let place = self.host.options.work_dir.with_file_name("portage").join(build.token.to_string());
+        assert!(!place.exists(), "{} is still there", place.display());
+        let left: Vec<PathBuf> = working_below(&place);
+        assert!(left.is_empty(), "{left:?} still work there");
+    }
+
+    fn file(&self, artifact: &Artifact) -> fs::File {
+        self.host.store.open_verified(artifact.sha256).expect("stored").0
+    }
+
+    /// What the hive's staging directory will be: packages by category and name, with an index.
+    fn staging(&self, artifacts: &[&Artifact]) -> PathBuf {
+        let staging = self.place.join("staging");
+        for artifact in artifacts {
+            let mut file = self.file(artifact);
+            let package = gpkg::verify(&mut file, Caps::default()).expect("whole");
+            let name = package.pf.trim_end_matches("-1.0").to_owned();
+            let directory = staging.join(&package.category).join(name);
+            fs::create_dir_all(&directory).expect("mkdir");
+            let mut copy = fs::File::create(directory.join(&artifact.name)).expect("creates");
+            std::io::Seek::rewind(&mut file).expect("rewinds");
+            std::io::copy(&mut file, &mut copy).expect("copies");
+        }
+        let mut index = Command::new(self.place.join("venv/bin/emaint"));
+        index.args(["binhost", "--fix"]).env_clear().envs(variables(&self.place)).env("PKGDIR", &staging);
+        let done = index.env("PATH", "/usr/bin:/bin").output().expect("emaint runs");
+        assert!(done.status.success() && staging.join("Packages").exists(), "{done:?}");
+        staging
+    }
+}
+
+fn variables(place: &Path) -> BTreeMap<String, String> {
+    let text = |name: &str| place.join(name).to_string_lossy().into_owned();
+    let tree = format!("[DEFAULT]\nmain-repo = tiny\n[tiny]\nlocation = {}\nauto-sync = no\n", text("repo"));
+    [
+        ("EPREFIX", String::new()),
+        ("ROOT", text("root")),
+        ("SYSROOT", text("root")),
+        ("PORTAGE_CONFIGROOT", text("config")),
+        ("EMERGE_LOG_DIR", text("log")),
+        ("DISTDIR", text("dist")),
+        ("PORTAGE_REPOSITORIES", tree),
+    ]
+    .map(|(name, value)| (name.to_owned(), value))
+    .into()
+}
+
+/// Working directories of processes that are inside.
+fn working_below(place: &Path) -> Vec<PathBuf> {
+    let processes = fs::read_dir("/proc").expect("proc").flatten();
+    processes
+        .filter_map(|process| fs::read_link(process.path().join("cwd")).ok())
+        .filter(|cwd| cwd.starts_with(place))
+        .collect()
+}
+
+fn artifacts(outcome: &Outcome, log: &str) -> Vec<Artifact> {
+    let Outcome::Succeeded { artifacts } = outcome else { panic!("{outcome:?}\n{log}") };
+    artifacts.clone()
+}
+
+/// Serves a directory on a port of the loopback that was free.
+struct Served {
+    child: Child,
+    url: String,
+}
+
+impl Served {
+    async fn start(directory: &Path) -> Self {
+        let free = std::net::TcpListener::bind("127.0.0.1:0").expect("binds");
+        let port = free.local_addr().expect("address").port();
+        drop(free);
+        let mut command = Command::new("/usr/bin/python3");
+        command.args(["-m", "http.server", "--bind", "127.0.0.1", &port.to_string()]).current_dir(directory);
+        let child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("python3 runs");
+        until("it serves", || std::net::TcpStream::connect(("127.0.0.1", port)).ok()).await;
+        Self { child, url: format!("http://127.0.0.1:{port}/") }
+    }
+}
+
+impl Drop for Served {
+    fn drop(&mut self) {
+        self.child.kill().ok();
+        self.child.wait().ok();
+    }
+}
+
+#[tokio::test]
+async fn a_package_is_resolved_built_with_what_it_needs_and_checked() {
+    let mut drone = Drone::new(None).await;
+    let resolve = Work::Resolve { targets: vec!["app-misc/hello-swarm".to_owned()], empty_tree: false };
+    let (outcome, log) = drone.job(resolve).await;
+    let plan = artifacts(&outcome, &log);
+    assert_eq!(plan[0].name, "plan.json");
+    let mut json = Vec::new();
+    std::io::Read::read_to_end(&mut drone.file(&plan[0]), &mut json).expect("reads");
+    let plan = Plan::read(&json).expect("a plan");
+    assert_eq!(plan.tree, TREE);
+    let atoms: Vec<String> = plan.packages.iter().map(Planned::atom).collect();
+    assert_eq!(atoms, ["=dev-libs/libswarm-1.0:0::tiny", "=app-misc/hello-swarm-1.0:0::tiny"]);
+    assert_eq!((plan.packages[0].needs.len(), plan.packages[1].needs.as_slice()), (0, [0].as_slice()));
+    assert_eq!(plan.packages[1].uses, ["shout"]);
+
+    let (outcome, log) = drone.job(portage("=app-misc/hello-swarm-1.0:0::tiny")).await;
+    let built = artifacts(&outcome, &log);
+    let names: Vec<&str> = built.iter().map(|artifact| artifact.name.as_str()).collect();
+    assert_eq!(names, ["hello-swarm-1.0-1.gpkg.tar"], "only the target's:\n{log}");
+    let package = gpkg::verify(&mut drone.file(&built[0]), Caps::default()).expect("whole");
+    assert_eq!(
+        (package.category.as_str(), package.pf.as_str(), package.slot.as_str()),
+        ("app-misc", "hello-swarm-1.0", "0")
+    );
+    assert_eq!((package.build_id, package.signed), (Some(1), false));
+    assert_eq!(package.metadata["RDEPEND"], ">=dev-libs/libswarm-1.0");
+    assert!(package.metadata["USE"].split(' ').any(|flag| flag == "shout"));
+    assert!(log.contains(">>> Compiling source") && log.contains(TREE), "{log}");
+    assert!(drone.place.join("root/usr/bin/hello-swarm").exists(), "and installed where it was told to");
+    assert!(!drone.place.join("pkgs/app-misc").exists(), "nothing goes to the host's own package directory");
+
+    // Again: what it needs is there already, and the package is built anew.
+    let (outcome, log) = drone.job(portage("app-misc/hello-swarm")).await;
+    assert_eq!(artifacts(&outcome, &log).len(), 1);
+    assert!(!log.contains("Emerging (1 of 2)"), "{log}");
+}
+
+#[tokio::test]
+async fn a_second_drone_installs_what_the_first_built_and_refuses_it_when_damaged() {
+    let mut first = Drone::new(None).await;
+    let (outcome, log) = first.job(portage("dev-libs/libswarm")).await;
+    let built = artifacts(&outcome, &log);
+    let staging = first.staging(&[&built[0]]);
+    let served = Served::start(&staging).await;
+
+    let mut second = Drone::new(Some(&served.url)).await;
+    let resolve = Work::Resolve { targets: vec!["app-misc/hello-swarm".to_owned()], empty_tree: true };
+    let (outcome, log) = second.job(resolve).await;
+    let mut json = Vec::new();
+    std::io::Read::read_to_end(&mut second.file(&artifacts(&outcome, &log)[0]), &mut json).expect("reads");
+    let kinds: Vec<PlannedKind> = Plan::read(&json).expect("a plan").packages.iter().map(|one| one.kind).collect();
+    assert_eq!(kinds, [PlannedKind::Binary, PlannedKind::Ebuild], "{log}");
+
+    let (outcome, log) = second.job(portage("app-misc/hello-swarm")).await;
+    let names: Vec<String> = artifacts(&outcome, &log).into_iter().map(|artifact| artifact.name).collect();
+    assert_eq!(names, ["hello-swarm-1.0-1.gpkg.tar"]);
+    assert!(log.contains("Emerging binary (1 of 2) dev-libs/libswarm-1.0"), "{log}");
+    assert!(second.place.join("root/usr/lib64/libswarm.so.1").exists());
+
+    let file = staging.join("dev-libs/libswarm/libswarm-1.0-1.gpkg.tar");
+    let package = OpenOptions::new().write(true).open(&file).expect("opens");
+    package.write_all_at(b"evil", 3_000).expect("writes");
+    let mut third = Drone::new(Some(&served.url)).await;
+    let (class, reason) = third.refused(portage("app-misc/hello-swarm")).await;
+    assert_eq!(class, FailureClass::Infra, "{reason}");
+    assert!(reason.contains("damaged"), "{reason}");
+    assert!(!third.place.join("root/usr/lib64/libswarm.so.1").exists());
+}
+
+#[tokio::test]
+async fn what_cannot_be_built_is_policy_and_says_why() {
+    let mut drone = Drone::new(None).await;
+    drone.ebuild("app-misc", "masked", "");
+    drone.ebuild("app-misc", "keyworded", "KEYWORDS=\"~amd64\"");
+    drone.ebuild("app-misc", "needs-nothing", "RDEPEND=\"dev-libs/nothing-here\"");
+    drone.ebuild("app-misc", "cycle-a", "DEPEND=\"app-misc/cycle-b\"");
+    drone.ebuild("app-misc", "cycle-b", "DEPEND=\"app-misc/cycle-a\"");
+    fs::write(drone.place.join("repo/profiles/package.mask"), "app-misc/masked\n").expect("writes");
+    for (atom, said) in [
+        ("app-misc/helo-swarm", "the nearest are app-misc/hello-swarm"),
+        ("=app-misc/hello-swarm-9", "no package in the tree fits =app-misc/hello-swarm-9"),
+        ("app-misc/masked", "app-misc/masked is masked: package.mask"),
+        ("app-misc/keyworded", "~amd64 keyword"),
+        ("app-misc/needs-nothing", "dev-libs/nothing-here (needed by app-misc/needs-nothing-1.0::tiny)"),
+        ("app-misc/cycle-a", "app-misc/cycle-b-1.0 → app-misc/cycle-a-1.0 → app-misc/cycle-b-1.0"),
+    ] {
+        let (class, reason) = drone.refused(portage(atom)).await;
+        assert!(class == FailureClass::Policy && reason.contains(said), "{atom}: {class:?} {reason}");
+        let resolve = Work::Resolve { targets: vec![atom.to_owned()], empty_tree: false };
+        let (class, reason) = drone.refused(resolve).await;
+        assert!(class == FailureClass::Policy && reason.contains(said), "resolving {atom}: {class:?} {reason}");
+    }
+    let other = Work::Portage { atom: "app-misc/hello-swarm".to_owned(), tree: Some("another".to_owned()) };
+    let (class, reason) = drone.refused(other).await;
+    assert_eq!(class, FailureClass::Infra);
+    assert!(reason.contains("emerge --sync") && reason.contains(TREE), "{reason}");
+}
+
+#[tokio::test]
+async fn a_failing_ebuild_is_the_packages_fault_and_names_its_phase() {
+    let mut drone = Drone::new(None).await;
+    drone.ebuild("app-misc", "broken", "src_compile() { echo 'x.c:1: error: expected ;'; die 'it does not compile'; }");
+    drone.ebuild("app-misc", "escaping", "src_install() { dosym ../../../../etc/passwd /usr/escape; }");
+    let (outcome, log) = drone.job(portage("app-misc/broken")).await;
+    let (class, reason, code) = failure(outcome);
+    assert_eq!((class, code), (FailureClass::Build, Some(1)), "{reason}");
+    assert_eq!(reason, "app-misc/broken-1.0::tiny failed in its compile phase: it does not compile");
+    assert!(log.contains("x.c:1: error: expected ;"), "{log}");
+    let (class, reason) = drone.refused(portage("app-misc/escaping")).await;
+    assert!(class == FailureClass::Policy && reason.contains("out of the package"), "{class:?} {reason}");
+}
+
+#[tokio::test]
+async fn a_phase_that_ignores_sigterm_is_ended_within_five_seconds() {
+    let mut drone = Drone::new(None).await;
+    let body = "src_compile() { trap '' TERM INT HUP; echo stubborn as they come; (trap '' TERM; while :; do read -t 1 < <(:); done) & while :; do read -t 1 < <(:); done; }";
+    drone.ebuild("app-misc", "stubborn", body);
+    let build = drone.host.start(portage("app-misc/stubborn"), Limits::default());
+    drone.host.wait_for_log(&build, "stubborn as they come").await;
+    let before = Instant::now();
+    build.stop(StopReason::Cancelled("an operator".to_owned()));
+    let (_, outcome) = drone.host.end().await;
+    assert_eq!(failure(outcome).0, FailureClass::Cancelled);
+    assert!(before.elapsed() < Duration::from_secs(5), "{:?}", before.elapsed());
+    drone.assert_nothing_is_left(&build);
+    // The next one works.
+    let (outcome, log) = drone.job(portage("dev-libs/libswarm")).await;
+    assert_eq!(artifacts(&outcome, &log).len(), 1);
+}

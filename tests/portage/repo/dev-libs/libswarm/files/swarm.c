@@ -1,0 +1,1 @@
+const char *swarm_word(void) { return "swarm"; }
