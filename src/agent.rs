@@ -27,6 +27,7 @@ mod control;
 mod coordinating;
 mod definitions;
 mod drone;
+mod expanding;
 mod files;
 mod joining;
 mod logs;
@@ -51,6 +52,7 @@ pub use startup::{Ended, run};
 use self::asking::Asking;
 use self::coordinating::Coordinating;
 use self::drone::Drone;
+use self::expanding::Expanding;
 use self::joining::Joining;
 use self::peers::Peers;
 use self::shared::Shared;
@@ -213,6 +215,7 @@ struct Agent {
     asking: Asking,
     peers: Peers,
     coordinating: Coordinating,
+    expanding: Expanding,
     drone: Drone,
 }
 
@@ -234,6 +237,7 @@ impl Agent {
             asking,
             peers: Peers::default(),
             coordinating: Coordinating::new(),
+            expanding: Expanding::default(),
             drone: Drone::new(),
             shared,
         })
@@ -295,6 +299,7 @@ impl Agent {
         self.asking.tick(&shared, now_ms)?;
         self.peers.tick(&shared, now_ms).await?;
         self.coordinating.tick(&shared, now_ms);
+        self.expanding.tick(&shared, now_ms);
         self.drone.tick(&shared, now_ms).await
     }
 

@@ -12,12 +12,19 @@
 //! ```
 //!
 //! `needs` are positions in the list, always of earlier ones, so that a plan has no cycle by its form. It comes from a drone:
-//! [`Plan::read`] is where it is believed or not. Never done here: making jobs of it.
+//! [`Plan::read`] is where it is believed or not, [`Plan::jobs`] what follows from it. Never done here: resolving.
+
+use std::collections::BTreeSet;
 
 use serde::{Deserialize, Serialize};
+use sha2::{Digest as _, Sha256};
 
 use super::grammar::{self, GrammarError};
+use super::id::{JobId, SessionId};
+use super::job::{JobSpec, Work};
 
+/// Name of the artifact.
+pub const PLAN_NAME: &str = "plan.json";
 /// Largest plan, bytes.
 pub const PLAN_MAX_BYTES: usize = 64 << 20;
 /// Most packages of one plan.
@@ -89,6 +96,11 @@ pub enum PlanError {
 }
 
 impl Planned {
+    /// Package and version, for people.
+    pub fn name(&self) -> String {
+        format!("{}-{}", self.package, self.revision)
+    }
+
     /// The atom of exactly this package.
     pub fn atom(&self) -> String {
         format!("={}-{}:{}::{}", self.package, self.revision, self.slot, self.repository)
@@ -130,6 +142,46 @@ impl Plan {
         }
         Ok(())
     }
+
+    /// The jobs that build what has to be built, each after what it needs. Ids follow from the session and the place in the plan.
+    pub fn jobs(&self, session: SessionId, resolution: &JobSpec) -> Result<Vec<JobSpec>, PlanError> {
+        // What stands for a package in `depends_on`: its own job, or those behind a binary package, which needs them, too.
+        let mut stands_for: Vec<BTreeSet<JobId>> = Vec::with_capacity(self.packages.len());
+        let mut jobs = Vec::new();
+        for (position, planned) in self.packages.iter().enumerate() {
+            let needed = planned.needs.iter().filter_map(|need| stands_for.get(usize::try_from(*need).ok()?));
+            let needed: BTreeSet<JobId> = needed.flatten().copied().collect();
+            if planned.kind == PlannedKind::Binary {
+                stands_for.push(needed);
+                continue;
+            }
+            if needed.len() > grammar::DEPENDENCIES_MAX {
+                return Err(PlanError::Package { position, problem: "waits for more jobs than one job may" });
+            }
+            let id = job_id(session, position);
+            let tree = Some(self.tree.clone()).filter(|tree| !tree.is_empty());
+            let spec = JobSpec {
+                priority: resolution.priority,
+                depends_on: needed,
+                pure: true,
+                ..JobSpec::new(id, planned.name(), Work::Portage { atom: planned.atom(), tree })
+            };
+            grammar::job(&spec)?;
+            jobs.push(spec);
+            stands_for.push(BTreeSet::from([id]));
+        }
+        Ok(jobs)
+    }
+}
+
+/// The id of a package's job: the same whoever makes it.
+fn job_id(session: SessionId, position: usize) -> JobId {
+    let mut hash = Sha256::new();
+    hash.update(session.0.as_bytes());
+    hash.update(u64::try_from(position).unwrap_or(u64::MAX).to_be_bytes());
+    let mut bytes = [0; 16];
+    bytes.copy_from_slice(&hash.finalize()[..16]);
+    JobId(uuid::Builder::from_custom_bytes(bytes).into_uuid())
 }
 
 #[cfg(test)]
@@ -179,5 +231,30 @@ mod tests {
         assert!(Plan::read(br#"{"version":2,"tree":"","packages":[]}"#).is_err());
         assert!(Plan::read(br#"{"version":1,"tree":"","packages":[],"more":1}"#).is_err());
         assert!(Plan::read(br#"{"version":1,"tree":"","packages":[]}"#).is_ok());
+    }
+
+    #[test]
+    fn jobs_wait_for_what_is_built_and_through_what_is_there() {
+        let binary = |package, needs: &[u32]| Planned { kind: PlannedKind::Binary, ..planned(package, needs) };
+        let plan = plan(vec![
+            planned("dev-libs/a", &[]),
+            binary("dev-libs/b", &[0]),
+            binary("dev-libs/c", &[]),
+            planned("app-misc/d", &[1, 2]),
+        ]);
+        let session = SessionId(uuid::Uuid::from_u128(5));
+        let work = Work::Resolve { targets: vec!["app-misc/d".to_owned()], empty_tree: false };
+        let resolution = JobSpec { priority: 7, ..JobSpec::new(JobId(uuid::Uuid::from_u128(1)), "app-misc/d", work) };
+        let jobs = plan.jobs(session, &resolution).expect("good");
+        let targets: Vec<&str> = jobs.iter().map(|job| job.target.as_str()).collect();
+        assert_eq!(targets, ["dev-libs/a-1.0-r1", "app-misc/d-1.0-r1"]);
+        assert!(jobs[0].depends_on.is_empty());
+        assert_eq!(jobs[1].depends_on, BTreeSet::from([jobs[0].id]), "the binary package in between needs it, too");
+        assert!(jobs.iter().all(|job| job.pure && job.priority == 7));
+        let Work::Portage { atom, tree } = &jobs[1].work else { panic!("{:?}", jobs[1].work) };
+        assert_eq!((atom.as_str(), tree.as_deref()), ("=app-misc/d-1.0-r1:2/3::tiny", Some("x")));
+        assert_eq!(plan.jobs(session, &resolution), Ok(jobs.clone()), "whoever does it again does the same");
+        let elsewhere = plan.jobs(SessionId(uuid::Uuid::from_u128(6)), &resolution).expect("good");
+        assert_ne!(elsewhere[0].id, jobs[0].id);
     }
 }

@@ -16,6 +16,7 @@ use std::time::Duration;
 use futures::StreamExt as _;
 
 use crate::engine::member::Inventory;
+use crate::exec::portage;
 
 pub mod probe;
 mod virt;
@@ -26,6 +27,9 @@ const VERSION_TIMEOUT: Duration = Duration::from_secs(2);
 const VERSIONS_AT_ONCE: usize = 4;
 /// Bytes of output looked at for a version.
 const VERSION_OUTPUT_MAX_BYTES: usize = 4_096;
+/// Portage reads its whole configuration before it answers.
+const PORTAGE_TIMEOUT: Duration = Duration::from_secs(15);
+const PORTAGE_OUTPUT_MAX_BYTES: usize = 256 << 10;
 /// Longest file of `/proc`, `/sys` and `/etc` that is read.
 const FILE_MAX_BYTES: u64 = 1 << 20;
 const GIB: u64 = 1 << 30;
@@ -192,7 +196,39 @@ pub async fn with_versions(mut inventory: Inventory, options: &Options) -> Inven
         .collect()
         .await;
     inventory.tools.extend(answers);
+    inventory.tree = package_tree(options).await;
     inventory
+}
+
+/// Which state of Portage's main tree this machine has; none without Portage or tree.
+async fn package_tree(options: &Options) -> Option<String> {
+    let program = options.find("portageq")?;
+    let limits = probe::Limits { timeout: PORTAGE_TIMEOUT, output_max_bytes: PORTAGE_OUTPUT_MAX_BYTES };
+    let arguments = ["repositories_configuration", "/"].map(str::to_owned);
+    match probe::ask(&program, &arguments, limits).await {
+        Ok(answer) => portage::tree_identity(&main_tree(&String::from_utf8_lossy(&answer.stdout))?),
+        Err(error) => {
+            tracing::debug!(%error, "Portage does not tell of its trees");
+            None
+        }
+    }
+}
+
+/// Where the main tree is, from Portage's configuration of repositories: `main-repo` of `[DEFAULT]` names the section.
+fn main_tree(configuration: &str) -> Option<PathBuf> {
+    let (mut section, mut main, mut places) = ("", None, BTreeMap::new());
+    for line in configuration.lines().map(str::trim) {
+        if let Some(name) = line.strip_prefix('[').and_then(|line| line.strip_suffix(']')) {
+            section = name;
+        } else if let Some((key, value)) = line.split_once('=') {
+            match (section, key.trim()) {
+                ("DEFAULT", "main-repo") => main = Some(value.trim()),
+                (_, "location") => drop(places.insert(section, value.trim())),
+                _ => {}
+            }
+        }
+    }
+    places.get(main?).map(PathBuf::from)
 }
 
 /// The first word that looks like a version: digits, a dot, digits, with a prefix such as `v`, `go` or a quote before it.

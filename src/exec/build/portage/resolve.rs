@@ -62,7 +62,7 @@ impl Backend for Resolve {
             file.take(PLAN_MAX_BYTES as u64 + 1).read_to_end(&mut json)?;
             let plan = Plan::read(&json).map_err(|error| Failure::infra(error.to_string()))?;
             run.note(&format!("{} packages in the plan", plan.packages.len()));
-            Ok(vec![Found { name: "plan.json".to_owned(), path: PLAN.to_owned(), expected: None }])
+            Ok(vec![Found { name: crate::engine::plan::PLAN_NAME.to_owned(), path: PLAN.to_owned(), expected: None }])
         })
     }
 }
