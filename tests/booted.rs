@@ -24,6 +24,8 @@ mod lab;
 #[path = "booted/harness.rs"]
 mod harness;
 
+#[path = "booted/gentoo.rs"]
+mod gentoo;
 #[path = "booted/openrc.rs"]
 mod openrc;
 #[path = "booted/systemd.rs"]

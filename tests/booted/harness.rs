@@ -23,6 +23,8 @@ pub enum Kind {
     Systemd,
     /// Debian with OpenRC below sysvinit.
     Openrc,
+    /// The same with Portage and a tree of two packages, for Gentoo.
+    Gentoo,
 }
 
 /// Runs `test` in a lab whose machines can boot. `name` is the test's full path as the runner knows it.
@@ -61,6 +63,7 @@ impl Roots {
         let root = match kind {
             Kind::Systemd => "systemd",
             Kind::Openrc => "openrc",
+            Kind::Gentoo => "gentoo",
         };
         let base = self.directory.join(root);
         let place = host.etc().with_file_name("disk");
@@ -223,7 +226,7 @@ impl Machine {
     pub fn log(&self) -> String {
         let line = match self.kind {
             Kind::Systemd => format!("journalctl --no-pager --lines={JOURNAL_LINES} --output=short-precise"),
-            Kind::Openrc => {
+            Kind::Openrc | Kind::Gentoo => {
                 format!("tail -n {JOURNAL_LINES} /var/log/hive/hive.log /var/log/hive-helper.log; rc-status --all")
             }
         };
@@ -265,7 +268,7 @@ impl Machine {
         let line = match self.kind {
             // Degraded is up as well: a container lacks devices that some unit may want.
             Kind::Systemd => "systemctl is-system-running | grep -E '^(running|degraded)$'",
-            Kind::Openrc => "test \"$(cat /run/openrc/softlevel)\" = default && ! pgrep --exact openrc",
+            Kind::Openrc | Kind::Gentoo => "test \"$(cat /run/openrc/softlevel)\" = default && ! pgrep --exact openrc",
         };
         eventually(&format!("{} is up", self.name()), deadline, || self.sh(line));
     }

@@ -8,7 +8,7 @@ use crate::lab::{SECRET, eventually, s};
 use crate::systemd::{a_job_is_built_there_without_rights, hive_of_two, member_again};
 
 /// What a builder is here: as shipped, with one small package in the place of many.
-const BUILDER: &str = "name = \"builder\"\npurpose = \"Builds.\"\nrank = 20\nmin = 1\nhealth_check = [\"jq\", \"--version\"]\n\n\
+pub const BUILDER: &str = "name = \"builder\"\npurpose = \"Builds.\"\nrank = 20\nmin = 1\nhealth_check = [\"jq\", \"--version\"]\n\n\
                        [packages]\ndebian = [\"jq\"]\n\n[config]\nbuild_slots = 4\n";
 
 /// Stands in: Debian with OpenRC for Gentoo and Alpine, and jq, from a local directory, for the packages of a builder.
