@@ -414,7 +414,12 @@ mod tests {
         }
         let changes: Vec<String> =
             node.acts().into_iter().filter(|act| !act.starts_with("refused local_only")).collect();
-        let reads = ["jobs [] limit 50", "sessions SessionQuery { open: true, limit: 50 }", "history limit 50"];
+        let reads = [
+            "jobs [] limit 50",
+            "sessions SessionQuery { open: true, limit: 50 }",
+            "history limit 40",
+            "history limit 50",
+        ];
         assert_eq!(changes, reads);
         assert_eq!(over_the_port(&url, "hive doctor").0, 0, "what it may not ask is a remark");
         runtime.block_on(web.shutdown());

@@ -56,7 +56,7 @@ pub(super) async fn import(
         let about = SessionAbout { submitter, name: about.name, profile: about.profile };
         let mut import = Import::new(Arc::clone(&shared), session, about);
         let mut bytes = bytes;
-        let mut result = import.run(&mut bytes).await;
+        let result = import.run(&mut bytes).await;
         if let Err(error) = &result {
             tracing::warn!(%session, %error, "import given up");
             if import.begun {
@@ -68,7 +68,7 @@ pub(super) async fn import(
             let open = |session: &crate::engine::session::Session| session.phase != SessionPhase::Draft;
             wait_until(&shared, |state| state.session(&session).is_some_and(open)).await;
         }
-        if answer.send(std::mem::replace(&mut result, Err(internal("answered")))).is_err() {
+        if answer.send(result).is_err() {
             tracing::info!(%session, "whoever imported has gone before the answer");
         }
     });

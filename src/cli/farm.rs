@@ -43,10 +43,12 @@ pub(crate) async fn control(ui: &Ui, client: &Client, args: ControlArgs) -> Outc
             },
         }
     }
-    let danger = match action {
-        Action::Reset if running => Some("Stop all builds and begin anew?"),
-        Action::ClearHistory => Some("Forget all jobs that are over and all that is known of durations?"),
-        _ => None,
+    let danger = if action == Action::Reset && running {
+        Some("Stop all builds and begin anew?")
+    } else if action == Action::ClearHistory {
+        Some("Forget all jobs that are over and all that is known of durations?")
+    } else {
+        None
     };
     if let Some(question) = danger.filter(|_| !yes)
         && !confirmed(question).await?

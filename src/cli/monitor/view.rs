@@ -210,6 +210,7 @@ impl View {
         }
     }
 
+    #[expect(clippy::wildcard_enum_match_arm, reason = "keys that mean nothing are most of the keyboard")]
     fn filter_key(&mut self, code: KeyCode) {
         self.mode = Mode::Filter;
         match code {
@@ -228,6 +229,7 @@ impl View {
         }
     }
 
+    #[expect(clippy::wildcard_enum_match_arm, reason = "keys that mean nothing are most of the keyboard")]
     fn normal_key(&mut self, code: KeyCode) -> Option<Act> {
         match code {
             KeyCode::Char('q') => return Some(Act::Quit),
