@@ -13,8 +13,8 @@ use crate::engine::control::{Control, DroneChange, Jobs};
 use crate::engine::id::PeerId;
 use crate::engine::state::State;
 
-/// How long an action may take before it is answered with "no quorum".
-const CONTROL_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long an action may take before it is answered with "no quorum": some touch a hundred thousand jobs.
+const CONTROL_TIMEOUT: Duration = Duration::from_secs(25);
 /// Longest reason, characters; apply cuts it again, by bytes.
 const REASON_MAX: usize = 400;
 
