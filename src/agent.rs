@@ -24,21 +24,27 @@ mod asking;
 mod blobs;
 mod condition;
 mod control;
+mod controlling;
 mod coordinating;
 mod definitions;
+mod drafts;
 mod drone;
 mod expanding;
 mod files;
+mod fleet;
+mod importing;
 mod joining;
 mod logs;
 mod metrics;
 mod node_api;
 mod packages;
+mod past;
 mod peers;
 mod preparing;
 mod recovering;
 mod refused;
 mod serving;
+mod sessions;
 mod shared;
 mod startup;
 mod submitting;
@@ -51,6 +57,7 @@ pub use startup::{Ended, run};
 
 use self::asking::Asking;
 use self::coordinating::Coordinating;
+use self::drafts::Drafts;
 use self::drone::Drone;
 use self::expanding::Expanding;
 use self::joining::Joining;
@@ -216,6 +223,7 @@ struct Agent {
     peers: Peers,
     coordinating: Coordinating,
     expanding: Expanding,
+    drafts: Drafts,
     drone: Drone,
 }
 
@@ -238,6 +246,7 @@ impl Agent {
             peers: Peers::default(),
             coordinating: Coordinating::new(),
             expanding: Expanding::default(),
+            drafts: Drafts::default(),
             drone: Drone::new(),
             shared,
         })
@@ -300,6 +309,7 @@ impl Agent {
         self.peers.tick(&shared, now_ms).await?;
         self.coordinating.tick(&shared, now_ms);
         self.expanding.tick(&shared, now_ms);
+        self.drafts.tick(&shared, now_ms);
         self.drone.tick(&shared, now_ms).await
     }
 

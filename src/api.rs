@@ -3,6 +3,7 @@
 //! These types are a promise: fields are added, never renamed or removed within one `schema` number. Times are RFC 3339 UTC,
 //! durations are in milliseconds and say so in their name. Nothing secret is ever a field here.
 
+mod farm;
 mod jobs;
 mod logs;
 pub mod shown;
@@ -16,6 +17,10 @@ use serde::{Deserialize, Serialize};
 use crate::engine::id::{EpochId, HiveId, JobId, PeerId, Sha256Hash, UnixMillis};
 use crate::engine::member::Inventory;
 
+pub use self::farm::{
+    Changed, ControlRequest, DecisionView, DroneRequest, EtaView, FleetBuild, FleetDrone, FleetView, HistoryLine,
+    HistoryView, Imported, PackageLine, PackageList, SessionGroup, SessionLine, SessionList, SessionState, SessionView,
+};
 pub use self::jobs::{AttemptView, CancelRequest, JobLine, JobView, SubmitRequest, Submitted, SubmittedJob};
 pub use self::logs::{LogFirstError, LogMatch, LogMatches, LogPhase, LogPhases, LogSearch, PhaseSource};
 

@@ -18,7 +18,10 @@ mod artifacts;
 mod client;
 mod demo;
 mod doctor;
+mod farm;
+mod farm_args;
 mod logs;
+mod monitor;
 mod net;
 mod node;
 mod output;
@@ -101,6 +104,12 @@ fn dispatch(cli: Cli) -> u8 {
         | Command::Identity { .. }
         | Command::Queue { .. }
         | Command::Job { .. }
+        | Command::Session { .. }
+        | Command::Control(_)
+        | Command::Fleet
+        | Command::Drone { .. }
+        | Command::History(_)
+        | Command::Monitor { .. }
         | Command::Explain { .. }
         | Command::Logs(_)
         | Command::Artifact { .. }
@@ -213,6 +222,12 @@ async fn run(ui: &Ui, client: &Client, surroundings: &Surroundings, command: Com
         Command::Identity { verb } => node::identity(ui, client, verb.unwrap_or(IdentityVerb::Show)).await,
         Command::Queue { verb } => queue::queue(ui, client, verb).await,
         Command::Job { verb } => queue::job(ui, client, verb).await,
+        Command::Session { verb } => farm::session(ui, client, verb).await,
+        Command::Control(args) => farm::control(ui, client, args).await,
+        Command::Fleet => farm::fleet(ui, client).await,
+        Command::Drone { verb } => farm::drone(ui, client, verb).await,
+        Command::History(args) => farm::history(ui, client, args).await,
+        Command::Monitor { interval, once } => monitor::monitor(ui, client, interval, once).await,
         Command::Explain { what } => node::explain(ui, client, &what).await,
         Command::Logs(args) => logs::logs(ui, client, args).await,
         Command::Artifact { verb } => artifacts::artifact(ui, client, verb).await,
@@ -368,6 +383,12 @@ mod tests {
             "hive explain build1",
             "hive logs JOB",
             "hive artifact list JOB",
+            "hive session list",
+            "hive fleet",
+            "hive monitor --once",
+            "hive drone list",
+            "hive history",
+            "hive history packages",
         ];
         for line in reads {
             assert_eq!(over_the_port(&url, &line.replace("JOB", &JOB.to_string())), (0, String::new()), "{line}");
@@ -378,6 +399,11 @@ mod tests {
             "hive queue add --backend debian hello",
             "hive queue add --backend command --dir src/cli/doctor -- true",
             "hive job cancel JOB",
+            "hive job retry JOB",
+            "hive control pause",
+            "hive session cancel nightly",
+            "hive drone drain build1",
+            "hive queue import src/engine.rs",
             "hive listen",
             "hive recover --yes",
         ];
@@ -388,7 +414,13 @@ mod tests {
         }
         let changes: Vec<String> =
             node.acts().into_iter().filter(|act| !act.starts_with("refused local_only")).collect();
-        assert_eq!(changes, ["jobs [] limit 50"]);
+        let reads = [
+            "jobs [] limit 50",
+            "sessions SessionQuery { open: true, limit: 50 }",
+            "history limit 40",
+            "history limit 50",
+        ];
+        assert_eq!(changes, reads);
         assert_eq!(over_the_port(&url, "hive doctor").0, 0, "what it may not ask is a remark");
         runtime.block_on(web.shutdown());
     }

@@ -17,6 +17,7 @@ pub mod escape;
 pub mod limits;
 pub mod node;
 
+mod farm;
 mod hive;
 mod logs;
 mod page;

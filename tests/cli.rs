@@ -1027,3 +1027,184 @@ fn the_next_free_address_is_the_one_that_nobody_answers_for() {
     assert_eq!(data(3, "next_ip"), "10.9.0.6");
     assert!(all.lines().last().expect("addresses").contains("10.9.0.5/29"), "{all}");
 }
+
+/// An agent that writes down what it was asked to do, and says that one job changed.
+fn recording(asked: &Arc<Mutex<Vec<String>>>) -> Agent {
+    let record = |asked: &Arc<Mutex<Vec<String>>>| {
+        let asked = Arc::clone(asked);
+        move |request: axum::extract::Request| {
+            let asked = Arc::clone(&asked);
+            async move {
+                let path = request.uri().to_string();
+                let body = axum::body::to_bytes(request.into_body(), 1 << 20).await.expect("body");
+                let newlines = body.iter().filter(|byte| **byte == b'\n').count();
+                let said = if newlines > 0 { format!("{newlines} lines") } else { text(&body) };
+                asked.lock().expect("lock").push(format!("{path} {said}").trim().to_owned());
+                if path.starts_with("/api/v1/queue/import") {
+                    return ok(json!({ "session": JOB, "jobs": newlines }));
+                }
+                ok(json!({ "action": "x", "jobs": 1, "drones": 0 }))
+            }
+        }
+    };
+    let jobs = get(|Query(query): Query<BTreeMap<String, String>>| async move {
+        let mut line = job("blocked", json!([]), json!([]));
+        line["attempts"] = json!(0);
+        line["node"] = Value::Null;
+        let found = query.get("id").is_some_and(|id| JOB.starts_with(id.as_str()));
+        ok(if found { json!([line]) } else { json!([]) })
+    });
+    Agent::serve(
+        Router::new()
+            .route("/api/v1/jobs", jobs)
+            .route("/api/v1/control", post(record(asked)))
+            .route("/api/v1/nodes/{name}/{action}", post(record(asked)))
+            .route("/api/v1/sessions/{which}/cancel", post(record(asked)))
+            .route("/api/v1/queue/import", post(record(asked))),
+    )
+}
+
+#[test]
+fn control_says_what_it_is_done_to_and_asks_before_what_cannot_be_undone() {
+    let asked = Arc::new(Mutex::new(Vec::new()));
+    let agent = recording(&asked);
+    let control = |body: &str| format!("/api/v1/control {{\"action\":{body},\"running\":false,\"reason\":\"\"}}");
+    let cases: [(&[&str], String); 9] = [
+        (&["control", "pause"], control(r#""pause""#)),
+        (&["control", "retry_failures", "6f9619ff"], control(&format!(r#""retry_failures","job":"{JOB}""#))),
+        // It could begin an id, but there is no such job: then it is a package.
+        (&["control", "unblock", "deadbeef"], control(r#""unblock","package":"deadbeef""#)),
+        (&["control", "block", "dev-libs/a"], control(r#""block","package":"dev-libs/a""#)),
+        (&["control", "unground", "build2"], control(r#""unground","drone":"build2""#)),
+        (&["control", "reclaim", "--session", "nightly"], control(r#""reclaim","session":"nightly""#)),
+        (&["job", "retry", "6f9619ff"], control(&format!(r#""retry_failures","job":"{JOB}""#))),
+        (
+            &["drone", "drain", "build2", "--deadline", "30m", "--reason", "disk"],
+            r#"/api/v1/nodes/build2/drain {"deadline_ms":1800000,"reason":"disk"}"#.to_owned(),
+        ),
+        (&["session", "cancel", "a b"], r#"/api/v1/sessions/a%20b/cancel {"reason":""}"#.to_owned()),
+    ];
+    for (line, expected) in cases {
+        let output = agent.run(line);
+        assert_eq!(output.status.code(), Some(0), "{line:?}: {}", text(&output.stderr));
+        assert_eq!(text(&output.stdout), "x: 1 job changed\n", "{line:?}");
+        assert_eq!(asked.lock().expect("lock").pop(), Some(expected), "{line:?}");
+    }
+    for line in [&["control", "clear-history"][..], &["control", "reset", "--running"]] {
+        let output = agent.run(line);
+        assert_eq!(output.status.code(), Some(1), "{line:?}");
+        assert!(text(&output.stderr).contains("nothing was changed"), "{line:?}: {}", text(&output.stderr));
+        assert!(asked.lock().expect("lock").is_empty(), "{line:?}");
+        assert_eq!(agent.run(&[line, &["--yes"]].concat()).status.code(), Some(0), "{line:?}");
+        assert!(asked.lock().expect("lock").pop().is_some(), "{line:?}");
+    }
+    for line in [
+        &["control", "explode"][..],
+        &["control", "block", "x", "--session", "y"],
+        &["drone", "limit", "build2"],
+        &["drone", "limit", "build2", "--none", "--cores", "2"],
+        &["drone", "drain", "build2", "--deadline", "soon"],
+    ] {
+        assert_eq!(agent.run(line).status.code(), Some(2), "{line:?}");
+    }
+    assert!(asked.lock().expect("lock").is_empty());
+}
+
+#[test]
+fn an_import_is_streamed_from_a_file_or_from_standard_input() {
+    let asked = Arc::new(Mutex::new(Vec::new()));
+    let agent = recording(&asked);
+    let file = agent.directory.path().join("jobs");
+    fs::write(&file, "{}\n".repeat(5_000)).expect("file");
+    let name = file.to_str().expect("text");
+    let output = agent.run(&["queue", "import", name, "--name", "night ly", "--session", JOB]);
+    assert_eq!(text(&output.stdout), format!("5000 jobs queued in session {JOB}\n"), "{}", text(&output.stderr));
+    let path = format!("/api/v1/queue/import?session={JOB}&name=night%20ly 5000 lines");
+    assert_eq!(asked.lock().expect("lock").pop(), Some(path));
+    let piped = agent.command(&["queue", "import", "-"]).stdin(fs::File::open(&file).expect("file")).output();
+    assert_eq!(piped.expect("runs").status.code(), Some(0));
+    assert!(asked.lock().expect("lock").pop().is_some_and(|asked| asked.ends_with("5000 lines")));
+    for (bad, why) in [("/nowhere/jobs", "cannot be read"), ("/tmp", "is a directory")] {
+        let output = agent.run(&["queue", "import", bad]);
+        assert_eq!(output.status.code(), Some(2));
+        assert!(text(&output.stderr).contains(why), "{}", text(&output.stderr));
+    }
+}
+
+fn session_line(phase: &str) -> Value {
+    json!({
+        "id": JOB, "name": "night\u{1b}[2Jly", "status": "active", "phase": phase, "submitter": "ann", "profile_id": null,
+        "total_packages": 40, "completed_packages": 12, "failed_packages": 1, "started_at": "2025-11-08T12:34:56.789Z",
+        "completed_at": null,
+    })
+}
+
+#[test]
+fn sessions_drones_and_history_are_shown_harmless_and_in_full() {
+    let mut session = session_line("active");
+    let mut waiting = job("needed", json!([]), json!([]));
+    waiting["attempts"] = json!(0);
+    waiting["node"] = Value::Null;
+    waiting["waiting_for"] = json!("waits for 1 job: dev-libs/a");
+    session["counts"] = status(true)["queue"].clone();
+    session["why"] = Value::Null;
+    session["eta"] =
+        json!({ "p50_ms": 60_000, "p90_ms": 180_000, "samples": 120, "jobs": 27, "guessed": 3, "left_out": 2 });
+    session["groups"] = json!([{ "state": "needed", "count": 27, "jobs": [waiting] }]);
+    let decision = json!({ "by": "ann", "why": "new disk", "at": "2025-11-08T12:34:56.789Z" });
+    let build = json!({ "job": JOB, "target": "dev-libs/a", "attempt": 1, "state": "building", "elapsed_ms": 30_000, "percent": 50,
+                        "eta_ms": 30_000, "samples": 4 });
+    let drone = json!({
+        "name": "build1", "peer_id": PEER, "role": "builder", "state": "alive", "slots": 2, "used": 1, "load": 0.5, "cores": 4,
+        "cores_limit": 2, "arch": "x86_64", "ram_gb": 8, "paused": null, "draining": decision, "drain_left_ms": 120_000,
+        "grounded_left_ms": null, "uploads_paused_left_ms": null, "builds": [build],
+    });
+    let past = json!({ "history": [{
+        "job": JOB, "session": JOB, "target": "app/b", "package": "app/b", "backend": "portage", "attempt": 1, "drone": "build2",
+        "state": "failed", "class": "build", "reason": "no\u{202e}space", "exit_code": 1, "assigned_at": "2025-11-08T12:34:56.789Z",
+        "started_at": null, "ended_at": "2025-11-08T12:34:56.789Z", "duration_ms": 5_000, "artifact_bytes": null }],
+        "truncated": true });
+    let package = json!({ "package": "app/b", "attempts": 3, "successes": 2, "tried_on": ["build1", "build2"],
+        "last_attempt": "2025-11-08T12:34:56.789Z", "p50_ms": 300_000, "p90_ms": 400_000, "samples": 2 });
+    let answer = |data: Value| get(move || async move { ok(data) });
+    let agent = Agent::serve(
+        Router::new()
+            .route("/api/v1/sessions", answer(json!({ "sessions": [session_line("active")] })))
+            .route("/api/v1/sessions/{which}", answer(session))
+            .route("/api/v1/fleet", answer(json!({ "drones": [drone], "paused": null })))
+            .route("/api/v1/history", answer(past))
+            .route("/api/v1/status", answer(status(true)))
+            .route("/api/v1/build-stats/by-package", answer(json!({ "packages": [package] }))),
+    );
+    let cases: [(&[&str], &[&str]); 7] = [
+        (&["session", "list"], &["6f9619ff  night\\u{1b}[2Jly", "active", "12/40"]),
+        (
+            &["session", "show", "nightly"],
+            &[
+                "1 min 0 s to 3 min 0 s (50 % to 90 %), from 120 builds; 3 of 27 jobs guessed; without 2 jobs",
+                "27 needed",
+                "waits for 1 job: dev-libs/a",
+                "… and 26 more: hive queue list --session",
+            ],
+        ),
+        (&["fleet"], &["build1", "1/2", "2 of 4", "dev-libs/a 50%, 30s left", "draining by ann: new disk, 2m left"]),
+        (&["drone", "show", "build1"], &["1 of 2 taken", "6f9619ff  dev-libs/a", "50%"]),
+        (&["history"], &["2025-11-08 12:34:56", "app/b", "build: no\\u{202e}space"]),
+        (&["history", "packages"], &["app/b", "5m", "build1, build2"]),
+        (&["monitor", "--once"], &["DRONES", "EVENTS", "failed app/b on build2", "█████░░░░░  50%"]),
+    ];
+    for (line, expected) in cases {
+        let output = agent.run(line);
+        let shown = text(&output.stdout);
+        assert_eq!(output.status.code(), Some(0), "{line:?}: {}", text(&output.stderr));
+        for part in expected {
+            assert!(shown.contains(part), "{line:?}: {part} in\n{shown}");
+        }
+        assert!(!shown.contains(['\u{1b}', '\u{202e}']), "{line:?}: {shown}");
+        assert_eq!(agent.json(line).0, 0, "{line:?}");
+    }
+    assert_eq!(agent.run(&["drone", "show", "nobody"]).status.code(), Some(5));
+    let output = agent.run(&["monitor"]);
+    assert_eq!(output.status.code(), Some(2));
+    assert!(text(&output.stderr).contains("--once"), "{}", text(&output.stderr));
+}

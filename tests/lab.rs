@@ -27,6 +27,8 @@ mod forming;
 mod logs;
 #[path = "lab/operating.rs"]
 mod operating;
+#[path = "lab/queueing.rs"]
+mod queueing;
 #[path = "lab/voting.rs"]
 mod voting;
 #[path = "lab/wire.rs"]

@@ -13,22 +13,28 @@ use tokio_util::io::ReaderStream;
 
 use super::refused::Refused;
 use super::shared::Shared;
-use super::{Event, blobs, condition, coordinating, internal, logs, metrics, recovering, serving, submitting, views};
+use super::{
+    Event, blobs, condition, controlling, coordinating, fleet, importing, internal, logs, metrics, past, recovering,
+    serving, sessions, submitting, views,
+};
 use crate::api::{
-    AddressClaim, ApiError, ApiResult, ArtifactView, DoctorFacts, ErrorCode, Explanation, ExplanationLine, Health,
-    Identity, InterfaceView, JobLine, JobView, JoinRequest, LogFirstError, LogMatches, LogPhases, LogSearch, LogStatus,
-    NodeView, PeersFile, RecoverReport, RecoverRequest, Refusal, Status, StoredBlob, SubmitRequest, Submitted,
+    AddressClaim, ApiError, ApiResult, ArtifactView, Changed, ControlRequest, DoctorFacts, DroneRequest, ErrorCode,
+    Explanation, ExplanationLine, FleetView, Health, HistoryView, Identity, Imported, InterfaceView, JobLine, JobView,
+    JoinRequest, LogFirstError, LogMatches, LogPhases, LogSearch, LogStatus, NodeView, PackageList, PeersFile,
+    RecoverReport, RecoverRequest, Refusal, SessionList, SessionView, Status, StoredBlob, SubmitRequest, Submitted,
 };
 use crate::blobs::fetch::FetchError;
 use crate::clock::now_ms;
-use crate::engine::id::{JobId, PeerId, Sha256Hash};
+use crate::engine::id::{JobId, PeerId, Sha256Hash, id_range};
 use crate::engine::job::{Job, JobState};
 use crate::engine::scheduler::{self, Now, Subject};
 use crate::exec::ExecError;
 use crate::exec::logs::look::{Found, Question};
 use crate::keyring::Keyring;
 use crate::web::NodeApi;
-use crate::web::node::{Answer, ByteStream, Download, JobQuery, LogQuery, LogStream};
+use crate::web::node::{
+    Answer, ByteStream, Download, HistoryQuery, ImportAbout, JobQuery, LogQuery, LogStream, SessionQuery,
+};
 
 /// How long a reset identity is awaited: a ballot, a claim, and some patience with a missing quorum.
 const RESET_TIMEOUT: Duration = Duration::from_secs(15);
@@ -219,6 +225,11 @@ fn tokio_stream(receiver: tokio::sync::mpsc::Receiver<std::io::Result<Bytes>>) -
         .boxed()
 }
 
+fn no_id(text: &str) -> ApiError {
+    let shown: String = text.chars().take(80).collect();
+    ApiError::new(ErrorCode::Invalid, format!("no id begins with {shown:?}"), "ids are shown by: hive queue list")
+}
+
 fn not_found(message: impl Into<String>, hint: impl Into<String>) -> ApiError {
     ApiError::new(ErrorCode::NotFound, message, hint)
 }
@@ -328,14 +339,22 @@ impl NodeApi for Api {
 
     fn jobs(&self, query: JobQuery) -> Answer<'_, Vec<JobLine>> {
         async move {
-            Ok(self.shared.read(|state| {
+            self.shared.read(|state| {
+                let session = query.session.as_deref().map(|text| sessions::find(state, text)).transpose()?;
+                let drone = query.drone.as_deref().map(|name| controlling::node_named(state, name)).transpose()?;
+                let begins = query.id.as_deref().map(|text| id_range(text).ok_or_else(|| no_id(text))).transpose()?;
                 let wanted = |job: &&Job| {
-                    (query.states.is_empty() || query.states.contains(&job.state))
-                        && query.session.is_none_or(|session| session == job.session)
+                    (query.states.is_empty() || query.states.contains(&state.shown_state(job)))
+                        && session.is_none_or(|session| session == job.session)
+                        && query.backend.as_deref().is_none_or(|backend| backend == job.spec.work.backend())
+                        && drone
+                            .as_ref()
+                            .is_none_or(|drone| job.attempts.last().is_some_and(|last| last.node == *drone))
+                        && begins.is_none_or(|(low, high)| (low..=high).contains(&job.spec.id.0))
                 };
                 let newest = state.jobs().rev().filter(wanted).take(query.limit);
-                newest.map(|job| views::job_line(state, job)).collect()
-            }))
+                Ok(newest.map(|job| views::job_line(state, job)).collect())
+            })
         }
         .boxed()
     }
@@ -427,6 +446,42 @@ impl NodeApi for Api {
 
     fn join(&self, request: JoinRequest, from: IpAddr) -> Answer<'_, PeersFile> {
         self.register(request, from).boxed()
+    }
+
+    fn control(&self, request: ControlRequest, by: String) -> Answer<'_, Changed> {
+        controlling::control(&self.shared, request, by).boxed()
+    }
+
+    fn change_drone(&self, name: String, action: String, request: DroneRequest, by: String) -> Answer<'_, Changed> {
+        controlling::drone(&self.shared, name, action, request, by).boxed()
+    }
+
+    fn sessions(&self, query: SessionQuery) -> Answer<'_, SessionList> {
+        async move { Ok(self.shared.read(|state| sessions::list(state, query))) }.boxed()
+    }
+
+    fn session(&self, which: String) -> Answer<'_, SessionView> {
+        sessions::show(&self.shared, which).boxed()
+    }
+
+    fn cancel_session(&self, which: String, by: String, why: String) -> Answer<'_, Changed> {
+        async move { sessions::cancel(&self.shared, &which, by, why).await }.boxed()
+    }
+
+    fn import(&self, about: ImportAbout, submitter: String, lines: ByteStream) -> Answer<'_, Imported> {
+        importing::import(&self.shared, about, submitter, lines).boxed()
+    }
+
+    fn fleet(&self) -> Answer<'_, FleetView> {
+        async move { Ok(fleet::fleet(&self.shared)) }.boxed()
+    }
+
+    fn history(&self, query: HistoryQuery) -> Answer<'_, HistoryView> {
+        past::history(&self.shared, query).boxed()
+    }
+
+    fn packages(&self, limit: usize) -> Answer<'_, PackageList> {
+        async move { Ok(self.shared.read(|state| past::packages(state, limit))) }.boxed()
     }
 
     fn recover(&self, request: RecoverRequest) -> Answer<'_, RecoverReport> {

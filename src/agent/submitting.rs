@@ -69,7 +69,7 @@ async fn queue(shared: &Shared, session: SessionId, about: &SessionAbout, jobs: 
 }
 
 /// Of a job that is history only this can tell: apply sees its id, not what it was.
-async fn refuse_other_work(shared: &Shared, spec: &JobSpec) -> ApiResult<()> {
+pub(super) async fn refuse_other_work(shared: &Shared, spec: &JobSpec) -> ApiResult<()> {
     let past = shared.consensus.replica().past_job(&spec.id).await.map_err(internal)?;
     if past.is_some_and(|past| !spec.asks_the_same_as(&past.spec)) {
         let message = format!("job {} was queued before with something else to do", spec.id);
@@ -86,7 +86,7 @@ pub(super) async fn cancel(shared: &Shared, id: JobId, reason: String) -> ApiRes
 }
 
 /// Waits a moment for this node's copy to show what the hive has committed.
-async fn wait_until(shared: &Shared, shows: impl Fn(&State) -> bool) {
+pub(super) async fn wait_until(shared: &Shared, shows: impl Fn(&State) -> bool) {
     let mut applied = shared.consensus.replica().watch();
     let shown = async {
         while !shared.read(&shows) {
@@ -112,7 +112,7 @@ pub(super) async fn store_source(shared: &Shared, bytes: ByteStream) -> ApiResul
 }
 
 /// The archive must outlive this machine before its job is acknowledged.
-async fn secure_source(shared: &Shared, spec: &JobSpec) -> ApiResult<()> {
+pub(super) async fn secure_source(shared: &Shared, spec: &JobSpec) -> ApiResult<()> {
     let Some((sha256, size)) = spec.work.archive() else { return Ok(()) };
     blobs::obtain(shared, sha256, Some(size), None).await.map_err(|error| match error {
         FetchError::NotFound { .. } => {

@@ -18,7 +18,7 @@ use crate::engine::id::PeerId;
 use crate::engine::job::{Attempt, Job, JobState};
 use crate::engine::member::Member;
 use crate::engine::role::FOUNDER;
-use crate::engine::state::State;
+use crate::engine::state::{QueueCounts, State};
 use crate::store::space::measure;
 
 /// `hive status`.
@@ -75,7 +75,11 @@ pub(super) fn log_status(shared: &Shared) -> LogStatus {
 }
 
 fn queue_status(state: &State) -> QueueStatus {
-    let counts = state.counts();
+    QueueStatus { paused: state.paused().is_some(), ..counts(&state.counts()) }
+}
+
+/// Jobs by state.
+pub(super) fn counts(counts: &QueueCounts) -> QueueStatus {
     QueueStatus {
         needed: counts.needed,
         delegated: counts.delegated,
@@ -155,6 +159,8 @@ fn legacy_list(shared: &Shared) -> Vec<MemberStatus> {
     shared.discovery.snapshot().legacy_peers.iter().map(row).collect()
 }
 
+/// Jobs named of those that another one waits for.
+const HELD_SHOWN_MAX: usize = 3;
 /// A node whose copy of the state is so old does not see its assignments.
 const BLIND_MS: u64 = 5_000;
 
@@ -253,7 +259,7 @@ pub(super) fn job_view(state: &State, job: &Job, waiting_for: Option<String>) ->
     JobView {
         id: job.spec.id,
         session: job.session,
-        state: job.state,
+        state: state.shown_state(job),
         backend: job.spec.work.backend().to_owned(),
         target: job.spec.target.clone(),
         priority: job.spec.priority,
@@ -263,8 +269,11 @@ pub(super) fn job_view(state: &State, job: &Job, waiting_for: Option<String>) ->
         submitted_at: job.submitted_at,
         attempts: job.attempts.iter().map(|attempt| attempt_view(state, attempt)).collect(),
         artifacts: job.artifacts.clone(),
-        waiting_for: waiting_for.or_else(|| waiting_sentence(job)),
+        waiting_for: held_by(state, job).or(waiting_for).or_else(|| waiting_sentence(job)),
         reason: job.reason.clone(),
+        depends_on: job.spec.depends_on.iter().copied().collect(),
+        joined: job.joined,
+        estimate_ms: estimate_ms(state, job),
     }
 }
 
@@ -272,15 +281,55 @@ pub(super) fn job_view(state: &State, job: &Job, waiting_for: Option<String>) ->
 pub(super) fn job_line(state: &State, job: &Job) -> JobLine {
     JobLine {
         id: job.spec.id,
-        state: job.state,
+        state: state.shown_state(job),
         backend: job.spec.work.backend().to_owned(),
         target: job.spec.target.clone(),
         priority: job.spec.priority,
         node: job.attempts.last().map(|attempt| state.name_of(&attempt.node).to_owned()),
         attempts: u32::try_from(job.attempts.len()).unwrap_or(u32::MAX),
         submitted_at: job.submitted_at,
-        waiting_for: waiting_sentence(job),
+        waiting_for: held_by(state, job).or_else(|| waiting_sentence(job)),
+        session: Some(job.session),
+        depends_on: job.spec.depends_on.iter().copied().collect(),
+        joined: job.joined,
+        estimate_ms: estimate_ms(state, job),
     }
+}
+
+/// How long builds like it took, if there were any.
+fn estimate_ms(state: &State, job: &Job) -> Option<u64> {
+    let estimate = state.estimate(job, None);
+    (estimate.samples > 0).then_some(estimate.p50_ms)
+}
+
+/// Other jobs that keep a job from running.
+fn held_by(state: &State, job: &Job) -> Option<String> {
+    if job.state != JobState::Needed {
+        return None;
+    }
+    if let Some(joined) = job.joined {
+        return Some(format!("does the same as job {joined}, and ends as that one does"));
+    }
+    let wait = state.wait(&job.spec.id)?;
+    if let Some(dead) = wait.dead.first() {
+        let why = dead.reason.as_deref().map_or_else(String::new, |why| format!(": {why}"));
+        let how = match state.shown_state(dead) {
+            JobState::Failed => "which failed",
+            JobState::Blocked => "which is blocked",
+            JobState::Cancelled => "which was cancelled",
+            JobState::Quarantined => "which is quarantined",
+            JobState::Needed | JobState::Delegated | JobState::Received => "which is not to be had",
+        };
+        return Some(format!("needs {}, {how}{why}", dead.spec.target));
+    }
+    if wait.lost {
+        return Some("needs a job that ended badly long ago".to_owned());
+    }
+    let shown: Vec<&str> = wait.pending.iter().take(HELD_SHOWN_MAX).map(|job| job.spec.target.as_str()).collect();
+    let more = if wait.pending.len() > shown.len() { " …" } else { "" };
+    let count = wait.pending.len();
+    let jobs = if count == 1 { "job" } else { "jobs" };
+    (count > 0).then(|| format!("waits for {count} {jobs}: {}{more}", shown.join(", ")))
 }
 
 /// What a job waits for as far as the state alone tells.

@@ -39,6 +39,15 @@ pub struct JobView {
     pub waiting_for: Option<String>,
     /// Why it ended or is blocked.
     pub reason: Option<String>,
+    /// Jobs that must have succeeded before it may begin.
+    #[serde(default)]
+    pub depends_on: Vec<JobId>,
+    /// Another job that does the same: this one ends as that one does.
+    #[serde(default)]
+    pub joined: Option<JobId>,
+    /// How long builds like it took: half of them no longer; none when nothing like it was ever built.
+    #[serde(default)]
+    pub estimate_ms: Option<u64>,
 }
 
 /// One try.
@@ -85,6 +94,18 @@ pub struct JobLine {
     pub submitted_at: UnixMillis,
     /// Why it does not run.
     pub waiting_for: Option<String>,
+    /// What it was queued with.
+    #[serde(default)]
+    pub session: Option<SessionId>,
+    /// Jobs that must have succeeded before it may begin.
+    #[serde(default)]
+    pub depends_on: Vec<JobId>,
+    /// Another job that does the same: this one ends as that one does.
+    #[serde(default)]
+    pub joined: Option<JobId>,
+    /// How long builds like it took: half of them no longer; none when nothing like it was ever built.
+    #[serde(default)]
+    pub estimate_ms: Option<u64>,
 }
 
 /// Body of a submission.

@@ -2,7 +2,7 @@
 //!
 //! States are called what JSON calls them. Never done here: colours, cleaning foreign text.
 
-use super::{MemberState, NodePhase, RaftPart};
+use super::{MemberState, NodePhase, RaftPart, SessionState};
 use crate::engine::job::{AttemptState, FailureClass, JobState};
 
 /// What a node is doing.
@@ -48,6 +48,18 @@ pub fn job_state(state: JobState) -> &'static str {
         JobState::Failed => "failed",
         JobState::Cancelled => "cancelled",
         JobState::Quarantined => "quarantined",
+    }
+}
+
+/// Where a session stands.
+pub fn session_state(state: SessionState) -> &'static str {
+    match state {
+        SessionState::Resolving => "resolving",
+        SessionState::Importing => "importing",
+        SessionState::Active => "active",
+        SessionState::Completed => "completed",
+        SessionState::Cancelled => "cancelled",
+        SessionState::Failed => "failed",
     }
 }
 

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use super::agent_args::AgentArgs;
+use super::farm_args::{ControlArgs, DroneVerb, HistoryArgs, ImportArgs, SessionVerb};
 
 /// Machines that find each other, agree, and build.
 #[derive(Debug, Parser)]
@@ -59,10 +60,36 @@ pub(crate) enum Command {
         #[command(subcommand)]
         verb: QueueVerb,
     },
-    /// Show or cancel one job.
+    /// Show one job, cancel it, or have it tried again.
     Job {
         #[command(subcommand)]
         verb: JobVerb,
+    },
+    /// Jobs that were queued together: list, show, cancel.
+    Session {
+        #[command(subcommand)]
+        verb: SessionVerb,
+    },
+    /// Act on the queue: pause it, block jobs, try them again.
+    Control(ControlArgs),
+    /// Show the drones and what they build.
+    Fleet,
+    /// Show one drone, pause it, empty it, limit it.
+    Drone {
+        #[command(subcommand)]
+        verb: DroneVerb,
+    },
+    /// List attempts that are over, and what is known of packages.
+    #[command(args_conflicts_with_subcommands = true)]
+    History(HistoryArgs),
+    /// Show queue, drones, builds, events and a log on one screen, with keys to act on them.
+    Monitor {
+        /// Seconds between two looks.
+        #[arg(long, value_name = "SECONDS", default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..=3_600))]
+        interval: u64,
+        /// Look once, and print it as text.
+        #[arg(long)]
+        once: bool,
     },
     /// Say why a job waits or a node gets no work, and what would change it.
     Explain {
@@ -151,10 +178,21 @@ pub(crate) enum QueueVerb {
         /// Only jobs in these states, separated by commas: needed, delegated, received, blocked, failed, cancelled, quarantined.
         #[arg(long, value_name = "STATE", value_delimiter = ',')]
         state: Vec<String>,
+        /// Only jobs of this session: id, beginning of it, or name.
+        #[arg(long, value_name = "SESSION")]
+        session: Option<String>,
+        /// Only jobs of this kind of builder: command, debian, portage, maven or resolve.
+        #[arg(long, value_name = "BACKEND")]
+        backend: Option<String>,
+        /// Only jobs whose last attempt is or was on this drone.
+        #[arg(long, value_name = "DRONE")]
+        drone: Option<String>,
         /// At most so many.
         #[arg(long, value_name = "N", default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..=1_000))]
         limit: u32,
     },
+    /// Queue the jobs of a file, all of them or none.
+    Import(ImportArgs),
     /// Count jobs by state.
     Status,
 }
@@ -240,6 +278,12 @@ pub(crate) struct QueueAddArgs {
     /// Longest time of an attempt.
     #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..=604_800))]
     pub(crate) timeout: Option<u64>,
+    /// Name of the session, for people.
+    #[arg(long, value_name = "NAME", default_value = "")]
+    pub(crate) session_name: String,
+    /// Build profile of the session.
+    #[arg(long, value_name = "PROFILE")]
+    pub(crate) profile: Option<String>,
     /// Wait for the end; exit with 1 when a job fails.
     #[arg(long)]
     pub(crate) wait: bool,
@@ -293,6 +337,23 @@ pub(crate) enum JobVerb {
         #[arg(long, value_name = "TEXT", default_value = "")]
         reason: String,
     },
+    /// Try a job again that is blocked, failed or quarantined.
+    Retry(JobActArgs),
+    /// Do not try a job until it is unblocked.
+    Block(JobActArgs),
+    /// Let a blocked job be tried again at once.
+    Unblock(JobActArgs),
+}
+
+/// A job, and why something is done to it.
+#[derive(Debug, Args)]
+pub(crate) struct JobActArgs {
+    /// The job's id, or the beginning of it.
+    #[arg(value_name = "JOB")]
+    pub(crate) job: String,
+    /// Why, for the others.
+    #[arg(long, value_name = "TEXT", default_value = "")]
+    pub(crate) reason: String,
 }
 
 /// `hive logs …`

@@ -29,6 +29,8 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(40);
 /// The same for each MiB that travels between nodes before there is an answer: to this node and on to two others.
 const ANSWER_TIMEOUT_PER_MIB: Duration = Duration::from_secs(3);
+/// How long a stream may take to send, with its answer.
+const STREAM_TIMEOUT: Duration = Duration::from_secs(3_600);
 /// Longest silence within a download.
 const DOWNLOAD_SILENCE: Duration = Duration::from_secs(60);
 /// Longest JSON answer, bytes: ten thousand jobs with some room.
@@ -166,6 +168,16 @@ impl Client {
         let stream = ReaderStream::with_capacity(reader, 64 << 10).map(|piece| piece.map(Frame::data));
         let body = StreamBody::new(stream).boxed_unsync();
         self.exchange(Method::PUT, path, body, Some(length), patience(length)).await
+    }
+
+    /// Sends bytes of which nobody knows how many they are.
+    pub(crate) async fn post_stream<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        bytes: impl futures::Stream<Item = io::Result<Bytes>> + Send + 'static,
+    ) -> ApiResult<Answer<T>> {
+        let body = StreamBody::new(bytes.map(|piece| piece.map(Frame::data))).boxed_unsync();
+        self.exchange(Method::POST, path, body, None, STREAM_TIMEOUT).await
     }
 
     async fn exchange<T: DeserializeOwned>(

@@ -138,7 +138,7 @@ pub(crate) async fn recover(ui: &Ui, client: &Client, yes: bool) -> Outcome {
             return Ok(0);
         }
         ui.text(&render::recovery(&plan.data, ui.paint))?;
-        if !confirmed().await? {
+        if !confirmed("Begin a new epoch?").await? {
             return Err(Failure::new(
                 ErrorCode::Conflict,
                 "nothing was changed",
@@ -151,15 +151,16 @@ pub(crate) async fn recover(ui: &Ui, client: &Client, yes: bool) -> Outcome {
     Ok(0)
 }
 
-async fn confirmed() -> Result<bool, Failure> {
+/// Whether a person in front of this terminal says yes; nobody is there when standard input is none.
+pub(crate) async fn confirmed(question: &'static str) -> Result<bool, Failure> {
     if !std::io::stdin().is_terminal() {
         return Ok(false);
     }
-    // A person who has gone away must not find the epoch begun by a cat on the keyboard the next morning.
+    // A person who has gone away must not find it done by a cat on the keyboard the next morning.
     const PATIENCE: Duration = Duration::from_secs(600);
-    let ask = tokio::task::spawn_blocking(|| {
+    let ask = tokio::task::spawn_blocking(move || {
         let mut err = std::io::stderr().lock();
-        let _ = write!(err, "Begin a new epoch? Type yes: ").and_then(|()| err.flush());
+        let _ = write!(err, "{question} Type yes: ").and_then(|()| err.flush());
         drop(err);
         let mut line = String::new();
         std::io::stdin().read_line(&mut line).map(|_| line.trim() == "yes")

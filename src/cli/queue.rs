@@ -6,14 +6,15 @@ use std::time::Duration;
 use serde_json::json;
 use uuid::Uuid;
 
-use super::args::{JobVerb, QueueAddArgs, QueueVerb};
-use super::client::{Answer, Client};
+use super::args::{JobActArgs, JobVerb, QueueAddArgs, QueueVerb};
+use super::client::{Answer, Client, segment};
+use super::farm_args::Action;
 use super::output::{Failure, Outcome, Ui};
-use super::render;
 use super::text::{clean, duration};
+use super::{farm, render};
 use crate::api::{ApiError, CancelRequest, ErrorCode, JobLine, JobView, Status, SubmitRequest, Submitted, words};
 use crate::clock;
-use crate::engine::id::{JobId, SessionId};
+use crate::engine::id::{JobId, SessionId, id_range};
 use crate::engine::job::{AttemptState, JobState};
 
 mod adding;
@@ -35,8 +36,13 @@ const ID_SEARCH_LIMIT: u32 = 1_000;
 pub(crate) async fn queue(ui: &Ui, client: &Client, verb: QueueVerb) -> Outcome {
     match verb {
         QueueVerb::Add(args) => add(ui, client, *args).await,
-        QueueVerb::List { state, limit } => {
-            let path = list_path(&state, limit)?;
+        QueueVerb::List { state, session, backend, drone, limit } => {
+            let mut path = list_path(&state, limit)?;
+            for (name, value) in [("session", session), ("backend", backend), ("drone", drone)] {
+                if let Some(value) = value {
+                    path.push_str(&format!("&{name}={}", segment(&value)));
+                }
+            }
             let answer = client.get::<Vec<JobLine>>(&path).await?;
             ui.answer(&answer, |jobs| render::jobs::list(jobs, ui.paint))?;
             if !ui.json && u32::try_from(answer.data.len()) == Ok(limit) {
@@ -44,6 +50,7 @@ pub(crate) async fn queue(ui: &Ui, client: &Client, verb: QueueVerb) -> Outcome 
             }
             Ok(0)
         }
+        QueueVerb::Import(args) => farm::import(ui, client, args).await,
         QueueVerb::Status => {
             let answer = client.get::<Status>("/api/v1/status").await?;
             ui.data(&answer.data.queue, || render::queue_line(&answer.data.queue, ui.paint))?;
@@ -69,6 +76,15 @@ pub(crate) async fn job(ui: &Ui, client: &Client, verb: JobVerb) -> Outcome {
             let id = resolve(client, &job).await?;
             client.post::<JobView>(&format!("/api/v1/jobs/{id}/cancel"), &CancelRequest { reason }).await?
         }
+        JobVerb::Retry(JobActArgs { job, reason }) => {
+            return farm::job(ui, client, Action::RetryFailures, resolve(client, &job).await?, reason).await;
+        }
+        JobVerb::Block(JobActArgs { job, reason }) => {
+            return farm::job(ui, client, Action::Block, resolve(client, &job).await?, reason).await;
+        }
+        JobVerb::Unblock(JobActArgs { job, reason }) => {
+            return farm::job(ui, client, Action::Unblock, resolve(client, &job).await?, reason).await;
+        }
     };
     ui.answer(&answer, |job| render::jobs::show(job, ui.paint))?;
     Ok(0)
@@ -81,34 +97,49 @@ pub(crate) async fn view(client: &Client, id: JobId) -> Result<Answer<JobView>, 
 
 /// The job that a person means by an id or the beginning of one.
 pub(crate) async fn resolve(client: &Client, text: &str) -> Result<JobId, Failure> {
-    if let Ok(id) = text.parse::<JobId>() {
-        return Ok(id);
-    }
-    let is_prefix =
-        (ID_PREFIX_MIN..36).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_hexdigit() || b == b'-');
-    if !is_prefix {
+    if text.parse::<JobId>().is_err() && !is_beginning(text) {
         let hint = "ids are shown by: hive queue list";
         return Err(Failure::usage(format!("{:?} is no job id", text.chars().take(80).collect::<String>()), hint));
     }
-    let jobs = client.get::<Vec<JobLine>>(&format!("/api/v1/jobs?limit={ID_SEARCH_LIMIT}")).await?.data;
+    let unknown = || {
+        let message = format!("no job begins with {}", text.to_ascii_lowercase());
+        Failure::new(ErrorCode::NotFound, message, "see: hive queue list --limit 1000")
+    };
+    find(client, text).await?.ok_or_else(unknown)
+}
+
+fn is_beginning(text: &str) -> bool {
+    text.len() >= ID_PREFIX_MIN && id_range(text).is_some()
+}
+
+/// The job with this id, or the one whose id begins so; none when the text begins no id.
+pub(crate) async fn find(client: &Client, text: &str) -> Result<Option<JobId>, Failure> {
+    if let Ok(id) = text.parse::<JobId>() {
+        return Ok(Some(id));
+    }
+    if !is_beginning(text) {
+        return Ok(None);
+    }
     let wanted = text.to_ascii_lowercase();
+    let jobs = client.get::<Vec<JobLine>>(&format!("/api/v1/jobs?id={wanted}&limit={ID_SEARCH_LIMIT}")).await?.data;
+    // An older agent does not choose by the beginning.
     let mut found = jobs.iter().map(|job| job.id).filter(|id| id.to_string().starts_with(&wanted));
     match (found.next(), found.next()) {
-        (Some(id), None) => Ok(id),
         (Some(_), Some(_)) => {
             Err(Failure::usage(format!("more than one job begins with {wanted}"), "give more of its id"))
         }
-        (None, _) => Err(Failure::new(
-            ErrorCode::NotFound,
-            format!("no job begins with {wanted}"),
-            "see: hive queue list --limit 1000",
-        )),
+        (first, _) => Ok(first),
     }
 }
 
 async fn add(ui: &Ui, client: &Client, args: QueueAddArgs) -> Outcome {
     let jobs = adding::jobs(ui, client, &args).await?;
-    let request = SubmitRequest { session: SessionId(Uuid::new_v4()), name: String::new(), profile: None, jobs };
+    let request = SubmitRequest {
+        session: SessionId(Uuid::new_v4()),
+        name: args.session_name.clone(),
+        profile: args.profile.clone(),
+        jobs,
+    };
     let answer = submit(client, &request).await?;
     if !args.wait {
         ui.answer(&answer, |submitted| {

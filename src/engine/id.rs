@@ -318,6 +318,25 @@ impl<'de> Deserialize<'de> for Sha256Hash {
     }
 }
 
+/// The first and last id that begin so, when it is the beginning of one in its usual spelling.
+pub fn id_range(prefix: &str) -> Option<(Uuid, Uuid)> {
+    if prefix.is_empty() || prefix.len() > 36 {
+        return None;
+    }
+    let mut digits = String::new();
+    for (position, character) in prefix.chars().enumerate() {
+        match (matches!(position, 8 | 13 | 18 | 23), character) {
+            (true, '-') => {}
+            (false, digit) if digit.is_ascii_hexdigit() => digits.push(digit),
+            _ => return None,
+        }
+    }
+    let missing = 32 - digits.len();
+    let low = u128::from_str_radix(&(digits.clone() + &"0".repeat(missing)), 16).ok()?;
+    let high = u128::from_str_radix(&(digits + &"f".repeat(missing)), 16).ok()?;
+    Some((Uuid::from_u128(low), Uuid::from_u128(high)))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -363,5 +382,16 @@ mod tests {
         let text = serde_json::to_string(&source).expect("encodes");
         assert_eq!(serde_json::from_str::<Source>(&text).expect("decodes"), source);
         assert!(serde_json::from_str::<Sha256Hash>("\"ff\"").is_err());
+    }
+
+    #[test]
+    fn beginnings_of_ids_are_ranges() {
+        let range = |text: &str| id_range(text).map(|(low, high)| (low.to_string(), high.to_string()));
+        let (low, high) = ("6f9619ff-8000-0000-0000-000000000000", "6f9619ff-8fff-ffff-ffff-ffffffffffff");
+        assert_eq!(range("6F9619ff-8"), Some((low.to_owned(), high.to_owned())));
+        assert_eq!(range(low).map(|found| found.0), Some(low.to_owned()));
+        for bad in ["", "xyz", "6f9619ff8", "6f96-", "6f9619ff-8000-0000-0000-0000000000000"] {
+            assert_eq!(range(bad), None, "{bad}");
+        }
     }
 }

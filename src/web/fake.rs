@@ -10,12 +10,15 @@ use futures::StreamExt as _;
 use futures::future::BoxFuture;
 use sha2::{Digest as _, Sha256};
 
-use super::node::{Answer, ByteStream, Download, JobQuery, LogQuery, LogStream, NodeApi};
+use super::node::{
+    Answer, ByteStream, Download, HistoryQuery, ImportAbout, JobQuery, LogQuery, LogStream, NodeApi, SessionQuery,
+};
 use crate::api::{
-    AddressClaim, ApiError, ApiResult, ArtifactView, AttemptView, Coordinator, DoctorFacts, ErrorCode, Explanation,
-    Health, Identity, JobLine, JobView, JoinRequest, LogFirstError, LogMatch, LogMatches, LogPhases, LogSearch,
-    LogStatus, MemberState, MemberStatus, NodePhase, NodeView, PeersFile, PeersSelf, QueueStatus, RaftPart,
-    RecoverReport, RecoverRequest, SelfStatus, Status, StoredBlob, SubmitRequest, Submitted,
+    AddressClaim, ApiError, ApiResult, ArtifactView, AttemptView, Changed, ControlRequest, Coordinator, DoctorFacts,
+    DroneRequest, ErrorCode, Explanation, FleetView, Health, HistoryView, Identity, Imported, JobLine, JobView,
+    JoinRequest, LogFirstError, LogMatch, LogMatches, LogPhases, LogSearch, LogStatus, MemberState, MemberStatus,
+    NodePhase, NodeView, PackageList, PeersFile, PeersSelf, QueueStatus, RaftPart, RecoverReport, RecoverRequest,
+    SelfStatus, SessionList, SessionView, Status, StoredBlob, SubmitRequest, Submitted,
 };
 use crate::engine::id::{EpochId, HiveId, JobId, PeerId, SessionId, Sha256Hash, Token, UnixMillis};
 use crate::engine::job::{Artifact, AttemptState, FailureClass, JobState};
@@ -104,6 +107,10 @@ pub(super) fn job_line(text: &str) -> JobLine {
         attempts: 1,
         submitted_at: UnixMillis(1_762_605_296_789),
         waiting_for: Some(text.to_owned()),
+        session: None,
+        depends_on: Vec::new(),
+        joined: None,
+        estimate_ms: None,
     }
 }
 
@@ -134,6 +141,9 @@ pub(super) fn job_view(text: &str) -> JobView {
         artifacts: vec![Artifact { name: text.clone(), sha256: Sha256Hash([5; 32]), size: 5 }],
         waiting_for: Some(text.clone()),
         reason: Some(text),
+        depends_on: Vec::new(),
+        joined: None,
+        estimate_ms: None,
     }
 }
 
@@ -305,6 +315,55 @@ impl NodeApi for FakeNode {
     fn join(&self, request: JoinRequest, from: IpAddr) -> Answer<'_, PeersFile> {
         self.act(format!("join {} from {from}", request.hostname));
         good(peers())
+    }
+
+    fn control(&self, request: ControlRequest, by: String) -> Answer<'_, Changed> {
+        self.act(format!("control {} by {by}", request.action));
+        good(Changed { action: request.action, jobs: 3, drones: 0 })
+    }
+
+    fn change_drone(&self, name: String, action: String, _: DroneRequest, by: String) -> Answer<'_, Changed> {
+        self.act(format!("{action} {name} by {by}"));
+        good(Changed { action, jobs: 0, drones: 1 })
+    }
+
+    fn sessions(&self, query: SessionQuery) -> Answer<'_, SessionList> {
+        self.act(format!("sessions {query:?}"));
+        good(SessionList { sessions: Vec::new() })
+    }
+
+    fn session(&self, _: String) -> Answer<'_, SessionView> {
+        not_here("no such session")
+    }
+
+    fn cancel_session(&self, which: String, by: String, why: String) -> Answer<'_, Changed> {
+        self.act(format!("cancel session {which} by {by}: {why}"));
+        good(Changed { action: "cancel_session".to_owned(), jobs: 2, drones: 0 })
+    }
+
+    fn import(&self, about: ImportAbout, submitter: String, mut lines: ByteStream) -> Answer<'_, Imported> {
+        Box::pin(async move {
+            let mut jobs = 0;
+            while let Some(piece) = lines.next().await {
+                let piece = piece.map_err(|error| ApiError::new(ErrorCode::Invalid, error.to_string(), ""))?;
+                jobs += piece.iter().filter(|byte| **byte == b'\n').count() as u64;
+            }
+            self.act(format!("import {jobs} lines as {:?} by {submitter}", about.name));
+            Ok(Imported { session: about.session, jobs })
+        })
+    }
+
+    fn fleet(&self) -> Answer<'_, FleetView> {
+        good(FleetView { drones: Vec::new(), paused: None })
+    }
+
+    fn history(&self, query: HistoryQuery) -> Answer<'_, HistoryView> {
+        self.act(format!("history limit {}", query.limit));
+        good(HistoryView { history: Vec::new(), truncated: false })
+    }
+
+    fn packages(&self, _: usize) -> Answer<'_, PackageList> {
+        good(PackageList { packages: Vec::new() })
     }
 
     fn recover(&self, request: RecoverRequest) -> Answer<'_, RecoverReport> {

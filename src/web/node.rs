@@ -11,8 +11,9 @@ use futures::future::BoxFuture;
 use futures::stream::BoxStream;
 
 use crate::api::{
-    AddressClaim, ApiResult, ArtifactView, DoctorFacts, Explanation, Health, Identity, JobLine, JobView, JoinRequest,
-    LogFirstError, LogMatches, LogPhases, LogSearch, LogStatus, NodeView, PeersFile, RecoverReport, RecoverRequest,
+    AddressClaim, ApiResult, ArtifactView, Changed, ControlRequest, DoctorFacts, DroneRequest, Explanation, FleetView,
+    Health, HistoryView, Identity, Imported, JobLine, JobView, JoinRequest, LogFirstError, LogMatches, LogPhases,
+    LogSearch, LogStatus, NodeView, PackageList, PeersFile, RecoverReport, RecoverRequest, SessionList, SessionView,
     Status, StoredBlob, SubmitRequest, Submitted,
 };
 use crate::engine::id::{JobId, SessionId, Sha256Hash};
@@ -29,9 +30,50 @@ pub type ByteStream = BoxStream<'static, io::Result<Bytes>>;
 pub struct JobQuery {
     /// Only these states; empty: all.
     pub states: Vec<JobState>,
-    /// Only this session.
-    pub session: Option<SessionId>,
+    /// Only this session: id, beginning of it, or name.
+    pub session: Option<String>,
+    /// Only this kind of builder.
+    pub backend: Option<String>,
+    /// Only jobs whose last attempt is or was on this drone.
+    pub drone: Option<String>,
+    /// Only jobs whose id begins so.
+    pub id: Option<String>,
     /// At most so many, the newest first.
+    pub limit: usize,
+}
+
+/// Which sessions to list.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct SessionQuery {
+    /// Only those that are not over.
+    pub open: bool,
+    /// At most so many, the newest first.
+    pub limit: usize,
+}
+
+/// What an import goes into.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ImportAbout {
+    /// The session.
+    pub session: SessionId,
+    /// Its name, may be empty.
+    pub name: String,
+    /// Its build profile.
+    pub profile: Option<String>,
+}
+
+/// Which attempts to list.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct HistoryQuery {
+    /// Only of this package, or with this target.
+    pub package: Option<String>,
+    /// Only on this drone.
+    pub drone: Option<String>,
+    /// Only of this session: id, beginning of it, or name.
+    pub session: Option<String>,
+    /// Only those that failed or were lost.
+    pub failed: bool,
+    /// At most so many, those that ended last first.
     pub limit: usize,
 }
 
@@ -131,6 +173,24 @@ pub trait NodeApi: Send + Sync + 'static {
     fn listen(&self) -> Answer<'_, ByteStream>;
     /// Remembers where a node on another subnet is, and answers with the peers.
     fn join(&self, request: JoinRequest, from: IpAddr) -> Answer<'_, PeersFile>;
+    /// An operator acts on the queue.
+    fn control(&self, request: ControlRequest, by: String) -> Answer<'_, Changed>;
+    /// An operator pauses, resumes, drains or limits a drone.
+    fn change_drone(&self, name: String, action: String, request: DroneRequest, by: String) -> Answer<'_, Changed>;
+    /// Lists sessions.
+    fn sessions(&self, query: SessionQuery) -> Answer<'_, SessionList>;
+    /// One session, by id, beginning of it, or name.
+    fn session(&self, which: String) -> Answer<'_, SessionView>;
+    /// Ends a session.
+    fn cancel_session(&self, which: String, by: String, why: String) -> Answer<'_, Changed>;
+    /// Queues the jobs of a stream of lines, all of them or none.
+    fn import(&self, about: ImportAbout, submitter: String, lines: ByteStream) -> Answer<'_, Imported>;
+    /// The drones and what they do.
+    fn fleet(&self) -> Answer<'_, FleetView>;
+    /// Attempts that are over.
+    fn history(&self, query: HistoryQuery) -> Answer<'_, HistoryView>;
+    /// What is known of packages, those tried last first.
+    fn packages(&self, limit: usize) -> Answer<'_, PackageList>;
     /// `hive recover`.
     fn recover(&self, request: RecoverRequest) -> Answer<'_, RecoverReport>;
 }

@@ -19,9 +19,9 @@ use super::answer::{
     no_such_path, stream_body, within_time,
 };
 use super::node::JobQuery;
-use super::{Context, bootstrap, hive, logs, page};
+use super::{Context, bootstrap, farm, hive, logs, page};
 use crate::api::{AddressClaim, ApiError, CancelRequest, ErrorCode, RecoverRequest, SubmitRequest};
-use crate::engine::id::{JobId, SessionId, Sha256Hash};
+use crate::engine::id::{JobId, Sha256Hash};
 use crate::engine::job::JobState;
 
 /// Jobs listed when nothing else is said.
@@ -89,6 +89,11 @@ pub(super) fn table() -> Vec<Route> {
         files(Method::GET, "/api/v1/jobs/{id}/artifacts/{name}", Anyone, get(artifact)),
         files(Method::GET, "/api/v1/blobs/{sha256}", Anyone, get(blob)),
         read("/api/v1/explain/{what}", Anyone, get(explain)),
+        read("/api/v1/sessions", Anyone, get(farm::sessions)),
+        read("/api/v1/sessions/{which}", Anyone, get(farm::session)),
+        read("/api/v1/fleet", Anyone, get(farm::fleet)),
+        read("/api/v1/history", Anyone, get(farm::history)),
+        read("/api/v1/build-stats/by-package", Anyone, get(farm::packages)),
         read("/bootstrap.sh", Anyone, get(bootstrap::script)),
         read("/bootstrap.sh.sha256", Anyone, get(bootstrap::script_sha256)),
         read("/bootstrap.sh.hmac", Anyone, get(bootstrap::script_hmac)),
@@ -101,6 +106,10 @@ pub(super) fn table() -> Vec<Route> {
         read("/api/v1/listen", Local, get(listen)),
         files(Method::POST, "/api/v1/jobs", Local, post(submit)),
         write("/api/v1/jobs/{id}/cancel", Local, post(cancel)),
+        files(Method::POST, "/api/v1/queue/import", Local, post(farm::import)),
+        write("/api/v1/control", Local, post(farm::control)),
+        write("/api/v1/nodes/{name}/{action}", Local, post(farm::change_drone)),
+        write("/api/v1/sessions/{which}/cancel", Local, post(farm::cancel_session)),
         write("/api/v1/identity/reset", Local, post(reset_identity)),
         write("/api/v1/addresses", Local, post(claim_address)),
         write("/api/v1/recover", Local, post(recover)),
@@ -196,7 +205,10 @@ async fn doctor(State(context): State<Context>) -> Response {
 #[derive(Deserialize)]
 struct JobsParams {
     state: Option<String>,
-    session: Option<SessionId>,
+    session: Option<String>,
+    backend: Option<String>,
+    drone: Option<String>,
+    id: Option<String>,
     limit: Option<usize>,
 }
 
@@ -212,7 +224,8 @@ async fn jobs(State(context): State<Context>, Params(params): Params<JobsParams>
         })
         .collect::<Result<_, _>>()?;
     let limit = params.limit.unwrap_or(JOBS_DEFAULT).min(JOBS_MAX);
-    Ok(context.answer(context.node.jobs(JobQuery { states, session: params.session, limit }).await))
+    let JobsParams { session, backend, drone, id, .. } = params;
+    Ok(context.answer(context.node.jobs(JobQuery { states, session, backend, drone, id, limit }).await))
 }
 
 async fn job(State(context): State<Context>, Path(id): Path<String>) -> Handled {

@@ -1,7 +1,7 @@
 //! Jobs, attempts and artifacts as text.
 
 use crate::api::{ArtifactView, JobLine, JobView, words};
-use crate::cli::text::{Cell, Colour, Paint, bytes, cell, clean, left, painted, right, table};
+use crate::cli::text::{Cell, Colour, Paint, bytes, cell, clean, duration, left, painted, right, table};
 use crate::engine::id::UnixMillis;
 use crate::engine::job::{AttemptState, JobState};
 
@@ -20,7 +20,7 @@ fn state_cell(state: JobState) -> Cell {
 }
 
 /// Date and time to the second, without the characters that make RFC 3339 hard to read.
-fn time(at: UnixMillis) -> String {
+pub(super) fn time(at: UnixMillis) -> String {
     let text = at.to_string();
     format!("{} {}", text.get(..10).unwrap_or("-"), text.get(11..19).unwrap_or("-"))
 }
@@ -68,6 +68,14 @@ pub(crate) fn show(job: &JobView, paint: Paint) -> String {
     }
     if let Some(reason) = &job.reason {
         line("because", &clean(reason));
+    }
+    if !job.depends_on.is_empty() {
+        let ids = job.depends_on.iter().take(4).map(|id| id.to_string().chars().take(8).collect::<String>());
+        let more = if job.depends_on.len() > 4 { " …" } else { "" };
+        line("after", &format!("{} jobs: {}{more}", job.depends_on.len(), ids.collect::<Vec<_>>().join(", ")));
+    }
+    if let Some(estimate_ms) = job.estimate_ms {
+        line("takes about", &duration(estimate_ms));
     }
     let labels =
         if job.labels.is_empty() { String::new() } else { format!(", needs {}", clean(&job.labels.join(", "))) };

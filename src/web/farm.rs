@@ -1,0 +1,140 @@
+//! Handlers of what concerns sessions, drones, history and operators.
+//!
+//! Never done here: anything but translating; the table of routes is in `routes`.
+
+use axum::extract::{Extension, Path, Request, State};
+use axum::response::Response;
+use futures::StreamExt as _;
+use serde::Deserialize;
+use uuid::Uuid;
+
+use super::Context;
+use super::access::Caller;
+use super::answer::{Handled, JsonBody, Params, Problem, stream_body};
+use super::node::{HistoryQuery, ImportAbout, SessionQuery};
+use crate::api::{CancelRequest, ControlRequest, DroneRequest};
+use crate::engine::id::SessionId;
+
+/// Sessions listed when nothing else is said.
+const SESSIONS_DEFAULT: usize = 50;
+/// Most lines of any of these lists.
+const LINES_MAX: usize = 1_000;
+/// Attempts and packages listed when nothing else is said.
+const LINES_DEFAULT: usize = 100;
+/// Longest import, bytes: 250,000 jobs of two thousand bytes each.
+const IMPORT_MAX: u64 = 512 << 20;
+/// Longest name in a path or query, bytes.
+const NAME_MAX: usize = 256;
+
+fn flag(text: Option<&str>, name: &str) -> Result<bool, Problem> {
+    match text {
+        None | Some("false" | "0") => Ok(false),
+        Some("true" | "1" | "") => Ok(true),
+        Some(_) => Err(Problem::invalid(format!("{name} is true or false"))),
+    }
+}
+
+fn short(text: String) -> Result<String, Problem> {
+    if text.is_empty() || text.len() > NAME_MAX {
+        return Err(Problem::invalid(format!("a name has 1 to {NAME_MAX} bytes")));
+    }
+    Ok(text)
+}
+
+pub(super) async fn control(
+    State(context): State<Context>,
+    Extension(caller): Extension<Caller>,
+    JsonBody(request): JsonBody<ControlRequest>,
+) -> Response {
+    context.answer(context.node.control(request, caller.name).await)
+}
+
+pub(super) async fn change_drone(
+    State(context): State<Context>,
+    Extension(caller): Extension<Caller>,
+    Path((name, action)): Path<(String, String)>,
+    JsonBody(request): JsonBody<DroneRequest>,
+) -> Handled {
+    let name = short(name)?;
+    Ok(context.answer(context.node.change_drone(name, action, request, caller.name).await))
+}
+
+#[derive(Deserialize)]
+pub(super) struct SessionsParams {
+    open: Option<String>,
+    limit: Option<usize>,
+}
+
+pub(super) async fn sessions(State(context): State<Context>, Params(params): Params<SessionsParams>) -> Handled {
+    let open = flag(params.open.as_deref(), "open")?;
+    let limit = params.limit.unwrap_or(SESSIONS_DEFAULT).min(LINES_MAX);
+    Ok(context.answer(context.node.sessions(SessionQuery { open, limit }).await))
+}
+
+pub(super) async fn session(State(context): State<Context>, Path(which): Path<String>) -> Handled {
+    Ok(context.answer(context.node.session(short(which)?).await))
+}
+
+pub(super) async fn cancel_session(
+    State(context): State<Context>,
+    Extension(caller): Extension<Caller>,
+    Path(which): Path<String>,
+    JsonBody(request): JsonBody<CancelRequest>,
+) -> Handled {
+    Ok(context.answer(context.node.cancel_session(short(which)?, caller.name, request.reason).await))
+}
+
+#[derive(Deserialize)]
+pub(super) struct ImportParams {
+    #[serde(default)]
+    name: String,
+    profile: Option<String>,
+    session: Option<SessionId>,
+}
+
+pub(super) async fn import(
+    State(context): State<Context>,
+    Extension(caller): Extension<Caller>,
+    Params(params): Params<ImportParams>,
+    request: Request,
+) -> Handled {
+    let (parts, body) = request.into_parts();
+    let lines = stream_body(&parts.headers, body, IMPORT_MAX)?;
+    let session = params.session.unwrap_or_else(|| SessionId(Uuid::new_v4()));
+    let about = ImportAbout { session, name: params.name, profile: params.profile };
+    Ok(context.answer(context.node.import(about, caller.name, lines.boxed()).await))
+}
+
+pub(super) async fn fleet(State(context): State<Context>) -> Response {
+    context.answer(context.node.fleet().await)
+}
+
+#[derive(Deserialize)]
+pub(super) struct HistoryParams {
+    package: Option<String>,
+    drone: Option<String>,
+    session: Option<String>,
+    failed: Option<String>,
+    limit: Option<usize>,
+}
+
+pub(super) async fn history(State(context): State<Context>, Params(params): Params<HistoryParams>) -> Handled {
+    let query = HistoryQuery {
+        package: params.package.map(short).transpose()?,
+        drone: params.drone.map(short).transpose()?,
+        session: params.session.map(short).transpose()?,
+        failed: flag(params.failed.as_deref(), "failed")?,
+        limit: params.limit.unwrap_or(LINES_DEFAULT).min(LINES_MAX),
+    };
+    Ok(context.answer(context.node.history(query).await))
+}
+
+#[derive(Deserialize)]
+pub(super) struct PackagesParams {
+    limit: Option<usize>,
+}
+
+pub(super) async fn packages(State(context): State<Context>, Params(params): Params<PackagesParams>) -> Response {
+    let limit = params.limit.unwrap_or(LINES_DEFAULT).min(LINES_MAX);
+    context.answer(context.node.packages(limit).await)
+}
