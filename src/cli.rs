@@ -106,6 +106,7 @@ fn dispatch(cli: Cli) -> u8 {
         | Command::Job { .. }
         | Command::Session { .. }
         | Command::Control(_)
+        | Command::Fresh(_)
         | Command::Fleet
         | Command::Drone { .. }
         | Command::History(_)
@@ -224,6 +225,7 @@ async fn run(ui: &Ui, client: &Client, surroundings: &Surroundings, command: Com
         Command::Job { verb } => queue::job(ui, client, verb).await,
         Command::Session { verb } => farm::session(ui, client, verb).await,
         Command::Control(args) => farm::control(ui, client, args).await,
+        Command::Fresh(args) => queue::fresh(ui, client, args).await,
         Command::Fleet => farm::fleet(ui, client).await,
         Command::Drone { verb } => farm::drone(ui, client, verb).await,
         Command::History(args) => farm::history(ui, client, args).await,

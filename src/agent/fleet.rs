@@ -89,14 +89,15 @@ fn build(state: &State, job: &Job, attempt: &Attempt) -> FleetBuild {
 /// Slots of each member that has not left: what it says, else by its processors.
 fn slots(shared: &Shared) -> BTreeMap<PeerId, u32> {
     let view = coordinating::view(shared);
-    let per_slot = scheduler::Settings::default().cores_per_slot.max(1);
+    let settings = scheduler::Settings::default();
     shared.read(|state| {
         let present = state.members().filter(|member| !member.left);
         let slots = |member: &Member| {
             let drone = view.drones.get(&member.info.peer_id);
             let takes_builds = drone.is_some_and(|drone| drone.takes_builds);
-            let by_cores = (member.info.inventory.cpu_cores / per_slot).max(1);
-            if takes_builds { drone.and_then(|drone| drone.slots).unwrap_or(by_cores) } else { 0 }
+            let record = state.drone_record(&member.info.peer_id);
+            let set = drone.and_then(|drone| drone.slots);
+            if takes_builds { scheduler::slots(&member.info.inventory, record, set, &settings) } else { 0 }
         };
         present.map(|member| (member.info.peer_id.clone(), slots(member))).collect()
     })

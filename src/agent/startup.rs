@@ -317,6 +317,13 @@ async fn keep_house(shared: Arc<Shared>) {
     let options = inventory_options(&shared.config);
     // Asking every tool for its version takes seconds of processor time, and a rack that boots together has none to spare.
     let first_look = u32::from(rand::random::<u8>()) % LOOK_SPREAD;
+    // What was resolved with one tree is built with that one, so a drone with Portage gets nothing before it has told which it has.
+    if let Some(tree) = inventory::package_tree(&options).await {
+        let found = Inventory { tree: Some(tree), ..shared.inventory() };
+        if shared.events.send(Event::Inventory(Box::new(found))).await.is_err() {
+            return;
+        }
+    }
     let mut suspects = std::collections::BTreeSet::new();
     for round in 0u32.. {
         if round % LOOK_EVERY == first_look + 1 {

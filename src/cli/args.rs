@@ -72,6 +72,8 @@ pub(crate) enum Command {
     },
     /// Act on the queue: pause it, block jobs, try them again.
     Control(ControlArgs),
+    /// Build what a Gentoo drone's @world consists of.
+    Fresh(FreshArgs),
     /// Show the drones and what they build.
     Fleet,
     /// Show one drone, pause it, empty it, limit it.
@@ -204,6 +206,8 @@ pub(crate) enum Backend {
     Command,
     /// Build Debian source packages.
     Debian,
+    /// Find out what has to be built for Gentoo packages, and build it in order.
+    Portage,
     /// Build Java trees with Maven, and their Debian packages when there is a debian directory.
     Maven,
 }
@@ -214,11 +218,12 @@ pub(crate) enum Backend {
                         hive queue add --backend command --repo https://example.org/x.git --branch main -- cargo build\n  \
                         hive queue add --backend debian hello=2.10-3 ./my-package --wait\n  \
                         hive queue add --backend debian --dsc ../hello_2.10-3.dsc\n  \
+                        hive queue add sys-apps/portage dev-lang/python\n  \
                         hive queue add --backend maven --repo https://example.org/x.git --commit 1f0c… --threads 1C --goal package --goal -Psystemvm")]
 pub(crate) struct QueueAddArgs {
-    /// Kind of builder.
+    /// Kind of builder; left out, what the hive's drones can do for a SOURCE, when that is one thing.
     #[arg(long, value_enum)]
-    pub(crate) backend: Backend,
+    pub(crate) backend: Option<Backend>,
     /// Directory that travels with the job.
     #[arg(long, value_name = "PATH", conflicts_with = "repo")]
     pub(crate) dir: Option<PathBuf>,
@@ -272,6 +277,9 @@ pub(crate) struct QueueAddArgs {
     pub(crate) idempotent: bool,
     #[command(flatten)]
     pub(crate) maven: MavenArgs,
+    /// For portage: build everything anew that the packages need, also what is installed.
+    #[arg(long)]
+    pub(crate) empty_tree: bool,
     /// For debian: a source package as a .dsc file, which travels with the files that it names.
     #[arg(long, value_name = "FILE", conflicts_with_all = ["dir", "repo", "sources"])]
     pub(crate) dsc: Option<PathBuf>,
@@ -288,11 +296,29 @@ pub(crate) struct QueueAddArgs {
     #[arg(long)]
     pub(crate) wait: bool,
     /// For debian: a source package NAME, NAME=VERSION, or a directory with debian/ in it, which is known by a slash: ./DIR.
+    /// For portage: category/name, category/name-VERSION, or a set such as @world.
     #[arg(value_name = "SOURCE")]
     pub(crate) sources: Vec<String>,
     /// For command: program and arguments, after `--`. Never passed through a shell.
     #[arg(last = true, value_name = "ARGV")]
     pub(crate) argv: Vec<String>,
+}
+
+/// `hive fresh …`
+#[derive(Debug, Args)]
+pub(crate) struct FreshArgs {
+    /// Whose @world; left out, that of the one drone with Portage.
+    #[arg(long, value_name = "DRONE")]
+    pub(crate) drone: Option<String>,
+    /// Build everything anew, also what is installed.
+    #[arg(long)]
+    pub(crate) empty_tree: bool,
+    /// Build profile of the session.
+    #[arg(long, value_name = "PROFILE")]
+    pub(crate) profile: Option<String>,
+    /// Wait for the end; exit with 1 when a job fails.
+    #[arg(long)]
+    pub(crate) wait: bool,
 }
 
 /// What only `--backend maven` takes.
@@ -605,7 +631,7 @@ mod tests {
         for bad in [
             vec!["hive", "queue", "add", "--backend", "command", "--dir", ".", "--repo", "x"],
             vec!["hive", "queue", "add", "--backend", "command", "--branch", "main"],
-            vec!["hive", "queue", "add", "--backend", "portage", "x"],
+            vec!["hive", "queue", "add", "--backend", "ebuild", "x"],
             vec!["hive", "queue", "add", "--backend", "debian", "--priority", "101", "x"],
         ] {
             assert!(Cli::try_parse_from(&bad).is_err(), "{bad:?}");

@@ -6,16 +6,19 @@ use std::time::Duration;
 use serde_json::json;
 use uuid::Uuid;
 
-use super::args::{JobActArgs, JobVerb, QueueAddArgs, QueueVerb};
+use super::args::{FreshArgs, JobActArgs, JobVerb, QueueAddArgs, QueueVerb};
 use super::client::{Answer, Client, segment};
 use super::farm_args::Action;
 use super::output::{Failure, Outcome, Ui};
 use super::text::{clean, duration};
 use super::{farm, render};
-use crate::api::{ApiError, CancelRequest, ErrorCode, JobLine, JobView, Status, SubmitRequest, Submitted, words};
+use crate::api::{
+    ApiError, CancelRequest, ErrorCode, JobLine, JobView, SessionState, SessionView, Status, SubmitRequest, Submitted,
+    words,
+};
 use crate::clock;
 use crate::engine::id::{JobId, SessionId, id_range};
-use crate::engine::job::{AttemptState, JobState};
+use crate::engine::job::{AttemptState, JobSpec, JobState, Work};
 
 mod adding;
 
@@ -134,14 +137,44 @@ pub(crate) async fn find(client: &Client, text: &str) -> Result<Option<JobId>, F
 
 async fn add(ui: &Ui, client: &Client, args: QueueAddArgs) -> Outcome {
     let jobs = adding::jobs(ui, client, &args).await?;
-    let request = SubmitRequest {
-        session: SessionId(Uuid::new_v4()),
-        name: args.session_name.clone(),
-        profile: args.profile.clone(),
-        jobs,
+    let session = SessionId(Uuid::new_v4());
+    let request = SubmitRequest { session, name: args.session_name.clone(), profile: args.profile.clone(), jobs };
+    hand_in(ui, client, &request, args.wait).await
+}
+
+/// `hive fresh …`
+pub(crate) async fn fresh(ui: &Ui, client: &Client, args: FreshArgs) -> Outcome {
+    let mut drones = adding::drones_with(client, "emerge").await?;
+    let drone = match args.drone {
+        Some(name) if drones.contains(&name) => name,
+        Some(name) => {
+            let hint = format!(
+                "drones with Portage: {}",
+                if drones.is_empty() { "none".to_owned() } else { drones.join(", ") }
+            );
+            return Err(Failure::usage(format!("{} is no drone with Portage", clean(&name)), hint));
+        }
+        None if drones.len() == 1 => drones.remove(0),
+        None if drones.is_empty() => {
+            return Err(Failure::usage("no drone of this hive has Portage", "see: hive fleet"));
+        }
+        None => {
+            let hint = format!("say whose @world: --drone, one of {}", drones.join(", "));
+            return Err(Failure::usage(format!("{} drones have Portage", drones.len()), hint));
+        }
     };
-    let answer = submit(client, &request).await?;
-    if !args.wait {
+    let work = Work::Resolve { targets: vec!["@world".to_owned()], empty_tree: args.empty_tree };
+    let target = format!("@world of {drone}");
+    let labels = std::iter::once(format!("node:{drone}")).collect();
+    let spec = JobSpec { pure: true, labels, ..JobSpec::new(JobId(Uuid::new_v4()), target.clone(), work) };
+    let session = SessionId(Uuid::new_v4());
+    let request = SubmitRequest { session, name: target, profile: args.profile, jobs: vec![spec] };
+    hand_in(ui, client, &request, args.wait).await
+}
+
+async fn hand_in(ui: &Ui, client: &Client, request: &SubmitRequest, waits: bool) -> Outcome {
+    let answer = submit(client, request).await?;
+    if !waits {
         ui.answer(&answer, |submitted| {
             submitted.jobs.iter().map(|job| format!("{}  {}\n", job.id, clean(&job.target))).collect()
         })?;
@@ -152,6 +185,9 @@ async fn add(ui: &Ui, client: &Client, args: QueueAddArgs) -> Outcome {
     }
     let ids: Vec<JobId> = answer.data.jobs.iter().map(|job| job.id).collect();
     let done = wait(ui, client, &ids).await?;
+    if request.jobs.iter().any(|spec| matches!(spec.work, Work::Resolve { .. })) {
+        return wait_for_session(ui, client, request.session).await;
+    }
     let all_good = done.iter().all(|job| job.state == JobState::Received);
     let states: BTreeMap<JobId, JobState> = done.iter().map(|job| (job.id, job.state)).collect();
     let data = json!({
@@ -160,6 +196,41 @@ async fn add(ui: &Ui, client: &Client, args: QueueAddArgs) -> Outcome {
     });
     ui.data(&data, || done.iter().map(|job| format!("{}  {}\n", job.id, words::job_state(job.state))).collect())?;
     Ok(u8::from(!all_good))
+}
+
+/// Follows what a resolution found until all of it is over or blocked.
+async fn wait_for_session(ui: &Ui, client: &Client, id: SessionId) -> Outcome {
+    let started = clock::now_ms();
+    let mut last_answer = started;
+    let session = loop {
+        match client.get::<SessionView>(&format!("/api/v1/sessions/{id}")).await {
+            Ok(answer) => {
+                last_answer = clock::now_ms();
+                let (line, counts) = (&answer.data.line, &answer.data.counts);
+                let moves = counts.needed + counts.delegated > 0;
+                let over = match line.phase {
+                    SessionState::Resolving | SessionState::Importing => false,
+                    SessionState::Active => !moves,
+                    SessionState::Completed | SessionState::Cancelled | SessionState::Failed => true,
+                };
+                if over {
+                    break answer.data;
+                }
+                let (done, total) = (line.completed_packages, line.total_packages);
+                let waited = duration(clock::now_ms() - started);
+                ui.show_progress(&format!("{done} of {total} done, {} under way, after {waited}", counts.delegated));
+            }
+            Err(error) if clock::now_ms() - last_answer < patience_ms(&error) => {
+                ui.show_progress(&format!("waiting for the agent: {}", clean(&error.message)));
+            }
+            Err(error) => return Err(error.into()),
+        }
+        tokio::time::sleep(POLL).await;
+    };
+    ui.clear_progress();
+    let good = session.line.phase == SessionState::Completed;
+    ui.data(&session, || render::farm::session(&session, ui.paint))?;
+    Ok(u8::from(!good))
 }
 
 async fn submit(client: &Client, request: &SubmitRequest) -> Result<Answer<Submitted>, Failure> {

@@ -201,7 +201,7 @@ pub async fn with_versions(mut inventory: Inventory, options: &Options) -> Inven
 }
 
 /// Which state of Portage's main tree this machine has; none without Portage or tree.
-async fn package_tree(options: &Options) -> Option<String> {
+pub async fn package_tree(options: &Options) -> Option<String> {
     let program = options.find("portageq")?;
     let limits = probe::Limits { timeout: PORTAGE_TIMEOUT, output_max_bytes: PORTAGE_OUTPUT_MAX_BYTES };
     let arguments = ["repositories_configuration", "/"].map(str::to_owned);

@@ -85,6 +85,29 @@ fn a_second_gentoo_host_installs_what_the_first_one_built() {
         assert!(log.contains("Emerging binary (1 of 2) dev-libs/libswarm-1.0"), "{log}");
         let run = second.sh("ldconfig /usr/lib64 && hello-swarm");
         assert_eq!(run.as_deref(), Some("hello, swarm!"), "installed, and it runs");
+
+        // Resolved by one of them, built in order by whoever can.
+        let resolved = second.run(&[
+            "hive",
+            "queue",
+            "add",
+            "--backend",
+            "portage",
+            "app-misc/hello-swarm",
+            "--empty-tree",
+            "--wait",
+            "--json",
+        ]);
+        assert_eq!(resolved.code, 0, "{resolved:?}\n{}", second.log());
+        let session: Value = serde_json::from_str(&resolved.stdout).expect("JSON");
+        let done = (&session["data"]["phase"], &session["data"]["completed_packages"]);
+        assert_eq!(done, (&json!("completed"), &json!(3)), "the resolution and two packages: {session}");
+        let unknown = first.run(&["hive", "queue", "add", "--backend", "portage", "app-misc/helo-swarm", "--wait"]);
+        assert_eq!(unknown.code, 1, "{unknown:?}");
+        assert!(
+            (unknown.stdout.clone() + &unknown.stderr).contains("app-misc/hello-swarm"),
+            "the nearest name: {unknown:?}"
+        );
         for machine in [&first, &second] {
             assert_eq!(machine.sh("ls /var/cache/hive/portage").as_deref(), Some(""), "nothing is left behind");
             let packages = "test ! -e /var/cache/binpkgs || find /var/cache/binpkgs -name '*.gpkg.tar'";

@@ -8,7 +8,7 @@ use std::path::Path;
 
 use uuid::Uuid;
 
-use crate::api::StoredBlob;
+use crate::api::{NodeView, StoredBlob};
 use crate::cli::args::{Backend, MavenArgs, QueueAddArgs};
 use crate::cli::client::Client;
 use crate::cli::output::{Failure, Ui};
@@ -25,14 +25,18 @@ const DSC_MAX_BYTES: u64 = 1 << 20;
 
 /// The jobs that the arguments ask for; what they are built from has been sent.
 pub(super) async fn jobs(ui: &Ui, client: &Client, args: &QueueAddArgs) -> Result<Vec<JobSpec>, Failure> {
-    check(args)?;
+    let backend = match args.backend {
+        Some(backend) => backend,
+        None => usual_backend(client, args).await?,
+    };
+    check(args, backend)?;
     let mut after = BTreeSet::new();
     for job in &args.after {
         after.insert(super::resolve(client, job).await?);
     }
     let mut jobs = Vec::new();
-    for (target, work) in works(ui, client, args).await? {
-        jobs.push(spec(args, &after, target, work)?);
+    for (target, work) in works(ui, client, args, backend).await? {
+        jobs.push(spec(args, backend, &after, target, work)?);
     }
     Ok(jobs)
 }
@@ -42,20 +46,23 @@ fn outside(error: GrammarError) -> Failure {
     Failure::usage(error.to_string(), "see: hive queue add --help")
 }
 
-fn check(args: &QueueAddArgs) -> Result<(), Failure> {
+fn check(args: &QueueAddArgs, backend: Backend) -> Result<(), Failure> {
     args.artifact.iter().try_for_each(|pattern| grammar::pattern(pattern)).map_err(outside)?;
     args.repo.iter().try_for_each(|url| grammar::repository_url(url)).map_err(outside)?;
     args.branch.iter().try_for_each(|name| grammar::git_ref(name)).map_err(outside)?;
     args.commit.iter().try_for_each(|commit| grammar::commit(commit)).map_err(outside)?;
-    if args.backend != Backend::Maven && args.maven != MavenArgs::default() {
+    if backend != Backend::Maven && args.maven != MavenArgs::default() {
         let what =
             "--goal, --threads, --offline, --no-packages, --dummy and --unchecked-dependencies belong to maven jobs";
         return Err(Failure::usage(what, "add --backend maven"));
     }
-    if args.backend != Backend::Debian && args.dsc.is_some() {
+    if backend != Backend::Debian && args.dsc.is_some() {
         return Err(Failure::usage("--dsc belongs to debian jobs", "add --backend debian"));
     }
-    match args.backend {
+    if backend != Backend::Portage && args.empty_tree {
+        return Err(Failure::usage("--empty-tree belongs to portage jobs", "add --backend portage"));
+    }
+    match backend {
         Backend::Command => {
             grammar::argv(&args.argv).map_err(outside)?;
             if !args.sources.is_empty() {
@@ -75,6 +82,7 @@ fn check(args: &QueueAddArgs) -> Result<(), Failure> {
             }
         }
         Backend::Debian => check_debian(args)?,
+        Backend::Portage => check_portage(args)?,
     }
     if args.sources.len() > SOURCES_MAX {
         return Err(Failure::usage(format!("at most {SOURCES_MAX} sources at once"), "queue the rest afterwards"));
@@ -99,8 +107,52 @@ fn check_debian(args: &QueueAddArgs) -> Result<(), Failure> {
     Ok(())
 }
 
-async fn works(ui: &Ui, client: &Client, args: &QueueAddArgs) -> Result<Vec<(String, Work)>, Failure> {
-    match args.backend {
+fn check_portage(args: &QueueAddArgs) -> Result<(), Failure> {
+    if !args.argv.is_empty() || args.dir.is_some() || args.repo.is_some() || !args.artifact.is_empty() {
+        return Err(Failure::usage("a portage job takes packages and nothing else", "give them as category/name"));
+    }
+    if args.sources.is_empty() {
+        let hint = "for example: hive queue add --backend portage sys-apps/portage";
+        return Err(Failure::usage("a portage job takes SOURCE...", hint));
+    }
+    let target = |text: &String| grammar::gentoo_target(&grammar::gentoo_normalised(text));
+    args.sources.iter().try_for_each(target).map_err(outside)
+}
+
+/// What the drones can do for a SOURCE, when that is one thing.
+async fn usual_backend(client: &Client, args: &QueueAddArgs) -> Result<Backend, Failure> {
+    if args.sources.is_empty() {
+        return Err(Failure::usage("--backend is missing", "one of command, debian, portage, maven"));
+    }
+    let debian = !drones_with(client, "dpkg-buildpackage").await?.is_empty();
+    match (debian, !drones_with(client, "emerge").await?.is_empty()) {
+        (true, false) => Ok(Backend::Debian),
+        (false, true) => Ok(Backend::Portage),
+        (true, true) => Err(Failure::usage(
+            "the drones of this hive build Debian and Gentoo packages",
+            "say which: --backend debian or --backend portage",
+        )),
+        (false, false) => Err(Failure::usage(
+            "no drone of this hive builds packages",
+            "install dpkg-dev or Portage on one, or name the backend: the job waits for a drone that has it",
+        )),
+    }
+}
+
+/// Names of the nodes that have a tool.
+pub(super) async fn drones_with(client: &Client, tool: &str) -> Result<Vec<String>, Failure> {
+    let nodes = client.get::<Vec<NodeView>>("/api/v1/nodes").await?.data;
+    let has = |node: &NodeView| node.inventory.as_ref().is_some_and(|inventory| inventory.tools.contains_key(tool));
+    Ok(nodes.into_iter().filter(has).map(|node| node.member.name).collect())
+}
+
+async fn works(
+    ui: &Ui,
+    client: &Client,
+    args: &QueueAddArgs,
+    backend: Backend,
+) -> Result<Vec<(String, Work)>, Failure> {
+    match backend {
         Backend::Command => {
             let (source, place) = checkout(ui, client, args).await?;
             let target = format!("{} in {place}", args.argv.join(" "));
@@ -126,6 +178,10 @@ async fn works(ui: &Ui, client: &Client, args: &QueueAddArgs) -> Result<Vec<(Str
             Some(file) => Ok(vec![dsc(ui, client, file).await?]),
             None => debian_works(ui, client, &args.sources).await,
         },
+        Backend::Portage => {
+            let targets = args.sources.iter().map(|text| grammar::gentoo_normalised(text)).collect();
+            Ok(vec![(args.sources.join(" "), Work::Resolve { targets, empty_tree: args.empty_tree })])
+        }
     }
 }
 
@@ -273,10 +329,10 @@ fn tools(texts: &[String]) -> Result<BTreeMap<String, String>, Failure> {
 }
 
 /// Packages have no effect but themselves; what Maven deploys is seen by others.
-fn is_pure(args: &QueueAddArgs) -> bool {
-    match args.backend {
+fn is_pure(args: &QueueAddArgs, backend: Backend) -> bool {
+    match backend {
         Backend::Command => args.pure,
-        Backend::Debian => true,
+        Backend::Debian | Backend::Portage => true,
         Backend::Maven => {
             let reaches_out = |goal: &String| goal.contains("deploy") || goal.starts_with("release:");
             args.pure || !(args.idempotent || args.maven.goal.iter().any(reaches_out))
@@ -284,7 +340,13 @@ fn is_pure(args: &QueueAddArgs) -> bool {
     }
 }
 
-fn spec(args: &QueueAddArgs, after: &BTreeSet<JobId>, target: String, work: Work) -> Result<JobSpec, Failure> {
+fn spec(
+    args: &QueueAddArgs,
+    backend: Backend,
+    after: &BTreeSet<JobId>,
+    target: String,
+    work: Work,
+) -> Result<JobSpec, Failure> {
     let id = match &args.id {
         Some(text) => text
             .parse::<JobId>()
@@ -305,7 +367,7 @@ fn spec(args: &QueueAddArgs, after: &BTreeSet<JobId>, target: String, work: Work
         cores: args.cores,
         disk_mb: args.disk_mb,
         depends_on: after.clone(),
-        pure: is_pure(args),
+        pure: is_pure(args, backend),
         idempotent: args.idempotent,
         secrets: args.secret.iter().cloned().collect(),
         limits,
@@ -323,6 +385,10 @@ mod tests {
     use crate::cli::args::{Cli, Command, QueueVerb};
     use crate::engine::id::Sha256Hash;
 
+    fn backend(line: &str) -> Backend {
+        args(line).backend.expect("named")
+    }
+
     fn args(line: &str) -> QueueAddArgs {
         let words = ["hive", "queue", "add"].into_iter().chain(line.split(' '));
         let Command::Queue { verb: QueueVerb::Add(args) } = Cli::try_parse_from(words).expect("understood").command
@@ -335,7 +401,8 @@ mod tests {
     fn job(line: &str) -> JobSpec {
         let source = Source::Blob { sha256: Sha256Hash([1; 32]), size: 1 };
         let work = Work::Command { source, argv: vec!["make".to_owned()], artifacts: Vec::new() };
-        spec(&args(line), &BTreeSet::new(), "x".to_owned(), work).unwrap_or_else(|failure| panic!("{failure:?}"))
+        spec(&args(line), backend(line), &BTreeSet::new(), "x".to_owned(), work)
+            .unwrap_or_else(|failure| panic!("{failure:?}"))
     }
 
     #[test]
@@ -361,7 +428,7 @@ mod tests {
             ("--backend debian hello", true),
             ("--backend command --dir . -- make", false),
         ] {
-            assert_eq!(is_pure(&args(line)), pure, "{line}");
+            assert_eq!(is_pure(&args(line), backend(line)), pure, "{line}");
         }
     }
 
@@ -373,13 +440,20 @@ mod tests {
             "--backend maven --dir . hello",
             "--backend maven",
             "--backend command --dsc x.dsc -- make",
+            "--backend portage",
+            "--backend portage sys-apps",
+            "--backend portage >=sys-apps/foo-1",
+            "--backend portage sys-apps/foo --dir .",
+            "--backend debian hello --empty-tree",
         ] {
-            assert!(check(&args(bad)).is_err(), "{bad}");
+            assert!(check(&args(bad), backend(bad)).is_err(), "{bad}");
         }
-        for good in
-            ["--backend maven --repo https://x/y --dummy a --unchecked-dependencies", "--backend debian --dsc x.dsc"]
-        {
-            assert!(check(&args(good)).is_ok(), "{good}");
+        for good in [
+            "--backend maven --repo https://x/y --dummy a --unchecked-dependencies",
+            "--backend debian --dsc x.dsc",
+            "--backend portage @world dev-lang/python-3.12.4 =sys-apps/foo-1 --empty-tree",
+        ] {
+            assert!(check(&args(good), backend(good)).is_ok(), "{good}");
         }
     }
 
