@@ -242,6 +242,24 @@ fn pausing_is_explained_and_resuming_as_advised_makes_the_job_run() {
 }
 
 #[test]
+fn a_large_session_is_cancelled_in_parts_and_altogether() {
+    let mut farm = Farm::new(&[1]);
+    for first in (0..5_000).step_by(50) {
+        farm.submit(1, jobs(first + 1..first + 51));
+    }
+    farm.step();
+    let reply = farm.control(Control::CancelSession { session: session_id(1) });
+    assert_eq!(reply, Reply::Changed { jobs: 5_000, drones: 0 });
+    let open = |farm: &Farm| farm.replica.state.session_counts(&session_id(1)).open();
+    assert!((1..5_000).contains(&open(&farm)), "no entry ends them all");
+    for _ in 0..4 {
+        assert!(farm.step().is_empty() || open(&farm) == 0, "nothing of it begins meanwhile");
+    }
+    assert_eq!(open(&farm), 0);
+    assert!(farm.replica.state.session(&session_id(1)).unwrap().ended_at.is_some());
+}
+
+#[test]
 fn a_drained_drone_is_left_alone_and_emptied_at_its_deadline() {
     let mut farm = Farm::new(&[1, 0]);
     farm.submit(1, jobs(1..3));

@@ -127,6 +127,7 @@ pub fn plan(state: &State, view: &View, leases: &mut Leases, now: Now, settings:
     give_up_expired(state, view, leases, now, &mut plan);
     end_blocks(state, now, settings, &mut plan);
     end_drains(state, now, &mut plan);
+    end_sessions(state, &mut plan);
     let mut drones = fit::drones(state, view, settings, now.hive_ms);
     if state.paused().is_none() {
         assign::assign(state, view, &mut drones, now, settings, &mut plan);
@@ -182,6 +183,15 @@ fn end_blocks(state: &State, now: Now, settings: &Settings, plan: &mut Plan) {
             break;
         }
         plan.commands.push(Command::EndBlock { job: job.spec.id });
+    }
+}
+
+/// Of a large session that was cancelled, the rest.
+fn end_sessions(state: &State, plan: &mut Plan) {
+    for (id, session) in state.ending_sessions() {
+        let action = Control::CancelSession { session: *id };
+        let why = session.why.clone().unwrap_or_default();
+        plan.commands.push(Command::Control { action, by: BY_HIVE.to_owned(), why });
     }
 }
 

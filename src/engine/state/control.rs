@@ -14,6 +14,8 @@ use crate::engine::session::SessionPhase;
 
 /// Most processors that a drone can be limited to.
 const CORES_MAX: u32 = 65_536;
+/// Jobs of a session that one entry cancels.
+const CANCELLED_AT_ONCE: usize = 2_000;
 /// Longest drain, milliseconds: a week.
 const DRAIN_MAX_MS: u64 = 7 * 86_400_000;
 
@@ -101,7 +103,9 @@ impl State {
 
     /// Jobs in one of these states are tried again. One that was blocked too often is no longer held to have been.
     fn retry(&mut self, context: Context, which: &Jobs, states: &[JobState]) -> Executed {
-        let ids = self.select(which, |job| states.contains(&job.state))?;
+        // What belongs to a cancelled session would be cancelled again.
+        let fits = |job: &Job| states.contains(&job.state) && self.jobs.sessions.goes_on(&job.session);
+        let ids = self.select(which, fits)?;
         let changed = ids.len() as u64;
         for id in ids {
             self.jobs.update(&id, |job| {
@@ -183,8 +187,9 @@ impl State {
             return jobs(jobs_of_it);
         }
         let ids = self.select(&Jobs::Session(id), |job| !job.state.is_terminal())?;
-        // Last first: what waits for others is over before they are, and is not told of each.
-        for job in ids.iter().rev() {
+        // Last first: what waits for others is over before they are, and is not told of each. Of a large session one entry ends a part;
+        // the planner asks for the next, so that no entry holds the log up.
+        for job in ids.iter().rev().take(CANCELLED_AT_ONCE) {
             self.cancel(context, *job, &reason)?;
         }
         if self.jobs.sessions.get(&id).is_some_and(|session| session.phase != SessionPhase::Cancelled) {

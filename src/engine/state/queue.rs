@@ -180,6 +180,9 @@ impl State {
         if self.jobs.gate(&id).is_some() {
             return reject(RejectCode::Conflict, "the job waits for another one");
         }
+        if !self.jobs.sessions.goes_on(&job.session) {
+            return reject(RejectCode::Conflict, "the session of the job was cancelled");
+        }
         if self.members.get(node).is_none_or(|member| member.left) {
             return reject(RejectCode::NotFound, "no such member");
         }

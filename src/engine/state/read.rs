@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use super::drones::{Decision, DroneRecord};
-use super::jobs::{Place, QueueCounts};
+use super::jobs::{BucketKey, Place, QueueCounts};
 use super::packages::{self, Estimate, PackageRecord};
 use super::rows::{RowKey, decode};
 use super::{Row, State};
@@ -125,6 +125,11 @@ impl State {
         self.jobs.sessions.iter()
     }
 
+    /// Sessions that were cancelled and of which jobs are not over yet.
+    pub fn ending_sessions(&self) -> impl Iterator<Item = (&SessionId, &Session)> {
+        self.jobs.sessions.ending()
+    }
+
     /// Jobs of a session that are in memory, in the order of submission; none of a draft but its resolution.
     pub fn session_jobs(&self, id: &SessionId) -> impl Iterator<Item = &Job> {
         self.jobs.sessions.job_ids(id).into_iter().filter_map(|id| self.jobs.get(&id))
@@ -212,7 +217,8 @@ impl State {
     /// session. Highest priority and oldest session of a group first.
     pub fn buckets(&self) -> impl Iterator<Item = Bucket<'_>> {
         self.jobs.waiting().iter().flat_map(move |(needs, buckets)| {
-            buckets.iter().map(move |((priority, _, session), places)| Bucket {
+            let goes_on = |key: &&BucketKey| self.jobs.sessions.goes_on(&key.2);
+            buckets.iter().filter(move |(key, _)| goes_on(key)).map(move |((priority, _, session), places)| Bucket {
                 state: self,
                 needs,
                 priority: priority.0,

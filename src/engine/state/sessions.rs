@@ -44,6 +44,16 @@ impl Sessions {
         self.sessions.iter().map(|(id, entry)| (id, &entry.session))
     }
 
+    /// It was not cancelled.
+    pub(super) fn goes_on(&self, id: &SessionId) -> bool {
+        self.sessions.get(id).is_none_or(|entry| entry.session.phase != SessionPhase::Cancelled)
+    }
+
+    pub(super) fn ending(&self) -> impl Iterator<Item = (&SessionId, &Session)> {
+        let ending = |entry: &Entry| entry.session.phase == SessionPhase::Cancelled && entry.counts.open() > 0;
+        self.sessions.iter().filter(move |(_, entry)| ending(entry)).map(|(id, entry)| (id, &entry.session))
+    }
+
     pub(super) fn counts(&self, id: &SessionId) -> QueueCounts {
         self.sessions.get(id).map_or_else(QueueCounts::default, |entry| entry.counts.plus(&entry.session.retired))
     }
@@ -205,8 +215,10 @@ impl State {
             });
         });
         self.dirty.insert(RowKey::Session(id));
-        for job in &ids {
-            self.jobs.propagate(*job);
+        // All were there when their gates were made; only what is held was perhaps not known to be yet.
+        let held: Vec<JobId> = ids.iter().filter(|job| self.jobs.is_held(job)).copied().collect();
+        for job in held {
+            self.jobs.propagate(job);
         }
         for job in &ids {
             self.join_equal(*job);
