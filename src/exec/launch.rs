@@ -4,6 +4,8 @@
 //! and the marker find whoever left the group, and only when nobody is left the exit is told. Never done here: judging what an
 //! exit means.
 
+mod step;
+
 use std::collections::BTreeMap;
 use std::fs;
 use std::io;
@@ -24,12 +26,13 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::cgroup::{self, Cgroups, Group};
 use super::portage::{self, PortageStep};
-use super::secrets::Secrets;
 use super::shim::{self, Order, Sandbox, ShimFailure};
 use super::users::{self, User};
 use super::{Capabilities, ExecError, Options, SAFE_PATH, sweep, workdir};
-use crate::engine::id::{JobId, Token};
+use crate::engine::id::Token;
 use crate::tasks;
+
+pub(super) use self::step::Step;
 
 /// Bytes of output in one piece.
 pub(super) const CHUNK_BYTES: usize = 16 << 10;
@@ -47,73 +50,6 @@ const PROBE_TIMEOUT: Duration = Duration::from_secs(20);
 /// A machine that boots may have no process or memory to spare for a moment, so a failed probe is repeated so often, with a pause.
 const PROBE_TRIES: u32 = 3;
 const PROBE_PAUSE: Duration = Duration::from_millis(300);
-
-/// One program of an attempt. This is also what the helper is told.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(super) struct Step {
-    pub(super) job: JobId,
-    pub(super) token: Token,
-    /// Below the attempt's directory; empty: the directory itself.
-    pub(super) directory: String,
-    pub(super) argv: Vec<String>,
-    /// Beyond the fixed ones; names are a closed list.
-    pub(super) environment: BTreeMap<String, String>,
-    pub(super) processes_max: u32,
-    pub(super) memory_max_mb: u64,
-    /// False for the programs that fetch sources: they need what the sandbox hides.
-    pub(super) sandbox: bool,
-    /// Without any network, where there is a sandbox.
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-    pub(super) cut_off: bool,
-    /// It is hive's own choice and runs nothing of the sources, so it is trusted with ports. Closing them takes a tenth of a second.
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-    pub(super) own_tool: bool,
-    /// What the job named, for its environment.
-    #[serde(default, skip_serializing_if = "Secrets::is_empty")]
-    pub(super) secrets: Secrets,
-    /// It is one of Portage's.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(super) portage: Option<PortageStep>,
-}
-
-/// Names that a step may add to its environment. Nothing that changes how a program is loaded.
-const ENVIRONMENT_NAMES: [&str; 6] = [
-    "SOURCE_DATE_EPOCH",
-    "FAKEROOTDONTTRYCHOWN",
-    "GIT_TERMINAL_PROMPT",
-    "GIT_ALLOW_PROTOCOL",
-    "GIT_SSH_COMMAND",
-    "MAVEN_OPTS",
-];
-
-impl Step {
-    /// What can be wrong with it, whoever sent it.
-    pub(super) fn check(&self) -> Result<(), String> {
-        crate::engine::grammar::argv(&self.argv).map_err(|error| error.to_string())?;
-        let directory = Path::new(&self.directory);
-        if directory.components().any(|part| !matches!(part, std::path::Component::Normal(_)))
-            || self.directory.contains('\0')
-        {
-            return Err(format!("directory {:?} is not below the attempt", self.directory));
-        }
-        for (name, value) in &self.environment {
-            if !ENVIRONMENT_NAMES.contains(&name.as_str()) || value.contains('\0') || value.len() > 1_024 {
-                return Err(format!("environment variable {name} is not allowed"));
-            }
-        }
-        self.secrets.check()?;
-        if !(8..=1 << 20).contains(&self.processes_max) || self.memory_max_mb > 1 << 24 {
-            return Err("limits are out of range".to_owned());
-        }
-        match &self.portage {
-            Some(PortageStep::Merge { atom }) => {
-                crate::engine::grammar::gentoo_atom(atom).map_err(|error| error.to_string())
-            }
-            Some(PortageStep::Ask) | None => Ok(()),
-        }
-    }
-}
 
 /// How a program ended.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
