@@ -632,7 +632,10 @@ mod tests {
         assert_eq!(state.to_string(), expected);
         let simulated =
             LocalRunner.run(&simulate(Family::Debian, &names(&["dpkg"])), &mut |_| {}).await.expect("apt-get runs");
-        assert_eq!((simulated.exit_code, would_install(Family::Debian, &simulated.output)), (Some(0), vec![]));
+        let installed = would_install(Family::Debian, &simulated.output);
+        assert_eq!(simulated.exit_code, Some(0));
+        // The archive may have a newer one than this machine.
+        assert!(installed.is_empty() || installed.iter().any(|name| name == "dpkg"), "{installed:?}");
     }
 
     #[tokio::test]

@@ -137,7 +137,7 @@ mod tests {
         JobId(uuid::Uuid::from_u128(number))
     }
 
-    /// A log of 100 bytes that ended at a time, milliseconds.
+    /// A log of 100 bytes, and some of marks beside it, that ended at a time, milliseconds.
     fn ended(store: &LogStore, number: u128, at_ms: u64) {
         let mut writer = store.create(job(number), 1, 1 << 20).expect("creates");
         writer.write(&[b'x'; 100]).expect("writes");
@@ -170,7 +170,7 @@ mod tests {
     #[test]
     fn the_oldest_logs_go_first_until_the_rest_fits() {
         let directory = tempfile::tempdir().expect("temporary directory");
-        let options = Options { directory: directory.path().to_owned(), total_max_bytes: 350, ..Options::default() };
+        let options = Options { directory: directory.path().to_owned(), total_max_bytes: 450, ..Options::default() };
         let store = LogStore::open(options).expect("opens");
         // Written in another order than they ended.
         for (number, at_ms) in [(1, 4_000), (2, 1_000), (3, 5_000), (4, 2_000), (5, 3_000)] {
