@@ -170,12 +170,16 @@ mod tests {
     #[test]
     fn the_oldest_logs_go_first_until_the_rest_fits() {
         let directory = tempfile::tempdir().expect("temporary directory");
-        let options = Options { directory: directory.path().to_owned(), total_max_bytes: 450, ..Options::default() };
-        let store = LogStore::open(options).expect("opens");
+        let options = Options { directory: directory.path().to_owned(), ..Options::default() };
+        let store = LogStore::open(options.clone()).expect("opens");
         // Written in another order than they ended.
         for (number, at_ms) in [(1, 4_000), (2, 1_000), (3, 5_000), (4, 2_000), (5, 3_000)] {
             ended(&store, number, at_ms);
         }
+        let files = fs::read_dir(directory.path().join(job(1).to_string())).expect("lists").flatten();
+        let each: u64 = files.map(|file| file.metadata().expect("there").len()).sum();
+        // Room for three and a half.
+        let store = LogStore::open(Options { total_max_bytes: each * 7 / 2, ..options }).expect("opens");
         assert_eq!(store.retain_at(6_000).expect("retains"), 2);
         assert_eq!(left(&store, 1..=5), [1, 3, 5]);
         assert_eq!(store.retain_at(6_000).expect("retains"), 0, "what fits stays");
