@@ -32,6 +32,7 @@ test: ## every test, with lints, as root where hosts are booted
 	fi
 	@echo 'figures, short form; measured again before a miss counts, as the machine may be busy'
 	$(CARGO) bench --locked --profile dev --bench figures -- --short || $(CARGO) bench --locked --profile dev --bench figures -- --short
+	$(CARGO) bench --locked --profile dev --no-default-features --bench planner -- --short
 
 test-all: ## also the tests that .config/nextest.toml leaves out of `make test`, when there are any
 	@tests/deps.sh test
@@ -41,6 +42,7 @@ test-all: ## also the tests that .config/nextest.toml leaves out of `make test`,
 bench: ## the figures, measured on this machine in 20 minutes, as root
 	@tests/deps.sh try
 	$(CARGO) bench --locked --bench figures -- $(BENCH)
+	$(CARGO) bench --locked --no-default-features --bench planner
 
 lint: ## formatting and lints
 	$(CARGO) fmt --check
