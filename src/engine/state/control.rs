@@ -58,7 +58,11 @@ impl State {
             self.meta.paused = decision;
             self.dirty.insert(RowKey::Meta);
         }
-        Reply::Changed { jobs: if changed { self.counts().needed } else { 0 }, drones: 0 }
+        if !changed {
+            return Reply::Changed { jobs: 0, drones: 0 };
+        }
+        // What waits, and whoever would have got it.
+        Reply::Changed { jobs: self.counts().needed, drones: self.members.present().count() as u64 }
     }
 
     /// Jobs that are meant and fit, in the order of submission. Refused when one is named that does not exist.
