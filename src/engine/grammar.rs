@@ -539,13 +539,13 @@ mod tests {
     use super::*;
     use crate::engine::id::Sha256Hash;
 
-    fn all_accepted(check: fn(&str) -> Result<(), GrammarError>, good: &[&str]) {
+    pub(super) fn all_accepted(check: fn(&str) -> Result<(), GrammarError>, good: &[&str]) {
         for text in good {
             assert_eq!(check(text), Ok(()), "{text}");
         }
     }
 
-    fn all_refused(check: fn(&str) -> Result<(), GrammarError>, bad: &[&str]) {
+    pub(super) fn all_refused(check: fn(&str) -> Result<(), GrammarError>, bad: &[&str]) {
         for text in bad {
             assert!(check(text).is_err(), "{text:?} was accepted");
         }

@@ -105,18 +105,7 @@ pub fn gentoo_target(target: &str) -> Result<(), GrammarError> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn all_accepted(check: fn(&str) -> Result<(), GrammarError>, good: &[&str]) {
-        for text in good {
-            assert_eq!(check(text), Ok(()), "{text}");
-        }
-    }
-
-    fn all_refused(check: fn(&str) -> Result<(), GrammarError>, bad: &[&str]) {
-        for text in bad {
-            assert!(check(text).is_err(), "{text:?} was accepted");
-        }
-    }
+    use crate::engine::grammar::tests::{all_accepted, all_refused};
 
     #[test]
     fn packages_of_gentoo_have_a_category_and_no_version() {

@@ -30,7 +30,7 @@ pub(in crate::exec) struct Step {
     /// Without any network, where there is a sandbox.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub(in crate::exec) cut_off: bool,
-    /// It is hive's own choice and runs nothing of the sources, so it is trusted with ports. Closing them takes a tenth of a second.
+    /// It is hive's own choice and runs nothing of the sources, so it is trusted with ports: closing them takes a moment, at every step.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub(in crate::exec) own_tool: bool,
     /// What the job named, for its environment.
