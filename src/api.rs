@@ -498,7 +498,7 @@ pub struct ArtifactView {
     pub size: u64,
 }
 
-/// `GET /api/v1/nodes`.
+/// `GET /api/v2/nodes`.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct NodeView {
     /// As in `hive status`.
@@ -508,7 +508,7 @@ pub struct NodeView {
     pub inventory: Option<Inventory>,
 }
 
-/// `GET /api/v1/health`: the node that answers, in one line.
+/// `GET /api/v2/health`: the node that answers, in one line.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Health {
     /// Its name.
@@ -529,7 +529,7 @@ pub struct Health {
     pub quorum: bool,
 }
 
-/// Answer to `PUT /api/v1/blobs`.
+/// Answer to `PUT /api/v2/blobs`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StoredBlob {
     /// Digest of what was stored.
@@ -538,7 +538,7 @@ pub struct StoredBlob {
     pub size: u64,
 }
 
-/// Body of `POST /api/v1/addresses`, and its answer: an address for an interface of this machine.
+/// Body of `POST /api/v2/addresses`, and its answer: an address for an interface of this machine.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct AddressClaim {
@@ -561,7 +561,7 @@ pub struct JoinRequest {
     pub addresses: Vec<String>,
 }
 
-/// Body of `POST /api/v1/recover`.
+/// Body of `POST /api/v2/recover`.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct RecoverRequest {
     /// Begin a new epoch. Without it the answer only says what would happen.
@@ -569,7 +569,7 @@ pub struct RecoverRequest {
     pub confirm: bool,
 }
 
-/// Answer to `POST /api/v1/recover`.
+/// Answer to `POST /api/v2/recover`.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct RecoverReport {
     /// Every replica that was asked.

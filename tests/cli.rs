@@ -125,12 +125,12 @@ fn every_kind_of_error_has_its_exit_code_and_comes_with_a_hint() {
     let answer = |code: &'static str| get(move || async move { (StatusCode::BAD_REQUEST, error(code)) });
     let agent = Agent::serve(
         Router::new()
-            .route("/api/v1/peers", answer("forbidden"))
-            .route("/api/v1/identity", answer("not_found"))
-            .route("/api/v1/jobs", answer("no_quorum"))
-            .route("/api/v1/explain/{what}", answer("internal"))
-            .route("/api/v1/status", answer("degraded"))
-            .route("/api/v1/listen", answer("invalid")),
+            .route("/api/v2/peers", answer("forbidden"))
+            .route("/api/v2/identity", answer("not_found"))
+            .route("/api/v2/jobs", answer("no_quorum"))
+            .route("/api/v2/explain/{what}", answer("internal"))
+            .route("/api/v2/status", answer("degraded"))
+            .route("/api/v2/listen", answer("invalid")),
     );
     let cases = [
         (&["peers"][..], 4),
@@ -230,7 +230,7 @@ fn a_list_that_is_cut_says_so() {
     let line = json!({ "id": JOB, "state": "received", "backend": "command", "target": "x", "priority": 0, "node": null, "attempts": 1,
                        "submitted_at": "2025-11-08T12:34:56.789Z", "waiting_for": null });
     let two = json!([line, line]);
-    let agent = Agent::serve(Router::new().route("/api/v1/jobs", get(move || async move { ok(two) })));
+    let agent = Agent::serve(Router::new().route("/api/v2/jobs", get(move || async move { ok(two) })));
     let cut = agent.run(&["queue", "list", "--limit", "2"]);
     assert!(text(&cut.stderr).contains("only the newest 2"), "{}", text(&cut.stderr));
     assert_eq!(text(&agent.run(&["queue", "list"]).stderr), "");
@@ -426,14 +426,14 @@ fn config_show_says_where_each_value_came_from() {
 
 #[test]
 fn status_checks_and_reads_over_tcp_too() {
-    let agent = Agent::serve(Router::new().route("/api/v1/status", get(|| async { ok(status(true)) })));
+    let agent = Agent::serve(Router::new().route("/api/v2/status", get(|| async { ok(status(true)) })));
     let output = agent.run(&["status", "--check"]);
     assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
     assert!(text(&output.stdout).contains("coordinator  build2 (term 3)"));
     assert!(!text(&output.stdout).contains('\u{1b}'), "no colours but on a terminal");
     let (code, value) = agent.json(&["status"]);
     assert_eq!((code, &value["data"]["self"]["name"]), (0, &json!("build2")));
-    let poor = Agent::serve(Router::new().route("/api/v1/status", get(|| async { ok(status(false)) })));
+    let poor = Agent::serve(Router::new().route("/api/v2/status", get(|| async { ok(status(false)) })));
     assert_eq!(poor.run(&["status"]).status.code(), Some(0));
     let output = poor.run(&["status", "--check"]);
     assert_eq!((output.status.code(), text(&output.stderr).as_str()), (Some(6), "degraded: no_quorum, disk_low\n"));
@@ -441,7 +441,7 @@ fn status_checks_and_reads_over_tcp_too() {
     let runtime = tokio::runtime::Runtime::new().expect("runtime");
     let listener = runtime.block_on(tokio::net::TcpListener::bind("127.0.0.1:0")).expect("binds");
     let url = format!("http://{}", listener.local_addr().expect("bound"));
-    let router = Router::new().route("/api/v1/status", get(|| async { ok(status(true)) }));
+    let router = Router::new().route("/api/v2/status", get(|| async { ok(status(true)) }));
     runtime.spawn(async move { axum::serve(listener, router).await });
     for name in ["HIVE_URL", "SWARMV3_URL"] {
         assert!(hive(&["status"]).env(name, &url).output().expect("runs").status.success(), "{name}");
@@ -450,7 +450,7 @@ fn status_checks_and_reads_over_tcp_too() {
 
 #[test]
 fn a_reader_that_has_seen_enough_is_no_error() {
-    let agent = Agent::serve(Router::new().route("/api/v1/status", get(|| async { ok(status(true)) })));
+    let agent = Agent::serve(Router::new().route("/api/v2/status", get(|| async { ok(status(true)) })));
     let mut child = agent.command(&["status"]).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("starts");
     drop(child.stdout.take());
     let output = child.wait_with_output().expect("ends");
@@ -466,7 +466,7 @@ fn interrupting_a_command_that_waits_ends_it_with_130() {
         });
         Body::from_stream(first.chain(futures::stream::pending()))
     };
-    let agent = Agent::serve(Router::new().route("/api/v1/listen", get(stream)));
+    let agent = Agent::serve(Router::new().route("/api/v2/listen", get(stream)));
     let mut child = agent.command(&["listen"]).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().expect("starts");
     let mut line = String::new();
     BufReader::new(child.stdout.as_mut().expect("piped")).read_line(&mut line).expect("reads");
@@ -488,7 +488,7 @@ fn queue_agent(arrived: &Arc<Mutex<Arrived>>, states: &'static [&'static str]) -
     let looked = Arc::new(AtomicUsize::new(0));
     let router = Router::new()
         .route(
-            "/api/v1/blobs",
+            "/api/v2/blobs",
             put(move |body: Bytes| async move {
                 let sha256 = hex::encode(Sha256::digest(&body));
                 let size = body.len();
@@ -497,7 +497,7 @@ fn queue_agent(arrived: &Arc<Mutex<Arrived>>, states: &'static [&'static str]) -
             }),
         )
         .route(
-            "/api/v1/jobs",
+            "/api/v2/jobs",
             post(move |body: String| async move {
                 let request: Value = serde_json::from_str(&body).expect("JSON");
                 let jobs: Vec<Value> = request["jobs"]
@@ -512,7 +512,7 @@ fn queue_agent(arrived: &Arc<Mutex<Arrived>>, states: &'static [&'static str]) -
             }),
         )
         .route(
-            "/api/v1/jobs/{id}",
+            "/api/v2/jobs/{id}",
             get(move |UrlPath(id): UrlPath<String>| async move {
                 let index = looked.fetch_add(1, Ordering::SeqCst).min(states.len() - 1);
                 if states[index] == "unknown" {
@@ -662,7 +662,7 @@ fn a_submission_whose_answer_is_lost_is_sent_again_with_the_same_ids() {
         let id = &request["jobs"][0]["id"];
         Body::from(ok(json!({ "session": request["session"], "jobs": [{ "id": id, "target": "hello" }] })))
     };
-    let agent = Agent::serve(Router::new().route("/api/v1/jobs", post(submit)));
+    let agent = Agent::serve(Router::new().route("/api/v2/jobs", post(submit)));
     let output = agent.run(&["queue", "add", "--backend", "debian", "hello"]);
     assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
     let requests = requests.lock().expect("lock");
@@ -726,7 +726,7 @@ fn following_a_log_goes_on_at_the_byte_where_the_connection_broke_and_with_the_n
     };
     let view = || async { ok(job("received", json!([attempt(1, "lost"), attempt(2, "accepted")]), json!([]))) };
     let agent =
-        Agent::serve(Router::new().route("/api/v1/jobs/{id}/log", get(log)).route("/api/v1/jobs/{id}", get(view)));
+        Agent::serve(Router::new().route("/api/v2/jobs/{id}/log", get(log)).route("/api/v2/jobs/{id}", get(view)));
     let output = agent.run(&["logs", "-f", JOB]);
     assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
     assert_eq!(text(&output.stdout), format!("{FIRST}second attempt\n"), "harmless also where it is not a terminal");
@@ -746,7 +746,7 @@ fn a_search_goes_on_until_it_is_complete_and_says_when_there_is_nothing() {
             json!({ "job": JOB, "attempt": 1, "matches": matches, "complete": offset == 200, "next_offset": next_offset, "next_line": next_line }),
         )
     };
-    let agent = Agent::serve(Router::new().route("/api/v1/jobs/{id}/log/search", get(found)));
+    let agent = Agent::serve(Router::new().route("/api/v2/jobs/{id}/log/search", get(found)));
     let output = agent.run(&["logs", JOB, "--grep", "a&b", "--attempt", "2"]);
     assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
     let line = |number: u32| format!("{number}: a&b \\u{{1b}}[2J in attempt 2\n");
@@ -771,8 +771,8 @@ fn phases_and_the_first_error_are_shown_for_people() {
         "kind": "compiler", "line": 7, "offset": 99, "text": "a.c:1: error: \u{202e}x", "before": ["cc a.c"], "after": ["make: ***"] } });
     let agent = Agent::serve(
         Router::new()
-            .route("/api/v1/jobs/{id}/log/phases", get(move || async move { ok(phases) }))
-            .route("/api/v1/jobs/{id}/log/first-error", get(move || async move { ok(error) })),
+            .route("/api/v2/jobs/{id}/log/phases", get(move || async move { ok(phases) }))
+            .route("/api/v2/jobs/{id}/log/first-error", get(move || async move { ok(error) })),
     );
     let shown = text(&agent.run(&["logs", JOB, "--phases"]).stdout);
     assert!(shown.contains("  build") && shown.contains("1 min 1 s") && shown.contains("compile\\u{1b}[2J"), "{shown}");
@@ -804,7 +804,7 @@ fn a_download_goes_on_where_it_broke_and_overwrites_nothing() {
             ([("x-hive-attempt", "1".to_owned()), ("x-hive-offset", offset.to_string())], body)
         }
     };
-    let agent = Agent::serve(Router::new().route("/api/v1/jobs/{id}/log", get(log)));
+    let agent = Agent::serve(Router::new().route("/api/v2/jobs/{id}/log", get(log)));
     let directory = tempfile::tempdir().expect("temporary directory");
     let file = directory.path().join("kept");
     let name = file.to_string_lossy().into_owned();
@@ -822,9 +822,9 @@ fn artifact_agent(content: &'static str, claimed: &str) -> Agent {
     let jobs = json!([{ "id": JOB, "state": "received", "backend": "command", "target": "x", "priority": 0, "node": null, "attempts": 1,
                         "submitted_at": "2025-11-08T12:34:56.789Z", "waiting_for": null }]);
     let router = Router::new()
-        .route("/api/v1/jobs", get(move || async move { ok(jobs) }))
-        .route("/api/v1/jobs/{id}/artifacts", get(move || async move { ok(listed) }))
-        .route("/api/v1/jobs/{id}/artifacts/{name}", get(move || async move { content }));
+        .route("/api/v2/jobs", get(move || async move { ok(jobs) }))
+        .route("/api/v2/jobs/{id}/artifacts", get(move || async move { ok(listed) }))
+        .route("/api/v2/jobs/{id}/artifacts/{name}", get(move || async move { content }));
     Agent::serve(router)
 }
 
@@ -870,7 +870,7 @@ fn recovering_shows_the_plan_and_changes_nothing_unless_told() {
             "may_be_lost": "entries after 40", "recovered": confirmed, "epoch": 2,
         }))
     };
-    let agent = Agent::serve(Router::new().route("/api/v1/recover", post(recover)));
+    let agent = Agent::serve(Router::new().route("/api/v2/recover", post(recover)));
     let output = agent.run(&["recover"]);
     assert_eq!(output.status.code(), Some(1));
     assert!(text(&output.stdout).contains("would be taken from build1"), "{}", text(&output.stdout));
@@ -915,8 +915,8 @@ fn the_doctor_names_cause_and_remedy_and_ends_with_six_when_something_is_broken(
         "broadcast_heard_by": ["build1"], "clock_offsets_ms": { "build1": 12 }, "disk_free_bytes": 50_000_000_000u64, "disk_low": false,
     });
     let router = Router::new()
-        .route("/api/v1/status", get(|| async { ok(status(true)) }))
-        .route("/api/v1/doctor", get(move || async move { ok(facts) }));
+        .route("/api/v2/status", get(|| async { ok(status(true)) }))
+        .route("/api/v2/doctor", get(move || async move { ok(facts) }));
     let agent = Agent::serve(router);
     let (code, value) = agent.json(&["doctor"]);
     assert_eq!((code, &value["data"]["worst"]), (6, &json!("fail")));
@@ -933,8 +933,8 @@ fn the_doctor_names_cause_and_remedy_and_ends_with_six_when_something_is_broken(
         assert!(check["state"] == "ok" || !check["remedy"].as_str().expect("text").is_empty(), "{check}");
     }
     let mute = Router::new()
-        .route("/api/v1/status", get(|| async { ok(status(true)) }))
-        .route("/api/v1/doctor", get(|| async { (StatusCode::NOT_FOUND, error("not_found")) }));
+        .route("/api/v2/status", get(|| async { ok(status(true)) }))
+        .route("/api/v2/doctor", get(|| async { (StatusCode::NOT_FOUND, error("not_found")) }));
     let output = Agent::serve(mute).run(&["doctor"]);
     assert!(text(&output.stdout).contains("warn  facts"), "{}", text(&output.stdout));
     let alone = hive(&["doctor", "--socket", "/nonexistent/sock"]).output().expect("runs");
@@ -959,8 +959,8 @@ fn whoever_asks_anothers_agent_is_told_about_that_agents_files() {
     });
     let agent = Agent::serve(
         Router::new()
-            .route("/api/v1/status", get(|| async { ok(status(true)) }))
-            .route("/api/v1/doctor", get(move || async move { ok(facts) })),
+            .route("/api/v2/status", get(|| async { ok(status(true)) }))
+            .route("/api/v2/doctor", get(move || async move { ok(facts) })),
     );
     let of_another = |line: &[&str]| {
         let mut command = agent.command(line);
@@ -1040,7 +1040,7 @@ fn recording(asked: &Arc<Mutex<Vec<String>>>) -> Agent {
                 let newlines = body.iter().filter(|byte| **byte == b'\n').count();
                 let said = if newlines > 0 { format!("{newlines} lines") } else { text(&body) };
                 asked.lock().expect("lock").push(format!("{path} {said}").trim().to_owned());
-                if path.starts_with("/api/v1/queue/import") {
+                if path.starts_with("/api/v2/queue/import") {
                     return ok(json!({ "session": JOB, "jobs": newlines }));
                 }
                 ok(json!({ "action": "x", "jobs": 1, "drones": 0 }))
@@ -1056,11 +1056,11 @@ fn recording(asked: &Arc<Mutex<Vec<String>>>) -> Agent {
     });
     Agent::serve(
         Router::new()
-            .route("/api/v1/jobs", jobs)
-            .route("/api/v1/control", post(record(asked)))
-            .route("/api/v1/nodes/{name}/{action}", post(record(asked)))
-            .route("/api/v1/sessions/{which}/cancel", post(record(asked)))
-            .route("/api/v1/queue/import", post(record(asked))),
+            .route("/api/v2/jobs", jobs)
+            .route("/api/v2/control", post(record(asked)))
+            .route("/api/v2/nodes/{name}/{action}", post(record(asked)))
+            .route("/api/v2/sessions/{which}/cancel", post(record(asked)))
+            .route("/api/v2/queue/import", post(record(asked))),
     )
 }
 
@@ -1068,7 +1068,7 @@ fn recording(asked: &Arc<Mutex<Vec<String>>>) -> Agent {
 fn control_says_what_it_is_done_to_and_asks_before_what_cannot_be_undone() {
     let asked = Arc::new(Mutex::new(Vec::new()));
     let agent = recording(&asked);
-    let control = |body: &str| format!("/api/v1/control {{\"action\":{body},\"running\":false,\"reason\":\"\"}}");
+    let control = |body: &str| format!("/api/v2/control {{\"action\":{body},\"running\":false,\"reason\":\"\"}}");
     let cases: [(&[&str], String); 9] = [
         (&["control", "pause"], control(r#""pause""#)),
         (&["control", "retry_failures", "6f9619ff"], control(&format!(r#""retry_failures","job":"{JOB}""#))),
@@ -1080,9 +1080,9 @@ fn control_says_what_it_is_done_to_and_asks_before_what_cannot_be_undone() {
         (&["job", "retry", "6f9619ff"], control(&format!(r#""retry_failures","job":"{JOB}""#))),
         (
             &["drone", "drain", "build2", "--deadline", "30m", "--reason", "disk"],
-            r#"/api/v1/nodes/build2/drain {"deadline_ms":1800000,"reason":"disk"}"#.to_owned(),
+            r#"/api/v2/nodes/build2/drain {"deadline_ms":1800000,"reason":"disk"}"#.to_owned(),
         ),
-        (&["session", "cancel", "a b"], r#"/api/v1/sessions/a%20b/cancel {"reason":""}"#.to_owned()),
+        (&["session", "cancel", "a b"], r#"/api/v2/sessions/a%20b/cancel {"reason":""}"#.to_owned()),
     ];
     for (line, expected) in cases {
         let output = agent.run(line);
@@ -1119,7 +1119,7 @@ fn an_import_is_streamed_from_a_file_or_from_standard_input() {
     let name = file.to_str().expect("text");
     let output = agent.run(&["queue", "import", name, "--name", "night ly", "--session", JOB]);
     assert_eq!(text(&output.stdout), format!("5000 jobs queued in session {JOB}\n"), "{}", text(&output.stderr));
-    let path = format!("/api/v1/queue/import?session={JOB}&name=night%20ly 5000 lines");
+    let path = format!("/api/v2/queue/import?session={JOB}&name=night%20ly 5000 lines");
     assert_eq!(asked.lock().expect("lock").pop(), Some(path));
     let piped = agent.command(&["queue", "import", "-"]).stdin(fs::File::open(&file).expect("file")).output();
     assert_eq!(piped.expect("runs").status.code(), Some(0));
@@ -1169,12 +1169,12 @@ fn sessions_drones_and_history_are_shown_harmless_and_in_full() {
     let answer = |data: Value| get(move || async move { ok(data) });
     let agent = Agent::serve(
         Router::new()
-            .route("/api/v1/sessions", answer(json!({ "sessions": [session_line("active")] })))
-            .route("/api/v1/sessions/{which}", answer(session))
-            .route("/api/v1/fleet", answer(json!({ "drones": [drone], "paused": null })))
-            .route("/api/v1/history", answer(past))
-            .route("/api/v1/status", answer(status(true)))
-            .route("/api/v1/build-stats/by-package", answer(json!({ "packages": [package] }))),
+            .route("/api/v2/sessions", answer(json!({ "sessions": [session_line("active")] })))
+            .route("/api/v2/sessions/{which}", answer(session))
+            .route("/api/v2/fleet", answer(json!({ "drones": [drone], "paused": null })))
+            .route("/api/v2/history", answer(past))
+            .route("/api/v2/status", answer(status(true)))
+            .route("/api/v2/build-stats/by-package", answer(json!({ "packages": [package] }))),
     );
     let cases: [(&[&str], &[&str]); 7] = [
         (&["session", "list"], &["6f9619ff  night\\u{1b}[2Jly", "active", "12/40"]),

@@ -68,7 +68,7 @@ impl Client {
     /// Queues jobs; whether they were acknowledged.
     pub fn submit(&mut self, jobs: &[JobSpec]) -> bool {
         let body = json!({ "session": SessionId(uuid::Uuid::new_v4()), "jobs": jobs });
-        self.ask("POST", "/api/v1/jobs", Some(&body)).is_some_and(|(code, _)| code == 200)
+        self.ask("POST", "/api/v2/jobs", Some(&body)).is_some_and(|(code, _)| code == 200)
     }
 }
 
@@ -78,7 +78,7 @@ pub fn get(host: &Host, path: &str) -> Option<Value> {
 }
 
 pub fn status(host: &Host) -> Option<Value> {
-    get(host, "/api/v1/status")
+    get(host, "/api/v2/status")
 }
 
 /// A job that does this.

@@ -84,7 +84,7 @@ pub fn coordinator_killed(lab: &mut Lab, effort: Effort) -> Vec<Row> {
         let old = hosts[leader].name.clone();
         let source = Source::Git { url: REPOSITORY.into(), branch: Some("main".into()), commit: None };
         let spec = job(Work::Command { source, argv: vec!["true".into()], artifacts: Vec::new() });
-        let path = format!("/api/v1/jobs/{}", spec.id.0);
+        let path = format!("/api/v2/jobs/{}", spec.id.0);
         let socket = socket_of(survivor);
         let since = Instant::now();
         agents.remove(leader).kill();

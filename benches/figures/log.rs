@@ -52,7 +52,7 @@ pub fn observer_lag(lab: &mut Lab, effort: Effort) -> Vec<Row> {
     let samples: Vec<Duration> = (0..rounds)
         .map(|round| {
             let spec = plain_job();
-            let path = format!("/api/v1/jobs/{}", spec.id.0);
+            let path = format!("/api/v2/jobs/{}", spec.id.0);
             assert!(writing.submit(&[spec]), "the coordinator takes a job");
             let since = Instant::now();
             let place = round % reading.len();

@@ -24,7 +24,7 @@ fn wall_clock() -> Duration {
 /// The drone of the job, once it builds.
 fn drone_of(host: &Host, job: &str) -> String {
     watch("the job builds", s(60), Duration::from_millis(20), || {
-        let job = get(host, &format!("/api/v1/jobs/{job}"))?;
+        let job = get(host, &format!("/api/v2/jobs/{job}"))?;
         let last = job["attempts"].as_array()?.last()?.clone();
         (last["state"] == "building").then(|| last["node"].as_str().map(str::to_owned)).flatten()
     })
@@ -52,7 +52,7 @@ pub fn line_to_watcher(lab: &mut Lab, effort: Effort) -> Vec<Row> {
     stream.set_read_timeout(Some(s(30))).expect("a time-out");
     // Version 1.0, so that the lines come without chunks around them.
     let asked = wall_clock();
-    write!(stream, "GET /api/v1/jobs/{job}/log?follow=1 HTTP/1.0\r\nhost: localhost\r\n\r\n").expect("asks");
+    write!(stream, "GET /api/v2/jobs/{job}/log?follow=1 HTTP/1.0\r\nhost: localhost\r\n\r\n").expect("asks");
     let (mut samples, mut backlog) = (Vec::new(), 0);
     for line in BufReader::new(stream).lines() {
         let line = line.expect("a line of the log");

@@ -117,7 +117,7 @@ pub(super) async fn secure_source(shared: &Shared, spec: &JobSpec) -> ApiResult<
     blobs::obtain(shared, sha256, Some(size), None).await.map_err(|error| match error {
         FetchError::NotFound { .. } => {
             let message = format!("the source archive {sha256} is not to be had: {error}");
-            ApiError::new(ErrorCode::Invalid, message, "upload it first: PUT /api/v1/blobs")
+            ApiError::new(ErrorCode::Invalid, message, "upload it first: PUT /api/v2/blobs")
         }
         FetchError::Failed { .. } | FetchError::Size { .. } | FetchError::Store(_) => {
             blobs::problem(&format!("the source archive {sha256} is not to be had"), &error)

@@ -9,7 +9,7 @@ use super::{JobLine, MemberState, QueueStatus};
 use crate::engine::id::{JobId, PeerId, SessionId, UnixMillis};
 use crate::engine::job::{AttemptState, FailureClass};
 
-/// Body of `POST /api/v1/control`: what an operator does, and to what. At most one of the things it can be done to is named.
+/// Body of `POST /api/v2/control`: what an operator does, and to what. At most one of the things it can be done to is named.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ControlRequest {
@@ -36,7 +36,7 @@ pub struct ControlRequest {
     pub reason: String,
 }
 
-/// Body of `POST /api/v1/nodes/{name}/{action}`, where the action is `pause`, `resume`, `drain` or `limit`.
+/// Body of `POST /api/v2/nodes/{name}/{action}`, where the action is `pause`, `resume`, `drain` or `limit`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct DroneRequest {
@@ -80,7 +80,7 @@ pub enum SessionState {
     Failed,
 }
 
-/// `GET /api/v1/sessions`.
+/// `GET /api/v2/sessions`.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct SessionList {
     /// The newest first.
@@ -158,7 +158,7 @@ pub struct EtaView {
     pub left_out: u64,
 }
 
-/// Answer to `POST /api/v1/queue/import`, given when all of it is visible.
+/// Answer to `POST /api/v2/queue/import`, given when all of it is visible.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Imported {
     /// The session.
@@ -167,7 +167,7 @@ pub struct Imported {
     pub jobs: u64,
 }
 
-/// `GET /api/v1/fleet`.
+/// `GET /api/v2/fleet`.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct FleetView {
     /// Every member that has not left, by name.
@@ -247,7 +247,7 @@ pub struct FleetBuild {
     pub samples: u64,
 }
 
-/// `GET /api/v1/history`.
+/// `GET /api/v2/history`.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct HistoryView {
     /// Attempts that are over, those that ended last first.
@@ -293,7 +293,7 @@ pub struct HistoryLine {
     pub artifact_bytes: Option<u64>,
 }
 
-/// `GET /api/v1/build-stats/by-package`.
+/// `GET /api/v2/build-stats/by-package`.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct PackageList {
     /// Those tried last first.

@@ -141,7 +141,7 @@ pub struct SubmittedJob {
     pub target: String,
 }
 
-/// Body of `POST /api/v1/jobs/{id}/cancel`.
+/// Body of `POST /api/v2/jobs/{id}/cancel`.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct CancelRequest {
     /// One sentence, may be empty.

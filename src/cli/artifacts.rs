@@ -19,7 +19,7 @@ pub(crate) async fn artifact(ui: &Ui, client: &Client, verb: ArtifactVerb) -> Ou
     match verb {
         ArtifactVerb::List { job } => {
             let id = queue::resolve(client, &job).await?;
-            let answer = client.get::<Vec<ArtifactView>>(&format!("/api/v1/jobs/{id}/artifacts")).await?;
+            let answer = client.get::<Vec<ArtifactView>>(&format!("/api/v2/jobs/{id}/artifacts")).await?;
             ui.answer(&answer, |artifacts| render::jobs::artifacts(artifacts, ui.paint))?;
             Ok(0)
         }
@@ -37,7 +37,7 @@ async fn get(
     (output, force): (Option<&Path>, bool),
 ) -> Outcome {
     let id = queue::resolve(client, job).await?;
-    let all = client.get::<Vec<ArtifactView>>(&format!("/api/v1/jobs/{id}/artifacts")).await?.data;
+    let all = client.get::<Vec<ArtifactView>>(&format!("/api/v2/jobs/{id}/artifacts")).await?.data;
     let wanted: Vec<&ArtifactView> =
         all.iter().filter(|artifact| name.is_none_or(|name| artifact.name == name)).collect();
     if wanted.is_empty() {
@@ -101,7 +101,7 @@ pub(super) async fn fetch(ui: &Ui, client: &Client, artifact: &ArtifactView, pat
     let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
     fs::create_dir_all(directory).map_err(local)?;
     let mut file = tempfile::Builder::new().prefix(".hive-").tempfile_in(directory).map_err(local)?;
-    let source = format!("/api/v1/jobs/{}/artifacts/{}", artifact.job, segment(&artifact.name));
+    let source = format!("/api/v2/jobs/{}/artifacts/{}", artifact.job, segment(&artifact.name));
     let mut stream = client.file(&source, artifact.size).await?;
     let (mut digest, mut size) = (Sha256::new(), 0u64);
     loop {

@@ -172,7 +172,7 @@ impl Demo<'_> {
             for node in &mut self.nodes {
                 node.check_alive()?;
             }
-            let last = match self.client(index).get::<Status>("/api/v1/status").await {
+            let last = match self.client(index).get::<Status>("/api/v2/status").await {
                 Ok(answer) => {
                     if let Some(value) = condition(&answer.data) {
                         self.ui.clear_progress();
@@ -222,7 +222,7 @@ impl Demo<'_> {
         };
         let role = self.until("for a role", within_ms, index, ready).await?;
         let name = self.nodes[index].name.clone();
-        let identity = self.client(index).get::<crate::api::Identity>("/api/v1/identity").await;
+        let identity = self.client(index).get::<crate::api::Identity>("/api/v2/identity").await;
         let why = identity.map_or_else(|_| String::new(), |answer| format!(" ({})", clean(&answer.data.reason)));
         self.say(&format!("{name} became {}{why}", clean(&role)));
         Ok(())
@@ -231,7 +231,7 @@ impl Demo<'_> {
     async fn distinct_hives(&self) -> Result<usize, Failure> {
         let mut seen = std::collections::BTreeSet::new();
         for node in &self.nodes {
-            seen.insert(node.client().get::<Status>("/api/v1/status").await?.data.hive_id);
+            seen.insert(node.client().get::<Status>("/api/v2/status").await?.data.hive_id);
         }
         Ok(seen.len())
     }
@@ -265,7 +265,7 @@ impl Demo<'_> {
         let packed = pack::pack_directory(&source_directory)?;
         let client = self.client(builder);
         let reader = tokio::fs::File::from_std(packed.file);
-        let stored = client.put::<StoredBlob>("/api/v1/blobs", reader, packed.size).await?.data;
+        let stored = client.put::<StoredBlob>("/api/v2/blobs", reader, packed.size).await?.data;
         let source = Source::Blob { sha256: stored.sha256, size: stored.size };
         let work = if debian {
             Work::Debian { source: DebianSource::Tree { source } }
@@ -282,7 +282,7 @@ impl Demo<'_> {
         let id = spec.id;
         let request =
             SubmitRequest { session: SessionId(Uuid::new_v4()), name: String::new(), profile: None, jobs: vec![spec] };
-        client.post::<Submitted>("/api/v1/jobs", &request).await?;
+        client.post::<Submitted>("/api/v2/jobs", &request).await?;
         let kind = if debian { "a Debian package" } else { "a C program (dpkg-buildpackage is not installed)" };
         self.say(&format!("queued {kind} through {}: job {id}", self.nodes[builder].name));
         Ok(id)
@@ -391,7 +391,7 @@ impl Demo<'_> {
     }
 
     async fn finish(&self, survivor: usize, view: &JobView, artifacts: &[PathBuf]) -> Result<(), Failure> {
-        let status = self.client(survivor).get::<Status>("/api/v1/status").await?;
+        let status = self.client(survivor).get::<Status>("/api/v2/status").await?;
         let page = format!("http://127.0.0.1:{}/", self.nodes[survivor].http);
         let files: Vec<String> = artifacts
             .iter()

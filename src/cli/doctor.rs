@@ -67,8 +67,8 @@ impl Check {
 pub(crate) async fn doctor(ui: &Ui, client: &Client, surroundings: &Surroundings, args: DoctorArgs) -> Outcome {
     let mut checks = Vec::new();
     ui.show_progress("asking the agent …");
-    let status: ApiResult<Status> = client.get("/api/v1/status").await.map(|answer| answer.data);
-    let facts: ApiResult<DoctorFacts> = client.get("/api/v1/doctor").await.map(|answer| answer.data);
+    let status: ApiResult<Status> = client.get("/api/v2/status").await.map(|answer| answer.data);
+    let facts: ApiResult<DoctorFacts> = client.get("/api/v2/doctor").await.map(|answer| answer.data);
     // Of an agent on another machine nothing can be seen from here but what it says itself.
     let here = (!client.is_remote()).then(|| Files {
         config: load(surroundings, args.config.as_deref(), &Flags::new()),

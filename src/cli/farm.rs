@@ -56,7 +56,7 @@ pub(crate) async fn control(ui: &Ui, client: &Client, args: ControlArgs) -> Outc
         let hint = "answer `yes`, or add --yes";
         return Err(Failure::new(ErrorCode::Conflict, "nothing was changed", hint));
     }
-    let answer = client.post::<Changed>("/api/v1/control", &request).await?;
+    let answer = client.post::<Changed>("/api/v2/control", &request).await?;
     ui.answer(&answer, render::farm::changed)?;
     Ok(0)
 }
@@ -65,7 +65,7 @@ pub(crate) async fn control(ui: &Ui, client: &Client, args: ControlArgs) -> Outc
 pub(crate) async fn job(ui: &Ui, client: &Client, action: Action, job: JobId, reason: String) -> Outcome {
     let request =
         ControlRequest { action: action.word().to_owned(), job: Some(job), reason, ..ControlRequest::default() };
-    let answer = client.post::<Changed>("/api/v1/control", &request).await?;
+    let answer = client.post::<Changed>("/api/v2/control", &request).await?;
     ui.answer(&answer, render::farm::changed)?;
     Ok(0)
 }
@@ -75,15 +75,15 @@ pub(crate) async fn session(ui: &Ui, client: &Client, verb: SessionVerb) -> Outc
     match verb {
         SessionVerb::List { all, limit } => {
             let open = if all { "" } else { "open=true&" };
-            let answer = client.get::<SessionList>(&format!("/api/v1/sessions?{open}limit={limit}")).await?;
+            let answer = client.get::<SessionList>(&format!("/api/v2/sessions?{open}limit={limit}")).await?;
             ui.answer(&answer, |list| render::farm::sessions(list, all, ui.paint))?;
         }
         SessionVerb::Show { session } => {
-            let answer = client.get::<SessionView>(&format!("/api/v1/sessions/{}", segment(&session))).await?;
+            let answer = client.get::<SessionView>(&format!("/api/v2/sessions/{}", segment(&session))).await?;
             ui.answer(&answer, |session| render::farm::session(session, ui.paint))?;
         }
         SessionVerb::Cancel { session, reason } => {
-            let path = format!("/api/v1/sessions/{}/cancel", segment(&session));
+            let path = format!("/api/v2/sessions/{}/cancel", segment(&session));
             let answer = client.post::<Changed>(&path, &CancelRequest { reason }).await?;
             ui.answer(&answer, render::farm::changed)?;
         }
@@ -93,7 +93,7 @@ pub(crate) async fn session(ui: &Ui, client: &Client, verb: SessionVerb) -> Outc
 
 /// `hive fleet`
 pub(crate) async fn fleet(ui: &Ui, client: &Client) -> Outcome {
-    let answer = client.get::<FleetView>("/api/v1/fleet").await?;
+    let answer = client.get::<FleetView>("/api/v2/fleet").await?;
     ui.answer(&answer, |fleet| render::farm::fleet(fleet, ui.paint))?;
     Ok(0)
 }
@@ -108,14 +108,14 @@ pub(crate) async fn drone(ui: &Ui, client: &Client, verb: DroneVerb) -> Outcome 
         DroneVerb::Drain { drone, deadline } => ("drain", drone, deadline, None),
         DroneVerb::Limit { drone, cores, none: _ } => ("limit", drone, None, cores),
     };
-    let path = format!("/api/v1/nodes/{}/{action}", segment(&drone));
+    let path = format!("/api/v2/nodes/{}/{action}", segment(&drone));
     let answer = client.post::<Changed>(&path, &DroneRequest { deadline_ms, cores, reason }).await?;
     ui.answer(&answer, render::farm::changed)?;
     Ok(0)
 }
 
 async fn show_drone(ui: &Ui, client: &Client, name: &str) -> Outcome {
-    let fleet = client.get::<FleetView>("/api/v1/fleet").await?.data;
+    let fleet = client.get::<FleetView>("/api/v2/fleet").await?.data;
     let found = fleet.drones.iter().find(|drone| drone.name == name || drone.peer_id.to_string() == name);
     let drone = found.ok_or_else(|| {
         let shown: String = name.chars().take(80).collect();
@@ -128,11 +128,11 @@ async fn show_drone(ui: &Ui, client: &Client, name: &str) -> Outcome {
 /// `hive history …`
 pub(crate) async fn history(ui: &Ui, client: &Client, args: HistoryArgs) -> Outcome {
     if let Some(HistoryVerb::Packages { limit }) = args.verb {
-        let answer = client.get::<PackageList>(&format!("/api/v1/build-stats/by-package?limit={limit}")).await?;
+        let answer = client.get::<PackageList>(&format!("/api/v2/build-stats/by-package?limit={limit}")).await?;
         ui.answer(&answer, |list| render::farm::packages(list, ui.paint))?;
         return Ok(0);
     }
-    let mut path = format!("/api/v1/history?limit={}", args.limit);
+    let mut path = format!("/api/v2/history?limit={}", args.limit);
     for (name, value) in [("package", &args.package), ("drone", &args.drone), ("session", &args.session)] {
         if let Some(value) = value {
             path.push_str(&format!("&{name}={}", segment(value)));
@@ -153,7 +153,7 @@ pub(crate) async fn history(ui: &Ui, client: &Client, args: HistoryArgs) -> Outc
 pub(crate) async fn import(ui: &Ui, client: &Client, args: ImportArgs) -> Outcome {
     let file = open(&args.file)?;
     let session = args.session.unwrap_or_else(Uuid::new_v4);
-    let mut path = format!("/api/v1/queue/import?session={session}&name={}", segment(&args.name));
+    let mut path = format!("/api/v2/queue/import?session={session}&name={}", segment(&args.name));
     if let Some(profile) = &args.profile {
         path.push_str(&format!("&profile={}", segment(profile)));
     }

@@ -85,7 +85,7 @@ impl Follower<'_> {
     async fn open(&mut self, follow: bool) -> Result<Download, ApiError> {
         let attempt = self.attempt.map_or_else(String::new, |attempt| format!("attempt={attempt}&"));
         let follow_text = if follow { "&follow=1" } else { "" };
-        let path = format!("/api/v1/jobs/{}/log?{attempt}offset={}{follow_text}", self.job, self.offset);
+        let path = format!("/api/v2/jobs/{}/log?{attempt}offset={}{follow_text}", self.job, self.offset);
         let stream = self.client.stream(&path, follow).await?;
         if let Some(attempt) = stream.number("x-hive-attempt").and_then(|number| u32::try_from(number).ok()) {
             self.attempt = Some(attempt);

@@ -112,15 +112,15 @@ impl Drop for Screen {
 
 /// One look at the hive.
 async fn look(client: &Client) -> ApiResult<Snapshot> {
-    let status = client.get::<Status>("/api/v1/status").await?.data;
-    let fleet = client.get::<FleetView>("/api/v1/fleet").await?.data;
-    let history = client.get::<HistoryView>(&format!("/api/v1/history?limit={EVENTS}")).await?.data;
+    let status = client.get::<Status>("/api/v2/status").await?.data;
+    let fleet = client.get::<FleetView>("/api/v2/fleet").await?.data;
+    let history = client.get::<HistoryView>(&format!("/api/v2/history?limit={EVENTS}")).await?.data;
     Ok(Snapshot { status, fleet, history })
 }
 
 /// The last bytes of a job's log.
 async fn tail(client: &Client, job: JobId) -> ApiResult<Vec<u8>> {
-    let mut log = client.stream(&format!("/api/v1/jobs/{job}/log?tail={TAIL_BYTES}"), false).await?;
+    let mut log = client.stream(&format!("/api/v2/jobs/{job}/log?tail={TAIL_BYTES}"), false).await?;
     let mut bytes = Vec::new();
     while let Ok(Some(piece)) = log.next().await {
         bytes.extend_from_slice(&piece);
@@ -194,16 +194,16 @@ async fn run(client: &Client, mut view: View, mut screen: Screen, interval: Dura
 
 async fn carry_out(client: &Client, act: Act) -> Result<String, ApiError> {
     let queue = |action: &str| ControlRequest { action: action.to_owned(), ..ControlRequest::default() };
-    let drone = |name: &str, action: &str| format!("/api/v1/nodes/{}/{action}", segment(name));
+    let drone = |name: &str, action: &str| format!("/api/v2/nodes/{}/{action}", segment(name));
     let nothing = DroneRequest::default();
     Ok(match act {
         Act::Quit => String::new(),
         Act::Pause => {
-            client.post::<Changed>("/api/v1/control", &queue("pause")).await?;
+            client.post::<Changed>("/api/v2/control", &queue("pause")).await?;
             "the queue is paused".to_owned()
         }
         Act::Resume => {
-            client.post::<Changed>("/api/v1/control", &queue("resume")).await?;
+            client.post::<Changed>("/api/v2/control", &queue("resume")).await?;
             "the queue goes on".to_owned()
         }
         Act::Drain(name) => {
@@ -215,7 +215,7 @@ async fn carry_out(client: &Client, act: Act) -> Result<String, ApiError> {
             format!("{name} gets work again")
         }
         Act::Cancel(job) => {
-            let path = format!("/api/v1/jobs/{job}/cancel");
+            let path = format!("/api/v2/jobs/{job}/cancel");
             let job = client.post::<JobView>(&path, &CancelRequest::default()).await?.data;
             format!("{} is cancelled", job.target)
         }

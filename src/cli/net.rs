@@ -105,7 +105,7 @@ pub(crate) async fn net(ui: &Ui, client: &Client, verb: NetVerb) -> Outcome {
             } else {
                 let cidr = format!("{next_ip}/{}", network.prefix);
                 let claim = AddressClaim { interface: network.interface.clone(), cidr };
-                client.post::<AddressClaim>("/api/v1/addresses", &claim).await?;
+                client.post::<AddressClaim>("/api/v2/addresses", &claim).await?;
             }
             let free = Free { network, next_ip, claimed: true };
             ui.data(&free, || {

@@ -19,7 +19,7 @@ const LISTEN_LINE_MAX_LEN: usize = 64 << 10;
 
 /// `hive status`.
 pub(crate) async fn status(ui: &Ui, client: &Client, check: bool) -> Outcome {
-    let answer = client.get::<Status>("/api/v1/status").await?;
+    let answer = client.get::<Status>("/api/v2/status").await?;
     ui.answer(&answer, |status| render::status(status, ui.paint))?;
     if !check {
         return Ok(0);
@@ -34,7 +34,7 @@ pub(crate) async fn status(ui: &Ui, client: &Client, check: bool) -> Outcome {
 
 /// `hive peers`.
 pub(crate) async fn peers(ui: &Ui, client: &Client) -> Outcome {
-    let answer = client.get::<PeersFile>("/api/v1/peers").await?;
+    let answer = client.get::<PeersFile>("/api/v2/peers").await?;
     ui.answer(&answer, |peers| render::peers(peers, ui.paint))?;
     Ok(0)
 }
@@ -42,10 +42,10 @@ pub(crate) async fn peers(ui: &Ui, client: &Client) -> Outcome {
 /// `hive identity …`
 pub(crate) async fn identity(ui: &Ui, client: &Client, verb: IdentityVerb) -> Outcome {
     let answer = match verb {
-        IdentityVerb::Show | IdentityVerb::Explain => client.get::<Identity>("/api/v1/identity").await?,
+        IdentityVerb::Show | IdentityVerb::Explain => client.get::<Identity>("/api/v2/identity").await?,
         IdentityVerb::Reset => {
             ui.show_progress("asking the hive …");
-            let answer = client.post::<Identity>("/api/v1/identity/reset", &json!({})).await;
+            let answer = client.post::<Identity>("/api/v2/identity/reset", &json!({})).await;
             ui.clear_progress();
             answer?
         }
@@ -59,9 +59,9 @@ pub(crate) async fn identity(ui: &Ui, client: &Client, verb: IdentityVerb) -> Ou
 
 /// `hive explain`. The beginning of a job's id is enough here too.
 pub(crate) async fn explain(ui: &Ui, client: &Client, what: &str) -> Outcome {
-    let answer = match client.get::<Explanation>(&format!("/api/v1/explain/{}", segment(what))).await {
+    let answer = match client.get::<Explanation>(&format!("/api/v2/explain/{}", segment(what))).await {
         Err(error) if error.code == ErrorCode::NotFound => match super::queue::resolve(client, what).await {
-            Ok(job) => client.get::<Explanation>(&format!("/api/v1/explain/{job}")).await?,
+            Ok(job) => client.get::<Explanation>(&format!("/api/v2/explain/{job}")).await?,
             Err(_) => return Err(error.into()),
         },
         other => other?,
@@ -72,7 +72,7 @@ pub(crate) async fn explain(ui: &Ui, client: &Client, what: &str) -> Outcome {
 
 /// `hive listen`: until interrupted, or until the agent ends.
 pub(crate) async fn listen(ui: &Ui, client: &Client) -> Outcome {
-    let mut stream = client.stream("/api/v1/listen", true).await?;
+    let mut stream = client.stream("/api/v2/listen", true).await?;
     if !ui.json {
         ui.remark("listening; end with Ctrl-C");
     }
@@ -129,7 +129,7 @@ fn datagram(value: &Value, ui: &Ui) -> String {
 
 /// `hive recover`: shows what would happen, asks, does it.
 pub(crate) async fn recover(ui: &Ui, client: &Client, yes: bool) -> Outcome {
-    let path = "/api/v1/recover";
+    let path = "/api/v2/recover";
     if !yes {
         let plan = client.post::<RecoverReport>(path, &RecoverRequest { confirm: false }).await?;
         if ui.json {

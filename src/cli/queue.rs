@@ -55,7 +55,7 @@ pub(crate) async fn queue(ui: &Ui, client: &Client, verb: QueueVerb) -> Outcome 
         }
         QueueVerb::Import(args) => farm::import(ui, client, args).await,
         QueueVerb::Status => {
-            let answer = client.get::<Status>("/api/v1/status").await?;
+            let answer = client.get::<Status>("/api/v2/status").await?;
             ui.data(&answer.data.queue, || render::queue_line(&answer.data.queue, ui.paint))?;
             Ok(0)
         }
@@ -68,7 +68,7 @@ fn list_path(states: &[String], limit: u32) -> Result<String, Failure> {
         return Err(Failure::usage(format!("{state:?} is no state of a job"), format!("one of {}", known.join(", "))));
     }
     let filter = if states.is_empty() { String::new() } else { format!("state={}&", states.join(",")) };
-    Ok(format!("/api/v1/jobs?{filter}limit={limit}"))
+    Ok(format!("/api/v2/jobs?{filter}limit={limit}"))
 }
 
 /// `hive job …`
@@ -77,7 +77,7 @@ pub(crate) async fn job(ui: &Ui, client: &Client, verb: JobVerb) -> Outcome {
         JobVerb::Show { job } => view(client, resolve(client, &job).await?).await?,
         JobVerb::Cancel { job, reason } => {
             let id = resolve(client, &job).await?;
-            client.post::<JobView>(&format!("/api/v1/jobs/{id}/cancel"), &CancelRequest { reason }).await?
+            client.post::<JobView>(&format!("/api/v2/jobs/{id}/cancel"), &CancelRequest { reason }).await?
         }
         JobVerb::Retry(JobActArgs { job, reason }) => {
             return farm::job(ui, client, Action::RetryFailures, resolve(client, &job).await?, reason).await;
@@ -95,7 +95,7 @@ pub(crate) async fn job(ui: &Ui, client: &Client, verb: JobVerb) -> Outcome {
 
 /// A job.
 pub(crate) async fn view(client: &Client, id: JobId) -> Result<Answer<JobView>, ApiError> {
-    client.get::<JobView>(&format!("/api/v1/jobs/{id}")).await
+    client.get::<JobView>(&format!("/api/v2/jobs/{id}")).await
 }
 
 /// The job that a person means by an id or the beginning of one.
@@ -124,7 +124,7 @@ pub(crate) async fn find(client: &Client, text: &str) -> Result<Option<JobId>, F
         return Ok(None);
     }
     let wanted = text.to_ascii_lowercase();
-    let jobs = client.get::<Vec<JobLine>>(&format!("/api/v1/jobs?id={wanted}&limit={ID_SEARCH_LIMIT}")).await?.data;
+    let jobs = client.get::<Vec<JobLine>>(&format!("/api/v2/jobs?id={wanted}&limit={ID_SEARCH_LIMIT}")).await?.data;
     // An older agent does not choose by the beginning.
     let mut found = jobs.iter().map(|job| job.id).filter(|id| id.to_string().starts_with(&wanted));
     match (found.next(), found.next()) {
@@ -203,7 +203,7 @@ async fn wait_for_session(ui: &Ui, client: &Client, id: SessionId) -> Outcome {
     let started = clock::now_ms();
     let mut last_answer = started;
     let session = loop {
-        match client.get::<SessionView>(&format!("/api/v1/sessions/{id}")).await {
+        match client.get::<SessionView>(&format!("/api/v2/sessions/{id}")).await {
             Ok(answer) => {
                 last_answer = clock::now_ms();
                 let (line, counts) = (&answer.data.line, &answer.data.counts);
@@ -235,7 +235,7 @@ async fn wait_for_session(ui: &Ui, client: &Client, id: SessionId) -> Outcome {
 
 async fn submit(client: &Client, request: &SubmitRequest) -> Result<Answer<Submitted>, Failure> {
     // An agent that is not there at all is said at once; only one that goes away meanwhile is waited for.
-    if let Err(error) = client.get::<serde_json::Value>("/api/v1/health").await
+    if let Err(error) = client.get::<serde_json::Value>("/api/v2/health").await
         && matches!(error.code, ErrorCode::Unreachable | ErrorCode::Forbidden)
     {
         return Err(error.into());
@@ -243,7 +243,7 @@ async fn submit(client: &Client, request: &SubmitRequest) -> Result<Answer<Submi
     let file_bytes = request.jobs.iter().map(|job| job.work.archive().map_or(0, |(_, size)| size)).sum();
     let deadline = clock::now_ms() + SUBMIT_PATIENCE_MS;
     loop {
-        match client.post_with_files::<Submitted>("/api/v1/jobs", request, file_bytes).await {
+        match client.post_with_files::<Submitted>("/api/v2/jobs", request, file_bytes).await {
             Err(error) if error.code == ErrorCode::Unreachable && clock::now_ms() < deadline => {
                 tokio::time::sleep(POLL).await
             }

@@ -86,7 +86,7 @@ async fn agents(client: &Client) -> Option<DoctorFacts> {
     if client.is_remote() {
         return None;
     }
-    client.get::<DoctorFacts>("/api/v1/doctor").await.ok().map(|answer| answer.data)
+    client.get::<DoctorFacts>("/api/v2/doctor").await.ok().map(|answer| answer.data)
 }
 
 fn config(surroundings: &Surroundings) -> Result<Config, Failure> {

@@ -309,7 +309,7 @@ fn job_page(job: &JobView, log: &Result<(bool, String), String>, position: &LogS
             put(
                 &mut page,
                 format_args!(
-                    "<p class=dim>{link} <a href=\"/api/v1/jobs/{}/log?harmless=1\">whole log</a>.</p>\n",
+                    "<p class=dim>{link} <a href=\"/api/v2/jobs/{}/log?harmless=1\">whole log</a>.</p>\n",
                     job.id
                 ),
             );
@@ -333,7 +333,7 @@ fn artifacts(page: &mut String, job: &JobView) {
         put(
             page,
             format_args!(
-                "<tr><td data-label=File><a href=\"/api/v1/blobs/{}\" download=\"{}\">{}</a><td data-label=Size class=num>{}\
+                "<tr><td data-label=File><a href=\"/api/v2/blobs/{}\" download=\"{}\">{}</a><td data-label=Size class=num>{}\
                  <td data-label=SHA-256 class=mono title=\"{}\">{}…\n",
                 artifact.sha256,
                 Text(&artifact.name),
@@ -381,7 +381,7 @@ fn foot(page: &mut String, log: &LogStatus, as_of: Option<UnixMillis>) {
     put(
         page,
         format_args!(
-            "<footer>log index {} of {} · epoch {} · {} old{shown} · <a href=/api/v1/status>JSON</a> · <a href=/metrics>metrics</a></footer>\n\
+            "<footer>log index {} of {} · epoch {} · {} old{shown} · <a href=/api/v2/status>JSON</a> · <a href=/metrics>metrics</a></footer>\n\
              </main>\n",
             log.applied,
             log.committed,

@@ -76,44 +76,44 @@ pub(super) fn table() -> Vec<Route> {
         read("/healthz", Anyone, get(healthz)),
         read("/readyz", Anyone, get(readyz)),
         read("/metrics", Anyone, get(metrics)),
-        read("/api/v1/health", Anyone, get(health)),
-        read("/api/v1/status", Anyone, get(status)),
-        read("/api/v1/nodes", Anyone, get(nodes)),
-        read("/api/v1/jobs", Anyone, get(jobs)),
-        read("/api/v1/jobs/{id}", Anyone, get(job)),
-        read("/api/v1/jobs/{id}/log", Anyone, get(logs::bytes)),
-        read("/api/v1/jobs/{id}/log/search", Anyone, get(logs::search)),
-        read("/api/v1/jobs/{id}/log/phases", Anyone, get(logs::phases)),
-        read("/api/v1/jobs/{id}/log/first-error", Anyone, get(logs::first_error)),
-        read("/api/v1/jobs/{id}/artifacts", Anyone, get(artifacts)),
-        files(Method::GET, "/api/v1/jobs/{id}/artifacts/{name}", Anyone, get(artifact)),
-        files(Method::GET, "/api/v1/blobs/{sha256}", Anyone, get(blob)),
-        read("/api/v1/explain/{what}", Anyone, get(explain)),
-        read("/api/v1/sessions", Anyone, get(farm::sessions)),
-        read("/api/v1/sessions/{which}", Anyone, get(farm::session)),
-        read("/api/v1/fleet", Anyone, get(farm::fleet)),
-        read("/api/v1/history", Anyone, get(farm::history)),
-        read("/api/v1/build-stats/by-package", Anyone, get(farm::packages)),
+        read("/api/v2/health", Anyone, get(health)),
+        read("/api/v2/status", Anyone, get(status)),
+        read("/api/v2/nodes", Anyone, get(nodes)),
+        read("/api/v2/jobs", Anyone, get(jobs)),
+        read("/api/v2/jobs/{id}", Anyone, get(job)),
+        read("/api/v2/jobs/{id}/log", Anyone, get(logs::bytes)),
+        read("/api/v2/jobs/{id}/log/search", Anyone, get(logs::search)),
+        read("/api/v2/jobs/{id}/log/phases", Anyone, get(logs::phases)),
+        read("/api/v2/jobs/{id}/log/first-error", Anyone, get(logs::first_error)),
+        read("/api/v2/jobs/{id}/artifacts", Anyone, get(artifacts)),
+        files(Method::GET, "/api/v2/jobs/{id}/artifacts/{name}", Anyone, get(artifact)),
+        files(Method::GET, "/api/v2/blobs/{sha256}", Anyone, get(blob)),
+        read("/api/v2/explain/{what}", Anyone, get(explain)),
+        read("/api/v2/sessions", Anyone, get(farm::sessions)),
+        read("/api/v2/sessions/{which}", Anyone, get(farm::session)),
+        read("/api/v2/fleet", Anyone, get(farm::fleet)),
+        read("/api/v2/history", Anyone, get(farm::history)),
+        read("/api/v2/build-stats/by-package", Anyone, get(farm::packages)),
         read("/bootstrap.sh", Anyone, get(bootstrap::script)),
         read("/bootstrap.sh.sha256", Anyone, get(bootstrap::script_sha256)),
         read("/bootstrap.sh.hmac", Anyone, get(bootstrap::script_hmac)),
         read("/bootstrap/{file}", Anyone, get(bootstrap::file)),
         read("/hive/peers", Secret, get(hive::peers)),
         write("/hive/join", Secret, post(hive::join)),
-        read("/api/v1/peers", Anyone, get(peers)),
-        read("/api/v1/identity", Anyone, get(identity)),
-        read("/api/v1/doctor", Local, get(doctor)),
-        read("/api/v1/listen", Local, get(listen)),
-        files(Method::POST, "/api/v1/jobs", Local, post(submit)),
-        write("/api/v1/jobs/{id}/cancel", Local, post(cancel)),
-        files(Method::POST, "/api/v1/queue/import", Local, post(farm::import)),
-        write("/api/v1/control", Local, post(farm::control)),
-        write("/api/v1/nodes/{name}/{action}", Local, post(farm::change_drone)),
-        write("/api/v1/sessions/{which}/cancel", Local, post(farm::cancel_session)),
-        write("/api/v1/identity/reset", Local, post(reset_identity)),
-        write("/api/v1/addresses", Local, post(claim_address)),
-        write("/api/v1/recover", Local, post(recover)),
-        files(Method::PUT, "/api/v1/blobs", Local, put(store_blob)),
+        read("/api/v2/peers", Anyone, get(peers)),
+        read("/api/v2/identity", Anyone, get(identity)),
+        read("/api/v2/doctor", Local, get(doctor)),
+        read("/api/v2/listen", Local, get(listen)),
+        files(Method::POST, "/api/v2/jobs", Local, post(submit)),
+        write("/api/v2/jobs/{id}/cancel", Local, post(cancel)),
+        files(Method::POST, "/api/v2/queue/import", Local, post(farm::import)),
+        write("/api/v2/control", Local, post(farm::control)),
+        write("/api/v2/nodes/{name}/{action}", Local, post(farm::change_drone)),
+        write("/api/v2/sessions/{which}/cancel", Local, post(farm::cancel_session)),
+        write("/api/v2/identity/reset", Local, post(reset_identity)),
+        write("/api/v2/addresses", Local, post(claim_address)),
+        write("/api/v2/recover", Local, post(recover)),
+        files(Method::PUT, "/api/v2/blobs", Local, put(store_blob)),
     ]
 }
 
@@ -399,7 +399,7 @@ mod tests {
             let path = route.path.replace("{id}", &JOB.to_string());
             for method in ["GET", "POST", "PUT", "DELETE", "PATCH"] {
                 let got = site.ask(false, request(method, &path, "{}")).await;
-                if method == "GET" && path == "/api/v1/jobs" {
+                if method == "GET" && path == "/api/v2/jobs" {
                     continue;
                 }
                 assert_eq!(got.status, 403, "{method} {path}");
@@ -416,10 +416,10 @@ mod tests {
     #[tokio::test]
     async fn peers_and_identity_are_read_over_the_port_too() {
         let site = Site::new();
-        let peers = site.get("/api/v1/peers").await;
+        let peers = site.get("/api/v2/peers").await;
         assert_eq!((peers.status, peers.json()["data"]["self"]["hostname"].clone()), (200, json!("fake")));
-        assert_eq!(site.get("/api/v1/identity").await.json()["error"]["message"], "no identity yet");
-        let reset = site.ask(false, request("POST", "/api/v1/identity/reset", "")).await;
+        assert_eq!(site.get("/api/v2/identity").await.json()["error"]["message"], "no identity yet");
+        let reset = site.ask(false, request("POST", "/api/v2/identity/reset", "")).await;
         assert_eq!(reset.status, 403);
     }
 
@@ -428,9 +428,9 @@ mod tests {
         let mut site = Site::of(FakeNode { delay: Duration::from_millis(80), ..FakeNode::new() });
         site.context.request_timeout = Duration::from_millis(10);
         let body = json!({ "session": uuid::Uuid::nil(), "jobs": [] }).to_string();
-        assert_eq!(site.ask(true, request("POST", "/api/v1/jobs", body)).await.status, 200);
-        assert_eq!(site.get(&format!("/api/v1/jobs/{JOB}/artifacts/a.deb")).await.status, 200);
-        let late = site.get("/api/v1/peers").await;
+        assert_eq!(site.ask(true, request("POST", "/api/v2/jobs", body)).await.status, 200);
+        assert_eq!(site.get(&format!("/api/v2/jobs/{JOB}/artifacts/a.deb")).await.status, 200);
+        let late = site.get("/api/v2/peers").await;
         let error = late.json()["error"].clone();
         assert_eq!((late.status, &error["code"]), (504, &json!("timeout")));
         assert!(error["hint"].as_str().is_some_and(|hint| !hint.is_empty()), "{error}");
@@ -462,7 +462,7 @@ mod tests {
 
     #[tokio::test]
     async fn status_has_the_promised_shape() {
-        let status = Site::new().get("/api/v1/status").await.json()["data"].clone();
+        let status = Site::new().get("/api/v2/status").await.json()["data"].clone();
         assert_eq!(status["self"]["state"], "member");
         assert_eq!(status["members"][0]["raft"], "voter");
         assert_eq!(status["queue"]["needed"], 1);
@@ -483,11 +483,11 @@ mod tests {
     async fn writes_over_the_socket_carry_who_wrote() {
         let site = Site::new();
         let body = json!({ "session": uuid::Uuid::nil(), "jobs": [] }).to_string();
-        assert_eq!(site.ask(true, request("POST", "/api/v1/jobs", body)).await.status, 200);
-        let cancel = format!("/api/v1/jobs/{JOB}/cancel");
+        assert_eq!(site.ask(true, request("POST", "/api/v2/jobs", body)).await.status, 200);
+        let cancel = format!("/api/v2/jobs/{JOB}/cancel");
         assert_eq!(site.ask(true, request("POST", &cancel, r#"{"reason":"wrong branch"}"#)).await.status, 200);
         assert_eq!(site.ask(true, request("POST", &cancel, "")).await.status, 200);
-        let stored = site.ask(true, request("PUT", "/api/v1/blobs", "abc")).await.json();
+        let stored = site.ask(true, request("PUT", "/api/v2/blobs", "abc")).await.json();
         let digest = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad";
         assert_eq!(stored["data"], json!({ "sha256": digest, "size": 3 }));
         let expected = [
@@ -505,27 +505,27 @@ mod tests {
         let long = "x".repeat(300);
         let deep = "[".repeat(10_000);
         let huge = format!("{{\"reason\":\"{}\"}}", "x".repeat(CONTROL_BODY_MAX));
-        let cancel = format!("/api/v1/jobs/{JOB}/cancel");
+        let cancel = format!("/api/v2/jobs/{JOB}/cancel");
         let cases = [
             ("GET", "/nowhere".to_owned(), String::new(), 404),
-            ("GET", "/api/v1/jobs/not-a-uuid".to_owned(), String::new(), 400),
-            ("GET", "/api/v1/jobs?state=sleeping".to_owned(), String::new(), 400),
-            ("GET", "/api/v1/jobs?limit=-1".to_owned(), String::new(), 400),
-            ("GET", format!("/api/v1/jobs/{JOB}/log?follow=maybe"), String::new(), 400),
-            ("GET", format!("/api/v1/jobs/{JOB}/log?harmless=maybe"), String::new(), 400),
-            ("GET", format!("/api/v1/jobs/{JOB}/log/search"), String::new(), 400),
-            ("GET", format!("/api/v1/jobs/{JOB}/log/search?q=a&regex=maybe"), String::new(), 400),
-            ("GET", format!("/api/v1/jobs/{JOB}/log/phases?attempt=first"), String::new(), 400),
-            ("GET", format!("/api/v1/jobs/{JOB}/artifacts/..%2fshadow"), String::new(), 400),
-            ("GET", "/api/v1/blobs/abc".to_owned(), String::new(), 400),
-            ("GET", format!("/api/v1/explain/{long}"), String::new(), 400),
-            ("GET", "/api/v1/explain/%ff".to_owned(), String::new(), 400),
+            ("GET", "/api/v2/jobs/not-a-uuid".to_owned(), String::new(), 400),
+            ("GET", "/api/v2/jobs?state=sleeping".to_owned(), String::new(), 400),
+            ("GET", "/api/v2/jobs?limit=-1".to_owned(), String::new(), 400),
+            ("GET", format!("/api/v2/jobs/{JOB}/log?follow=maybe"), String::new(), 400),
+            ("GET", format!("/api/v2/jobs/{JOB}/log?harmless=maybe"), String::new(), 400),
+            ("GET", format!("/api/v2/jobs/{JOB}/log/search"), String::new(), 400),
+            ("GET", format!("/api/v2/jobs/{JOB}/log/search?q=a&regex=maybe"), String::new(), 400),
+            ("GET", format!("/api/v2/jobs/{JOB}/log/phases?attempt=first"), String::new(), 400),
+            ("GET", format!("/api/v2/jobs/{JOB}/artifacts/..%2fshadow"), String::new(), 400),
+            ("GET", "/api/v2/blobs/abc".to_owned(), String::new(), 400),
+            ("GET", format!("/api/v2/explain/{long}"), String::new(), 400),
+            ("GET", "/api/v2/explain/%ff".to_owned(), String::new(), 400),
             ("GET", "/bootstrap/hive-pdp11".to_owned(), String::new(), 404),
             ("GET", format!("/bootstrap/hive-{}.exe", std::env::consts::ARCH), String::new(), 404),
             ("POST", cancel.clone(), "{".to_owned(), 400),
             ("POST", cancel.clone(), deep, 400),
             ("POST", cancel, huge, 413),
-            ("DELETE", "/api/v1/status".to_owned(), String::new(), 405),
+            ("DELETE", "/api/v2/status".to_owned(), String::new(), 405),
         ];
         for (method, path, body, expected) in cases {
             let got = site.ask(true, request(method, &path, body)).await;
@@ -545,7 +545,7 @@ mod tests {
 
     #[tokio::test]
     async fn an_upload_that_says_it_is_too_long_is_refused_unread() {
-        let mut put = request("PUT", "/api/v1/blobs", "short");
+        let mut put = request("PUT", "/api/v2/blobs", "short");
         put.headers_mut().insert(header::CONTENT_LENGTH, (BLOB_MAX + 1).into());
         let site = Site::new();
         assert_eq!(site.ask(true, put).await.status, 413);
@@ -555,11 +555,11 @@ mod tests {
     #[tokio::test]
     async fn downloads_are_attachments_and_logs_are_plain_text() {
         let site = Site::new();
-        let got = site.get(&format!("/api/v1/jobs/{JOB}/artifacts/a%22%3Cb%3E.deb")).await;
+        let got = site.get(&format!("/api/v2/jobs/{JOB}/artifacts/a%22%3Cb%3E.deb")).await;
         assert_eq!(got.headers["content-type"], "application/octet-stream");
         assert_eq!(got.headers["content-disposition"], "attachment; filename=\"a_<b>.deb\"");
         assert_eq!(got.body, b"bytes");
-        let log = site.get(&format!("/api/v1/jobs/{JOB}/log?attempt=2&offset=7")).await;
+        let log = site.get(&format!("/api/v2/jobs/{JOB}/log?attempt=2&offset=7")).await;
         assert_eq!(log.headers["content-type"], "text/plain; charset=utf-8");
         assert_eq!(
             (log.headers["x-hive-attempt"].as_bytes(), log.headers["x-hive-offset"].as_bytes()),
@@ -571,7 +571,7 @@ mod tests {
     #[tokio::test]
     async fn logs_are_searched_and_can_be_had_harmless() {
         let site = Site::new();
-        let log = format!("/api/v1/jobs/{JOB}/log");
+        let log = format!("/api/v2/jobs/{JOB}/log");
         assert_eq!(site.get(&log).await.body, b"first\n\x1b[31mlast\x1b[0m\n", "the bytes as they are");
         assert_eq!(site.get(&format!("{log}?harmless=1")).await.body, b"first\nlast\n");
         let found = site.get(&format!("{log}/search?q=a%26b&attempt=2&limit=5&ignore_case=1&offset=7&line=2")).await;
@@ -600,11 +600,11 @@ mod tests {
     #[tokio::test]
     async fn requests_without_exactly_one_host_are_refused_on_the_port() {
         let site = Site::new();
-        let mut two = request("GET", "/api/v1/status", "");
+        let mut two = request("GET", "/api/v2/status", "");
         two.headers_mut().append(header::HOST, "a".parse().expect("host"));
         two.headers_mut().append(header::HOST, "b".parse().expect("host"));
         assert_eq!(site.ask(false, two).await.status, 400);
-        let mut user = request("GET", "/api/v1/status", "");
+        let mut user = request("GET", "/api/v2/status", "");
         user.headers_mut().insert(header::HOST, "me@10.0.0.1".parse().expect("host"));
         assert_eq!(site.ask(false, user).await.status, 400);
     }

@@ -473,9 +473,9 @@ mod tests {
         let mut tcp = site.connect();
         let mut unix = StdUnixStream::connect(site.directory.path().join("hive.sock")).expect("connects");
         let (status, identity) = client(move || {
-            let status = exchange(&mut tcp, &format!("GET /api/v1/health HTTP/1.1\r\n{CLOSE}"));
+            let status = exchange(&mut tcp, &format!("GET /api/v2/health HTTP/1.1\r\n{CLOSE}"));
             let reset =
-                exchange(&mut unix, &format!("POST /api/v1/identity/reset HTTP/1.1\r\nContent-Length: 0\r\n{CLOSE}"));
+                exchange(&mut unix, &format!("POST /api/v2/identity/reset HTTP/1.1\r\nContent-Length: 0\r\n{CLOSE}"));
             (status, reset)
         })
         .await;
@@ -483,7 +483,7 @@ mod tests {
         let claim = "{\"interface\":\"eth0\",\"cidr\":\"10.0.0.7/24\"}";
         let claimed = client(move || {
             let head = format!(
-                "POST /api/v1/addresses HTTP/1.1\r\nContent-Type: application/json\r\nContent-Length: {}",
+                "POST /api/v2/addresses HTTP/1.1\r\nContent-Type: application/json\r\nContent-Length: {}",
                 claim.len()
             );
             exchange(&mut unix, &format!("{head}\r\n{CLOSE}{claim}"))
@@ -523,7 +523,7 @@ mod tests {
     async fn a_client_that_does_not_read_is_cut_off() {
         let site = site(|_| {});
         let mut stream = site.connect();
-        let path = format!("/api/v1/blobs/{}", "00".repeat(32));
+        let path = format!("/api/v2/blobs/{}", "00".repeat(32));
         stream.write_all(format!("GET {path} HTTP/1.1\r\n{CLOSE}").as_bytes()).expect("writes");
         // Two tasks accept, the third serves this connection.
         for (tasks, what) in
@@ -586,7 +586,7 @@ mod tests {
             // The server may close while the rest of the head is still being sent.
             let _ = long_head.write_all(head.as_bytes());
             let _ = long_head.read_exact(&mut answer);
-            let request = format!("POST /api/v1/jobs/{JOB}/cancel HTTP/1.1\r\nContent-Length: {}\r\n{CLOSE}", 65 << 10);
+            let request = format!("POST /api/v2/jobs/{JOB}/cancel HTTP/1.1\r\nContent-Length: {}\r\n{CLOSE}", 65 << 10);
             unix.write_all(request.as_bytes()).expect("writes");
             let _ = unix.write_all(&vec![b' '; 65 << 10]);
             let mut refusal = Vec::new();
@@ -603,7 +603,7 @@ mod tests {
     async fn it_stops_within_a_second_while_somebody_follows_a_log() {
         let site = site(|_| {});
         let mut stream = site.connect();
-        let follow = format!("GET /api/v1/jobs/{JOB}/log?follow=1 HTTP/1.1\r\n{CLOSE}");
+        let follow = format!("GET /api/v2/jobs/{JOB}/log?follow=1 HTTP/1.1\r\n{CLOSE}");
         let mut stream = client(move || {
             stream.write_all(follow.as_bytes()).expect("writes");
             let mut seen = Vec::new();

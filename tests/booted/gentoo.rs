@@ -42,7 +42,7 @@ fn build(machine: &Machine, label: &str, atom: &str) -> Value {
     let spec = JobSpec { pure: true, labels, ..JobSpec::new(id, atom, work) };
     let request = json!({ "session": SessionId(uuid::Uuid::new_v4()), "jobs": [spec] });
     machine.write("root/job.json", &request.to_string(), 0o600);
-    let submit = "curl -fsS --unix-socket /run/hive/hive.sock -H 'content-type: application/json' --data-binary @/root/job.json http://hive/api/v1/jobs";
+    let submit = "curl -fsS --unix-socket /run/hive/hive.sock -H 'content-type: application/json' --data-binary @/root/job.json http://hive/api/v2/jobs";
     let answer = machine.run(&["sh", "-c", submit]);
     assert_eq!(answer.code, 0, "{answer:?}\n{}", machine.log());
     let id = id.to_string();

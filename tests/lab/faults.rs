@@ -45,7 +45,7 @@ fn status_is_answered_without_quorum_and_says_so() {
             eventually("status without quorum", s(20), || hosts[0].status().filter(|status| status["quorum"] == false));
         assert_eq!(status["members"].as_array().expect("members").len(), 3);
         let mut curl = hosts[0].command("curl");
-        curl.args(["-sf", "http://127.0.0.1:8100/api/v1/status"]);
+        curl.args(["-sf", "http://127.0.0.1:8100/api/v2/status"]);
         let page = crate::harness::run(curl);
         assert!(page.stdout.contains("\"quorum\":false"), "{}{}", page.stdout, page.stderr);
         let refused = hosts[0].hive(&["job", "cancel", "00000000-0000-4000-8000-000000000000"]);

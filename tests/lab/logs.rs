@@ -165,7 +165,7 @@ fn hostile_output_is_kept_raw_and_shown_harmless_and_cut() {
 
         // A page and a plain request obey nothing either.
         let mut page = watcher.command("curl");
-        page.args(["-sf", &format!("http://127.0.0.1:8100/api/v1/jobs/{id}/log?attempt=1&harmless=1")]);
+        page.args(["-sf", &format!("http://127.0.0.1:8100/api/v2/jobs/{id}/log?attempt=1&harmless=1")]);
         let page = crate::harness::run(page);
         assert!(page.stdout.len() < 20_000 && !page.stdout.contains(['\u{1b}', '\u{202e}']), "{}", page.stdout.len());
     });

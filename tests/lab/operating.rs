@@ -56,7 +56,7 @@ fn what_scripts_call_works_on_any_node() {
             assert_eq!(curl(host, &["-f", "http://127.0.0.1:8100/healthz"]).0, 0);
             let metrics = curl(host, &["-f", "http://127.0.0.1:8100/metrics"]).1;
             assert!(metrics.contains("hive_quorum 1"), "{metrics}");
-            let status = curl(host, &["-f", "http://127.0.0.1:8100/api/v1/status"]).1;
+            let status = curl(host, &["-f", "http://127.0.0.1:8100/api/v2/status"]).1;
             assert!(status.contains(&hive), "{status}");
             let page = curl(host, &["-f", "http://127.0.0.1:8100/"]).1;
             assert!(hosts.iter().all(|host| page.contains(&host.name)), "{page}");
@@ -79,7 +79,7 @@ fn a_stranger_gets_nothing_that_needs_the_secret_and_is_counted() {
         let _agents = [hosts[0].start(&[]), hosts[1].start(&[])];
         one_hive(&[&hosts[0], &hosts[1]], 30);
         let url = format!("http://{}:8100", hosts[0].address);
-        for path in ["/hive/peers", "/bootstrap/../etc/build/shared_secret", "/api/v1/doctor"] {
+        for path in ["/hive/peers", "/bootstrap/../etc/build/shared_secret", "/api/v2/doctor"] {
             let (_, answer) = curl(&hosts[1], &["-o", "/dev/null", "-w", "%{http_code}", &format!("{url}{path}")]);
             assert!(["403", "404", "405", "421"].contains(&answer.as_str()), "{path}: {answer}");
         }

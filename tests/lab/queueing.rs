@@ -16,7 +16,7 @@ const JOBS: usize = 2_000;
 /// Stores an archive of one file, and answers with the source that it is.
 fn source(host: &Host) -> Value {
     let script = "echo nothing > /tmp/readme && tar -C /tmp -cf /tmp/empty.tar readme && \
-                  curl -s -m 20 --unix-socket /run/hive/hive.sock -T /tmp/empty.tar http://localhost/api/v1/blobs";
+                  curl -s -m 20 --unix-socket /run/hive/hive.sock -T /tmp/empty.tar http://localhost/api/v2/blobs";
     let mut command = host.command("sh");
     command.args(["-c", script]);
     let answer = run(command);

@@ -29,8 +29,8 @@ fn envelope(value: serde_json::Value) -> String {
 
 #[tokio::test]
 async fn answers_come_with_the_envelope_they_came_in() {
-    let router = Router::new().route("/api/v1/x", get(|| async { envelope(json!({ "a": 1, "future": true })) })).route(
-        "/api/v1/echo",
+    let router = Router::new().route("/api/v2/x", get(|| async { envelope(json!({ "a": 1, "future": true })) })).route(
+        "/api/v2/echo",
         post(|body: String| async move { envelope(serde_json::from_str(&body).expect("JSON")) }),
     );
     let served = serve(router);
@@ -38,11 +38,11 @@ async fn answers_come_with_the_envelope_they_came_in() {
     struct Known {
         a: u32,
     }
-    let answer = served.client.get::<Known>("/api/v1/x").await.expect("answers");
+    let answer = served.client.get::<Known>("/api/v2/x").await.expect("answers");
     assert_eq!(answer.data.a, 1);
     assert_eq!(answer.envelope["data"]["future"], true, "what a newer agent adds is not lost");
     assert_eq!(answer.envelope["as_of"], "2025-11-08T12:34:56.789Z");
-    let answer = served.client.post::<serde_json::Value>("/api/v1/echo", &json!({ "b": "ü" })).await.expect("answers");
+    let answer = served.client.post::<serde_json::Value>("/api/v2/echo", &json!({ "b": "ü" })).await.expect("answers");
     assert_eq!(answer.data["b"], "ü");
 }
 

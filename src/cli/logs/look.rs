@@ -16,7 +16,7 @@ fn nothing() -> Outcome {
 
 fn path(job: JobId, attempt: Option<u32>, what: &str) -> String {
     let attempt = attempt.map_or_else(String::new, |attempt| format!("?attempt={attempt}"));
-    format!("/api/v1/jobs/{job}/log/{what}{attempt}")
+    format!("/api/v2/jobs/{job}/log/{what}{attempt}")
 }
 
 /// `hive logs JOB --grep TEXT`. A search that runs out of time on a long log goes on by itself.
@@ -29,7 +29,7 @@ pub(super) async fn grep(ui: &Ui, client: &Client, job: JobId, text: &str, args:
     loop {
         let room = limit - all.len();
         let path = format!(
-            "/api/v1/jobs/{job}/log/search?q={}&regex={regex}&ignore_case={ignore_case}&limit={room}&offset={offset}&line={line}{attempt}",
+            "/api/v2/jobs/{job}/log/search?q={}&regex={regex}&ignore_case={ignore_case}&limit={room}&offset={offset}&line={line}{attempt}",
             segment(text)
         );
         let mut found = client.get::<LogMatches>(&path).await?.data;

@@ -141,7 +141,7 @@ async fn usual_backend(client: &Client, args: &QueueAddArgs) -> Result<Backend, 
 
 /// Names of the nodes that have a tool.
 pub(super) async fn drones_with(client: &Client, tool: &str) -> Result<Vec<String>, Failure> {
-    let nodes = client.get::<Vec<NodeView>>("/api/v1/nodes").await?.data;
+    let nodes = client.get::<Vec<NodeView>>("/api/v2/nodes").await?.data;
     let has = |node: &NodeView| node.inventory.as_ref().is_some_and(|inventory| inventory.tools.contains_key(tool));
     Ok(nodes.into_iter().filter(has).map(|node| node.member.name).collect())
 }
@@ -304,7 +304,7 @@ async fn upload(ui: &Ui, client: &Client, directory: &Path) -> Result<Source, Fa
         .map_err(|error| Failure::internal(format!("packing ended: {error}"), ""))??;
     ui.show_progress(&format!("sending {} …", bytes(packed.size)));
     let reader = tokio::fs::File::from_std(packed.file);
-    let stored = client.put::<StoredBlob>("/api/v1/blobs", reader, packed.size).await;
+    let stored = client.put::<StoredBlob>("/api/v2/blobs", reader, packed.size).await;
     ui.clear_progress();
     let stored = stored?.data;
     if stored.sha256 != packed.sha256 || stored.size != packed.size {
