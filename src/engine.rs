@@ -19,6 +19,7 @@ pub mod id;
 pub mod command;
 pub mod control;
 pub mod job;
+pub mod legacy;
 pub mod member;
 pub mod session;
 

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::control::Control;
 use super::id::{Epoch, HiveId, JobId, PeerId, SessionId, Token, UnixMillis};
 use super::job::{JobSpec, Outcome};
+use super::legacy::LegacyInfo;
 use super::member::{MemberInfo, RoleClaim};
 use super::session::SessionAbout;
 
@@ -144,6 +145,16 @@ pub enum Command {
         job: JobId,
         /// Who and why.
         reason: String,
+    },
+    /// A drone of the Python swarm came, or says something else about itself than before.
+    RegisterLegacy {
+        /// The drone.
+        drone: LegacyInfo,
+    },
+    /// It is taken off the list.
+    ForgetLegacy {
+        /// The drone.
+        peer_id: PeerId,
     },
     /// Apply follows the rules of this level from here on. Only rises.
     RaiseFeatureLevel {

@@ -21,6 +21,7 @@ use std::collections::BTreeMap;
 use super::command::Command;
 use super::control::{Control, Jobs};
 use super::id::{JobId, PeerId};
+use super::legacy::LEGACY_LEASE_MS;
 use super::state::State;
 
 pub use self::explain::{Explanation, ExplanationLine, Subject, explain, explain_job, waiting_for};
@@ -63,6 +64,8 @@ pub struct Settings {
     pub cores_per_slot: u32,
     /// Attempts that a drone is given beyond its slots, so that the next one is there when one ends.
     pub prefetch: u32,
+    /// How long an attempt of a drone of the Python swarm is believed in without a word of it, milliseconds.
+    pub legacy_lease_ms: u64,
     /// Most assignments in one plan: one batch of the log.
     pub assignments_max: usize,
     /// Waiting jobs whose reason the report holds; of the others `explain` tells it.
@@ -71,7 +74,13 @@ pub struct Settings {
 
 impl Default for Settings {
     fn default() -> Self {
-        Self { cores_per_slot: 2, prefetch: 0, assignments_max: 256, report_jobs_max: 100 }
+        Self {
+            cores_per_slot: 2,
+            prefetch: 0,
+            legacy_lease_ms: LEGACY_LEASE_MS,
+            assignments_max: 256,
+            report_jobs_max: 100,
+        }
     }
 }
 
@@ -124,7 +133,7 @@ const BY_HIVE: &str = "hive";
 pub fn plan(state: &State, view: &View, leases: &mut Leases, now: Now, settings: &Settings) -> Plan {
     let mut plan = Plan::default();
     leases.follow(state, now.now_ms);
-    give_up_expired(state, view, leases, now, &mut plan);
+    give_up_expired(state, view, leases, now, settings, &mut plan);
     end_blocks(state, now, settings, &mut plan);
     end_drains(state, now, &mut plan);
     end_sessions(state, &mut plan);
@@ -158,12 +167,17 @@ impl Plan {
     }
 }
 
-fn give_up_expired(state: &State, view: &View, leases: &Leases, now: Now, plan: &mut Plan) {
+fn give_up_expired(state: &State, view: &View, leases: &Leases, now: Now, settings: &Settings, plan: &mut Plan) {
     for peer in state.busy_nodes() {
-        let gone = state.member(peer).is_none_or(|member| member.left);
+        let machine = state.machine(peer);
+        let (gone, legacy) = (machine.is_none(), machine.is_some_and(|machine| machine.legacy));
         let down_since_ms = if gone { Some(0) } else { view.drones.get(peer).and_then(|drone| drone.down_since_ms) };
         for (job, attempt) in state.live_attempts(peer) {
-            let expiry = leases.expiry(&attempt.token, job.spec.pure, down_since_ms);
+            let expiry = if legacy {
+                leases.expiry_of_legacy(&attempt.token, settings.legacy_lease_ms)
+            } else {
+                leases.expiry(&attempt.token, job.spec.pure, down_since_ms)
+            };
             if now.now_ms < expiry.at_ms {
                 plan.wake(expiry.at_ms, "a lease");
                 continue;

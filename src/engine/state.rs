@@ -9,7 +9,7 @@
 //!
 //! The state is a set of rows (table, key, canonical CBOR); [`State`] is that set decoded, with indexes. Every replica that
 //! applied the same entries holds the same rows and the same [`chain`](State::chain). Rules of members are in `members`, of
-//! roles in `roles`, of the queue in `queue`, `sessions`, `gates` and `reports`, of operators in `control`, of retries in `origins`. Never done here: reading a clock, choosing
+//! roles in `roles`, of drones of the Python swarm in `legacy`, of the queue in `queue`, `sessions`, `gates` and `reports`, of operators in `control`, of retries in `origins`. Never done here: reading a clock, choosing
 //! who builds what, or writing anything anywhere.
 //!
 //! Jobs that are over stay in memory while they are among the newest [`TERMINAL_KEPT`]; then they become
@@ -19,6 +19,7 @@ mod control;
 mod drones;
 mod gates;
 mod jobs;
+mod legacy;
 mod members;
 mod meta;
 mod origins;
@@ -42,6 +43,7 @@ pub use self::drones::{
     DRONE_INFRA_FAILURES_MAX, Decision, Drain, DroneRecord, GROUNDED_MS, UPLOAD_FAILURES_MAX, UPLOAD_PAUSE_MS,
 };
 pub use self::jobs::{HISTORY_KEPT, QueueCounts, TERMINAL_KEPT};
+pub use self::legacy::Machine;
 pub use self::members::{ADDRESSES_MAX, MEMBERS_MAX};
 pub use self::origins::WINDOW;
 pub use self::packages::{Estimate, PACKAGES_MAX, PackageRecord, SAMPLES_MAX, Sample, UNKNOWN_DURATION_MS};
@@ -75,6 +77,8 @@ pub mod table {
     pub const HISTORY: u8 = 9;
     /// Key: package without its version. Value: `PackageRecord`.
     pub const PACKAGES: u8 = 10;
+    /// Key: PeerId. Value: `LegacyDrone`.
+    pub const LEGACY: u8 = 11;
 }
 
 /// A row of the durable form of the state. The state is exactly the set of its rows.
@@ -132,6 +136,7 @@ pub struct State {
     meta: meta::Meta,
     chain: meta::Chain,
     members: members::Members,
+    legacy: legacy::Legacy,
     jobs: jobs::Jobs,
     origins: origins::Origins,
     /// Rows that the batch being applied has changed. Empty between batches.
@@ -280,6 +285,8 @@ impl State {
             Command::EndBlock { job } => self.end_block(context, job),
             Command::Control { action, by, why } => self.control(context, &action, &by, &why),
             Command::Cancel { job, reason } => self.cancel(context, job, &reason),
+            Command::RegisterLegacy { drone } => self.register_legacy(context, drone),
+            Command::ForgetLegacy { peer_id } => self.forget_legacy(&peer_id),
             Command::RaiseFeatureLevel { level } => self.raise_feature_level(level),
             Command::BeginEpoch { epoch } => self.begin_epoch(epoch),
         }

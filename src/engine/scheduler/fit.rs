@@ -6,8 +6,9 @@ use std::fmt;
 use super::{DroneView, Settings, View};
 use crate::engine::id::PeerId;
 use crate::engine::job::{Job, Needs};
-use crate::engine::member::{Inventory, Member};
-use crate::engine::state::{Decision, DroneRecord, State};
+use crate::engine::legacy;
+use crate::engine::member::Inventory;
+use crate::engine::state::{Decision, DroneRecord, Machine, State};
 
 /// Slots of a drone.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -103,11 +104,13 @@ impl Unfit {
     }
 }
 
-/// A member that has not left, as a plan sees it.
+/// A machine that can be given work, as a plan sees it.
 pub(super) struct Drone<'a> {
     pub(super) peer: &'a PeerId,
     pub(super) name: &'a str,
-    member: &'a Member,
+    inventory: &'a Inventory,
+    role: Option<&'a str>,
+    legacy: bool,
     pub(super) slots: Slots,
     pub(super) load_percent: u32,
     /// It tries again what others could not build, and nothing else.
@@ -123,19 +126,19 @@ pub(super) struct Drone<'a> {
     shut: Option<Unfit>,
 }
 
-/// All members that have not left.
+/// Everything that can be given work.
 pub(super) fn drones<'a>(state: &'a State, view: &View, settings: &Settings, hive_ms: u64) -> Vec<Drone<'a>> {
     let mut in_flight: BTreeMap<&PeerId, usize> = BTreeMap::new();
     for node in view.in_flight.values() {
         *in_flight.entry(node).or_default() += 1;
     }
-    let present = state.members().filter(|member| !member.left);
-    present
-        .map(|member| {
-            let peer = &member.info.peer_id;
+    state
+        .machines()
+        .map(|machine| {
+            let peer = machine.peer;
             let taken = state.live_attempts_len(peer) + in_flight.get(peer).copied().unwrap_or(0);
             let soft = view.drones.get(peer).cloned().unwrap_or_default();
-            drone(state, member, &soft, u32::try_from(taken).unwrap_or(u32::MAX), settings, hive_ms)
+            drone(state, machine, &soft, u32::try_from(taken).unwrap_or(u32::MAX), settings, hive_ms)
         })
         .collect()
 }
@@ -154,17 +157,17 @@ pub fn slots(inventory: &Inventory, record: &DroneRecord, set: Option<u32>, sett
 
 fn drone<'a>(
     state: &'a State,
-    member: &'a Member,
+    machine: Machine<'a>,
     soft: &DroneView,
     taken: u32,
     settings: &Settings,
     hive_ms: u64,
 ) -> Drone<'a> {
-    let peer = &member.info.peer_id;
-    let inventory = &member.info.inventory;
+    let Machine { peer, name, inventory, role, legacy } = machine;
     let record = state.drone_record(peer);
     let cores = record.cores_limit.map_or(inventory.cpu_cores, |limit| limit.min(inventory.cpu_cores));
-    let total = slots(inventory, record, soft.slots, settings);
+    // It is handed one package at a time, however many processors it has.
+    let total = if legacy { 1 } else { slots(inventory, record, soft.slots, settings) };
     let later = [
         (record.grounded_until_ms, "a grounded drone"),
         (record.uploads_paused_until_ms, "a drone that cannot upload"),
@@ -174,8 +177,10 @@ fn drone<'a>(
     let memory_mb = u64::from(inventory.ram_gb).saturating_add(1).saturating_mul(1_024);
     let mut drone = Drone {
         peer,
-        name: &member.display_name,
-        member,
+        name,
+        inventory,
+        role,
+        legacy,
         slots: Slots { total, taken },
         load_percent: soft.load_percent,
         sweeps: state.sweeps(peer),
@@ -223,6 +228,7 @@ impl Drone<'_> {
 
     /// Attempts that it may be given when it is given so many beyond its slots.
     pub(super) fn room(&self, ahead: u32) -> u32 {
+        let ahead = if self.legacy && ahead > 0 { legacy::AHEAD } else { ahead };
         if self.sweeps { 0 } else { self.room_for_sweeping_and(ahead) }
     }
 
@@ -258,7 +264,7 @@ impl Drone<'_> {
 
     /// What it does not have, whether it may get work or not.
     pub(super) fn lacks(&self, needs: &Needs) -> Option<Unfit> {
-        let inventory = &self.member.info.inventory;
+        let inventory = self.inventory;
         let labels = needs.labels.iter().filter(|label| !self.has(label)).cloned();
         let tools = needs.tools.iter().filter(|(tool, least)| !self.has_tool(tool, least));
         let tools = tools.map(|(tool, least)| if least.is_empty() { tool.clone() } else { format!("{tool} {least}") });
@@ -279,14 +285,14 @@ impl Drone<'_> {
     }
 
     fn has_tool(&self, tool: &str, least: &str) -> bool {
-        let known = self.member.info.inventory.tools.get(tool);
+        let known = self.inventory.tools.get(tool);
         known.is_some_and(|version| least.is_empty() || is_at_least(version, least))
     }
 
     /// A label is what the operator gave, a tool, a language, the architecture, the distribution, the kind of machine; or one
     /// of these with its kind in front, which leaves no doubt.
     fn has(&self, label: &str) -> bool {
-        let inventory = &self.member.info.inventory;
+        let inventory = self.inventory;
         if inventory.labels.contains(label) {
             return true;
         }
@@ -299,7 +305,7 @@ impl Drone<'_> {
             Some(("feature", feature)) => inventory.features.contains(feature),
             Some(("tree", tree)) => inventory.tree.as_deref() == Some(tree),
             Some(("node", name)) => self.name == name,
-            Some(("role", role)) => self.member.role.as_ref().is_some_and(|claim| claim.role == role),
+            Some(("role", role)) => self.role == Some(role),
             Some(_) => false,
             None => {
                 inventory.tools.contains_key(label)

@@ -129,6 +129,12 @@ impl Leases {
             .map(|since_ms| Expiry { at_ms: since_ms.max(renewed_at_ms) + PURE_AFTER_DOWN_MS, why: "down" });
         down.filter(|down| down.at_ms < silent.at_ms).unwrap_or(silent)
     }
+
+    /// When an attempt of a drone of the Python swarm is to be given up: it renews by asking for anything.
+    pub fn expiry_of_legacy(&self, token: &Token, lease_ms: u64) -> Expiry {
+        let renewed_at_ms = self.renewed.get(token).copied().unwrap_or(self.elected_at_ms);
+        Expiry { at_ms: renewed_at_ms.saturating_add(lease_ms), why: "has not asked for anything any more" }
+    }
 }
 
 #[cfg(test)]

@@ -62,7 +62,7 @@ impl State {
             return Reply::Changed { jobs: 0, drones: 0 };
         }
         // What waits, and whoever would have got it.
-        Reply::Changed { jobs: self.counts().needed, drones: self.members.present().count() as u64 }
+        Reply::Changed { jobs: self.counts().needed, drones: self.machines().count() as u64 }
     }
 
     /// Jobs that are meant and fit, in the order of submission. Refused when one is named that does not exist.
@@ -162,7 +162,7 @@ impl State {
     }
 
     fn unground(&mut self, node: Option<&PeerId>) -> Executed {
-        if let Some(node) = node.filter(|node| self.members.get(node).is_none()) {
+        if let Some(node) = node.filter(|node| self.members.get(node).is_none() && self.legacy.get(node).is_none()) {
             return reject(RejectCode::NotFound, format!("no member {node}"));
         }
         Ok(Reply::Changed { jobs: 0, drones: self.forgive(node) })
@@ -207,7 +207,7 @@ impl State {
     }
 
     fn change_drone(&mut self, context: Context, node: &PeerId, change: &DroneChange, decision: Decision) -> Executed {
-        if self.members.get(node).is_none_or(|member| member.left) {
+        if self.machine(node).is_none() {
             return reject(RejectCode::NotFound, format!("no member {node}"));
         }
         let hive_ms = self.meta.hive_time_ms;

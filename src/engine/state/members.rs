@@ -131,16 +131,24 @@ fn check_info(info: &MemberInfo) -> Result<(), Reject> {
 }
 
 fn check_inventory(inventory: &Inventory) -> Result<(), Reject> {
+    inventory_fits(inventory).or_else(|why| reject(RejectCode::Invalid, why))
+}
+
+/// Whether what a machine says it has is within bounds; else why not.
+pub(super) fn inventory_fits(inventory: &Inventory) -> Result<(), String> {
     let counts_ok = inventory.languages.len() <= 64 && inventory.tools.len() <= 256 && inventory.labels.len() <= 64;
-    check(counts_ok, "the inventory has more than 64 languages, 256 tools or 64 labels")?;
+    if !counts_ok {
+        return Err("the inventory has more than 64 languages, 256 tools or 64 labels".to_owned());
+    }
     let single = [&inventory.arch, &inventory.distro, &inventory.distro_version, &inventory.virt];
     let sets = inventory.languages.iter().chain(&inventory.labels);
     let tools = inventory.tools.iter().flat_map(|(name, version)| [name, version]);
     let fits = |text: &&String| text.len() <= FACT_MAX_LEN && !text.chars().any(char::is_control);
-    check(
-        single.iter().copied().chain(sets).chain(tools).all(|text| fits(&text)),
-        "the inventory has a text longer than 128 bytes or with control characters",
-    )
+    if single.iter().copied().chain(sets).chain(tools).all(|text| fits(&text)) {
+        Ok(())
+    } else {
+        Err("the inventory has a text longer than 128 bytes or with control characters".to_owned())
+    }
 }
 
 impl State {

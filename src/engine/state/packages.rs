@@ -144,10 +144,9 @@ pub(super) fn version_of(job: &Job) -> String {
 impl State {
     /// The kind of drone that durations are kept by.
     pub(super) fn class_of(&self, node: &PeerId) -> String {
-        self.members.get(node).map_or_else(String::new, |member| {
-            let inventory = &member.info.inventory;
-            format!("{}/{}", inventory.arch, inventory.cpu_cores)
-        })
+        let inventory = self.members.get(node).map(|member| &member.info.inventory);
+        let inventory = inventory.or_else(|| self.legacy.get(node).map(|drone| &drone.info.inventory));
+        inventory.map_or_else(String::new, |inventory| format!("{}/{}", inventory.arch, inventory.cpu_cores))
     }
 
     /// An attempt is over: `duration_ms` is known when it succeeded.

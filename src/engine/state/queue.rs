@@ -183,7 +183,7 @@ impl State {
         if !self.jobs.sessions.goes_on(&job.session) {
             return reject(RejectCode::Conflict, "the session of the job was cancelled");
         }
-        if self.members.get(node).is_none_or(|member| member.left) {
+        if self.machine(node).is_none() {
             return reject(RejectCode::NotFound, "no such member");
         }
         let record = self.jobs.drones.get(node);
@@ -222,6 +222,7 @@ impl State {
         });
         let Some((attempt, session, priority)) = assigned else { return self.no_such_job(id) };
         self.jobs.sessions.served(&session, priority, self.meta.hive_time_ms);
+        self.legacy.given(node, id);
         self.dirty.insert(RowKey::Job(id));
         Ok(Reply::Assigned { token, attempt })
     }
@@ -287,9 +288,10 @@ impl State {
 
     /// A machine that is there to try again what others could not build.
     pub(super) fn is_sweeper(&self, node: &PeerId) -> bool {
-        self.members.get(node).is_some_and(|member| {
-            member.display_name.starts_with("sweeper-") || member.info.inventory.labels.contains("sweeper")
-        })
+        let named = |machine: super::Machine<'_>| {
+            machine.name.starts_with("sweeper-") || machine.inventory.labels.contains("sweeper")
+        };
+        self.machine(node).is_some_and(named) || self.legacy.get(node).is_some_and(|drone| drone.info.sweeper)
     }
 
     pub(super) fn no_such_job(&self, id: JobId) -> Executed {

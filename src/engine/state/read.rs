@@ -56,7 +56,8 @@ impl State {
 
     /// The name to show for a node: of a member its display name, of another the end of its PeerId.
     pub fn name_of<'a>(&'a self, peer: &'a PeerId) -> &'a str {
-        self.members.get(peer).map_or_else(|| peer.short(), |member| &member.display_name)
+        let legacy = || self.legacy.get(peer).map_or_else(|| peer.short(), |drone| &drone.info.name);
+        self.members.get(peer).map_or_else(legacy, |member| &member.display_name)
     }
 
     /// The member that created the hive.

@@ -204,8 +204,7 @@ impl State {
     /// A result of an attempt that was given up counts while nobody else has been asked; anything else it says is no failure.
     fn report_late(&mut self, context: Context, id: JobId, progress: Progress) -> Executed {
         let Some(job) = self.jobs.get(&id) else { return reject(RejectCode::Stale, STALE) };
-        let node = job.attempts.last().map(|attempt| &attempt.node);
-        let is_member = node.and_then(|node| self.members.get(node)).is_some_and(|member| !member.left);
+        let is_member = job.attempts.last().is_some_and(|attempt| self.machine(&attempt.node).is_some());
         if job.state != JobState::Needed || !is_member {
             return reject(RejectCode::Stale, STALE);
         }

@@ -28,6 +28,7 @@ pub(super) enum RowKey {
     Reply(PeerId, u16),
     History(JobId, Retired),
     Package(String),
+    Legacy(PeerId),
 }
 
 impl RowKey {
@@ -54,6 +55,7 @@ impl RowKey {
                 (table::HISTORY, key)
             }
             Self::Package(package) => (table::PACKAGES, package.as_bytes().to_vec()),
+            Self::Legacy(peer) => (table::LEGACY, peer.as_str().as_bytes().to_vec()),
         };
         Row { table, key }
     }
@@ -87,6 +89,7 @@ impl RowKey {
             table::PACKAGES => {
                 String::from_utf8(key.to_vec()).map(Self::Package).map_err(|_| "expected text".to_owned())
             }
+            table::LEGACY => peer(key).map(Self::Legacy),
             _ => Err("no such table or key; was it written by a newer hive?".to_owned()),
         }
     }
@@ -124,6 +127,7 @@ pub(super) fn value(state: &State, key: &RowKey) -> Option<Vec<u8>> {
         RowKey::Reply(peer, slot) => state.origins.slot(peer, *slot).map(encode),
         RowKey::History(..) => state.history.get(key).cloned(),
         RowKey::Package(package) => state.jobs.packages.get(package).map(encode),
+        RowKey::Legacy(peer) => state.legacy.get(peer).map(encode),
     }
 }
 
@@ -135,6 +139,7 @@ pub(super) fn dump(state: &State) -> BTreeMap<Row, Vec<u8>> {
     let keys = [RowKey::Chain, RowKey::Meta]
         .into_iter()
         .chain(state.members.row_keys())
+        .chain(state.legacy.row_keys())
         .chain(state.jobs.row_keys())
         .chain(state.origins.row_keys());
     keys.filter_map(|key| value(state, &key).map(|value| (key.row(), value))).collect()
@@ -150,6 +155,7 @@ pub(super) fn load(rows: impl IntoIterator<Item = (Row, Vec<u8>)>) -> Result<Sta
         })?;
     }
     state.jobs.loaded();
+    state.recall_legacy();
     Ok(state)
 }
 
@@ -166,6 +172,7 @@ fn load_row(state: &mut State, key: RowKey, value: &[u8]) -> Result<(), String> 
         RowKey::Reply(peer, slot) => state.origins.load_slot(peer, slot, decode::<Slot>(value)?),
         RowKey::History(id, retired) => state.jobs.load_retired(id, retired),
         RowKey::Package(package) => state.jobs.packages.load(package, decode(value)?),
+        RowKey::Legacy(peer) => state.legacy.load(peer, decode(value)?)?,
     }
     Ok(())
 }
