@@ -34,6 +34,7 @@ mod files;
 mod fleet;
 mod importing;
 mod joining;
+mod keys;
 mod logs;
 mod metrics;
 mod node_api;

@@ -74,6 +74,8 @@ impl<T> Envelope<T> {
 pub enum ErrorCode {
     /// The request is malformed or breaks a limit: HTTP 400, exit 2.
     Invalid,
+    /// Without a key that the hive knows: HTTP 401, exit 4.
+    Unauthorized,
     /// Not allowed: HTTP 403, exit 4.
     Forbidden,
     /// No such thing: HTTP 404, exit 5.
@@ -99,7 +101,7 @@ impl ErrorCode {
             Self::Internal | Self::Conflict | Self::Timeout => 1,
             Self::Invalid => 2,
             Self::Unreachable => 3,
-            Self::Forbidden => 4,
+            Self::Unauthorized | Self::Forbidden => 4,
             Self::NotFound => 5,
             Self::Degraded => 6,
             Self::NoQuorum => 7,
@@ -110,6 +112,7 @@ impl ErrorCode {
     pub fn http_status(self) -> u16 {
         match self {
             Self::Invalid => 400,
+            Self::Unauthorized => 401,
             Self::Forbidden => 403,
             Self::NotFound => 404,
             Self::Conflict => 409,

@@ -42,6 +42,20 @@ pub struct Config {
     pub listen_address: Option<IpAddr>,
     /// Where the public API is served. Port 0: any free one.
     pub http: SocketAddr,
+    /// Names of this node for clients, besides its own.
+    pub http_hosts: Vec<String>,
+    /// Origins whose pages may read what everyone may read.
+    pub cors_origins: Vec<String>,
+    /// Where the hive is controlled with a key; none: nowhere.
+    pub admin: Option<SocketAddr>,
+    /// Where the admin key is written by the node that makes it.
+    pub admin_key_file: PathBuf,
+    /// The admin key that the environment holds.
+    pub admin_key: Option<Hidden>,
+    /// Who may act as a drone of the build swarm.
+    pub legacy_drones: LegacyDrones,
+    /// Networks whose drones need no key, when they are let in so.
+    pub legacy_networks: Vec<String>,
     /// Unix socket of the commands.
     pub socket: PathBuf,
     /// Interfaces or networks on which discovery speaks; empty: all but container bridges.
@@ -78,6 +92,16 @@ pub struct Config {
     pub build: BuildConfig,
     /// What is logged and how.
     pub log: LogConfig,
+}
+
+/// A text that is not shown.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Hidden(pub String);
+
+impl fmt::Debug for Hidden {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Hidden(…)")
+    }
 }
 
 /// Section `discovery`.
@@ -181,6 +205,17 @@ choice!(
         DryRun = "dry-run",
         /// They are installed.
         On = "on",
+    }
+);
+choice!(
+    /// Who may act as a drone of the build swarm.
+    LegacyDrones {
+        /// Whoever has the admin key or a token for a drone.
+        Key = "key",
+        /// Also whoever asks from one of the listed networks.
+        Open = "open",
+        /// Nobody.
+        Off = "off",
     }
 );
 choice!(

@@ -16,6 +16,7 @@
 
 pub mod id;
 
+pub mod access;
 pub mod command;
 pub mod control;
 pub mod job;

@@ -18,6 +18,7 @@ pub mod limits;
 pub mod node;
 
 mod farm;
+pub mod guard;
 mod hive;
 mod logs;
 mod page;
@@ -42,6 +43,10 @@ pub const HTTP_PORT: u16 = 8100;
 pub struct Options {
     /// Where the public API listens; port 0 takes any.
     pub http: SocketAddr,
+    /// Where the hive is controlled with a key; none: nowhere.
+    pub admin: Option<SocketAddr>,
+    /// What an operator decided about keys, drones of the build swarm, and pages of other sites.
+    pub rules: guard::Rules,
     /// The local socket.
     pub socket: PathBuf,
     /// Names by which clients may address this node on guarded paths, besides any IP address and `localhost`.
@@ -60,6 +65,8 @@ impl Default for Options {
     fn default() -> Self {
         Self {
             http: SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), HTTP_PORT),
+            admin: None,
+            rules: guard::Rules::default(),
             socket: PathBuf::from("/run/hive/hive.sock"),
             host_names: Vec::new(),
             caps: Caps::default(),
@@ -76,6 +83,7 @@ impl Default for Options {
 struct Context {
     node: Arc<dyn NodeApi>,
     guard: Arc<auth::Guard>,
+    keeper: Arc<guard::Guard>,
     bootstrap: Arc<Bootstrap>,
     host_names: Arc<Vec<String>>,
     meter: Arc<serve::Meter>,
@@ -88,6 +96,7 @@ impl Context {
         Self {
             node,
             guard: Arc::default(),
+            keeper: Arc::new(guard::Guard::new(options.rules.clone())),
             bootstrap: Arc::new(Bootstrap::new(options.executable.clone())),
             host_names: Arc::new(options.host_names.clone()),
             meter,

@@ -14,8 +14,8 @@ use tokio_util::io::ReaderStream;
 use super::refused::Refused;
 use super::shared::Shared;
 use super::{
-    Event, blobs, condition, controlling, coordinating, fleet, importing, internal, logs, metrics, past, recovering,
-    serving, sessions, submitting, views,
+    Event, blobs, condition, controlling, coordinating, fleet, importing, internal, keys, logs, metrics, past,
+    recovering, serving, sessions, submitting, views,
 };
 use crate::api::{
     AddressClaim, ApiError, ApiResult, ArtifactView, Changed, ControlRequest, DoctorFacts, DroneRequest, ErrorCode,
@@ -33,7 +33,7 @@ use crate::exec::logs::look::{Found, Question};
 use crate::keyring::Keyring;
 use crate::web::NodeApi;
 use crate::web::node::{
-    Answer, ByteStream, Download, HistoryQuery, ImportAbout, JobQuery, LogQuery, LogStream, SessionQuery,
+    Answer, ByteStream, Download, HistoryQuery, Holder, ImportAbout, JobQuery, LogQuery, LogStream, SessionQuery,
 };
 
 /// How long a reset identity is awaited: a ballot, a claim, and some patience with a missing quorum.
@@ -245,6 +245,10 @@ impl NodeApi for Api {
 
     fn keyring(&self) -> Option<Keyring> {
         (!self.shared.me.secret_is_tentative || self.shared.is_member()).then(|| self.shared.keyring.clone())
+    }
+
+    fn holder(&self, key: &[u8]) -> Option<Holder> {
+        keys::holder(&self.shared, key)
     }
 
     fn refused(&self, reason: &'static str, from: IpAddr) {

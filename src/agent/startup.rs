@@ -12,6 +12,7 @@ use std::time::Duration;
 use anyhow::{Context as _, bail};
 use futures::FutureExt as _;
 use futures::future::BoxFuture;
+use ipnet::IpNet;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
@@ -22,7 +23,7 @@ use super::shared::{Me, Shared, Soft};
 use super::{Agent, EVENTS_MAX, Event, Inputs, blobs, control, peers, serving};
 use crate::blobs::{BlobStore, exchange, unpack};
 use crate::clock::now_ms;
-use crate::config::{Config, LegacyMode as ConfiguredLegacy};
+use crate::config::{Config, LegacyDrones as ConfiguredDrones, LegacyMode as ConfiguredLegacy};
 use crate::consensus::{Consensus, Identity as ConsensusIdentity, Options as ConsensusOptions};
 use crate::discovery::{BeaconContent, Discovery, Heard, LegacyMode, Options as DiscoveryOptions, interfaces};
 use crate::engine::id::Sha256Hash;
@@ -438,9 +439,25 @@ fn discovery_options(
 fn web_options(config: &Config) -> web::Options {
     web::Options {
         http: config.http,
+        admin: config.admin,
+        rules: web_rules(config),
         socket: config.socket.clone(),
-        host_names: vec![config.name.clone()],
+        host_names: std::iter::once(&config.name).chain(&config.http_hosts).cloned().collect(),
         ..web::Options::default()
+    }
+}
+
+fn web_rules(config: &Config) -> web::guard::Rules {
+    // The configuration was checked: each is a network, or one address.
+    let network = |text: &String| text.parse::<IpNet>().ok().or_else(|| text.parse::<IpAddr>().ok().map(IpNet::from));
+    web::guard::Rules {
+        legacy_drones: match config.legacy_drones {
+            ConfiguredDrones::Key => web::guard::LegacyDrones::Key,
+            ConfiguredDrones::Open => web::guard::LegacyDrones::Open,
+            ConfiguredDrones::Off => web::guard::LegacyDrones::Off,
+        },
+        legacy_networks: config.legacy_networks.iter().filter_map(network).collect(),
+        cors_origins: config.cors_origins.clone(),
     }
 }
 

@@ -295,9 +295,12 @@ pub(crate) fn patience_ms(error: &ApiError) -> u64 {
     match error.code {
         ErrorCode::Unreachable | ErrorCode::NoQuorum | ErrorCode::Timeout => PATIENCE_MS,
         ErrorCode::NotFound => UNKNOWN_PATIENCE_MS,
-        ErrorCode::Invalid | ErrorCode::Forbidden | ErrorCode::Conflict | ErrorCode::Degraded | ErrorCode::Internal => {
-            0
-        }
+        ErrorCode::Invalid
+        | ErrorCode::Unauthorized
+        | ErrorCode::Forbidden
+        | ErrorCode::Conflict
+        | ErrorCode::Degraded
+        | ErrorCode::Internal => 0,
     }
 }
 

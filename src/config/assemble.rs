@@ -9,8 +9,8 @@ use std::path::{Path, PathBuf};
 use super::table::{self, Default as SettingDefault, INHERITED, SETTINGS, Setting};
 use super::value::{Kind, Value};
 use super::{
-    AdmissionMode, BuildConfig, Config, ConfigError, DiscoveryConfig, Entry, FactsTable, FoundMode, JoinTarget,
-    LegacyMode, LogConfig, Origin, PackagesMode, Problem, file, grammar,
+    AdmissionMode, BuildConfig, Config, ConfigError, DiscoveryConfig, Entry, FactsTable, FoundMode, Hidden, JoinTarget,
+    LegacyDrones, LegacyMode, LogConfig, Origin, PackagesMode, Problem, file, grammar,
 };
 
 /// Longest config file that is read, bytes. A thousand settings would fit.
@@ -109,7 +109,10 @@ pub fn load(surroundings: &Surroundings, file: Option<&Path>, flags: &Flags) -> 
     assembly.environment(surroundings);
     assembly.flags(flags);
     let Assembly { values, mut problems, warnings } = assembly;
-    let resolved = Resolved { values: &values, host_name: &surroundings.host_name };
+    let key = table::KEY_VARIABLES
+        .iter()
+        .find_map(|name| surroundings.variables.get(*name).map(|key| key.trim()).filter(|key| !key.is_empty()));
+    let resolved = Resolved { values: &values, host_name: &surroundings.host_name, admin_key: key };
     match resolved.config() {
         Ok(config) if problems.is_empty() => {
             let entries = SETTINGS.iter().filter_map(|setting| {
@@ -202,6 +205,7 @@ impl Assembly {
 
     fn environment(&mut self, surroundings: &Surroundings) {
         let mut known = vec!["HIVE_CONFIG".to_owned(), "HIVE_URL".to_owned(), "HIVE_WEB_DIST".to_owned()];
+        known.extend(table::KEY_VARIABLES.iter().map(|name| (*name).to_owned()));
         for (variable, key, form) in INHERITED {
             if let (Some(text), Some(setting)) = (surroundings.variables.get(*variable), table::find(key)) {
                 self.text(setting, &form.replace("{}", text), Origin::Variable((*variable).to_owned()));
@@ -256,6 +260,7 @@ impl Assembly {
 struct Resolved<'a> {
     values: &'a BTreeMap<&'static str, (Value, Origin)>,
     host_name: &'a str,
+    admin_key: Option<&'a str>,
 }
 
 impl Resolved<'_> {
@@ -340,6 +345,13 @@ impl Resolved<'_> {
             port: self.number("port")?,
             listen_address: self.text("listen_address").map(|_| self.parsed("listen_address")).transpose()?,
             http: self.parsed("http")?,
+            http_hosts: self.list("http_hosts"),
+            cors_origins: self.list("cors_origins"),
+            admin: self.text("admin").map(|_| self.parsed("admin")).transpose()?,
+            admin_key_file: self.needed_path("admin_key_file")?,
+            admin_key: self.admin_key.map(|key| Hidden(key.to_owned())),
+            legacy_drones: self.choice("legacy_drones", LegacyDrones::from_word)?,
+            legacy_networks: self.list("legacy_networks"),
             socket,
             interfaces: self.list("interface"),
             exclude_interfaces: self.list("exclude_interface"),

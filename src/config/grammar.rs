@@ -72,6 +72,26 @@ pub fn is_interface_pattern(text: &str) -> bool {
     name.len() <= 15 && (!name.is_empty() || text == "*") && name.bytes().all(allowed)
 }
 
+/// Whether a text is an address, or a network as `ADDRESS/PREFIX`.
+pub fn is_network(text: &str) -> bool {
+    is_ip_address(text) || (text.contains('/') && is_interface_pattern(text))
+}
+
+/// Whether a text is an origin as browsers send it: scheme, host and port, nothing behind.
+pub fn is_origin(text: &str) -> bool {
+    let Some(rest) = text.strip_prefix("https://").or_else(|| text.strip_prefix("http://")) else { return false };
+    let (host, port) = match rest.rsplit_once(':') {
+        Some((host, port)) if !port.ends_with(']') => (host, Some(port)),
+        _ => (rest, None),
+    };
+    let address = host.strip_prefix('[').and_then(|host| host.strip_suffix(']'));
+    let host_fits = match address {
+        Some(address) => address.parse::<std::net::Ipv6Addr>().is_ok(),
+        None => is_host_name(host) && host.bytes().all(|byte| !byte.is_ascii_uppercase()),
+    };
+    host_fits && port.is_none_or(|port| parse_port(port).is_some())
+}
+
 /// Whether a text names a role or policy definition: the file's name without `.toml`.
 pub fn is_definition_name(text: &str) -> bool {
     (1..=63).contains(&text.len())

@@ -70,7 +70,12 @@ pub fn find(key: &str) -> Option<&'static Setting> {
 }
 
 /// Names that the build swarm gave to settings: `(variable, key, how its value is written here)`, `{}` being the value.
-pub const INHERITED: &[(&str, &str, &str)] = &[("CONTROL_PLANE_PORT", "http", "0.0.0.0:{}")];
+pub const INHERITED: &[(&str, &str, &str)] =
+    &[("CONTROL_PLANE_PORT", "http", "0.0.0.0:{}"), ("ADMIN_PORT", "admin", "127.0.0.1:{}")];
+
+/// Variables that hold the admin key, the first that is not empty counts. A key is no setting: flags, files and `hive config` must
+/// not show it.
+pub const KEY_VARIABLES: &[&str] = &["HIVE_ADMIN_KEY", "ADMIN_KEY", "ADMIN_SECRET"];
 
 const PLAIN: Setting = Setting {
     key: "",
@@ -150,6 +155,63 @@ pub const SETTINGS: &[Setting] = &[
         placeholder: "ADDRESS:PORT",
         meaning: "Where the read-only API and the status page are served. Port 0 takes any free one.",
         advice: "",
+        ..PLAIN
+    },
+    Setting {
+        key: "http_hosts",
+        kind: Kind::List { expected: "a host name without a port", check: grammar::is_host_name },
+        default: Default::Unset("none"),
+        placeholder: "HOST",
+        meaning: "Names by which clients may address this node where a key or a network opens a door, besides its own name, any address and \
+                  `localhost`.",
+        advice: "A web page must not reach this node under a name of its own.",
+        ..PLAIN
+    },
+    Setting {
+        key: "cors_origins",
+        kind: Kind::List { expected: "an origin such as https://dash.example.org", check: grammar::is_origin },
+        default: Default::Unset("none"),
+        placeholder: "ORIGIN",
+        meaning: "Web pages of these origins may read what everyone may read.",
+        ..PLAIN
+    },
+    Setting {
+        key: "admin",
+        kind: Kind::Text {
+            expected: "ADDRESS:PORT, such as 127.0.0.1:8093, or none",
+            check: grammar::is_socket_address,
+        },
+        default: Default::Text("127.0.0.1:8093"),
+        unset_word: Some("none"),
+        placeholder: "ADDRESS:PORT",
+        meaning: "Where the hive is controlled with the admin key or a token; `none`: over the socket only.",
+        advice: "It speaks plain HTTP: beyond this machine use it in networks that you trust, or through a tunnel.",
+        ..PLAIN
+    },
+    Setting {
+        key: "admin_key_file",
+        default: Default::PerUser("/etc/build/admin_key", "{config}/hive/admin_key"),
+        placeholder: "FILE",
+        meaning: "Where a node that founds a hive writes the admin key that it makes.",
+        advice: "Mode 0600. Only this node has it; the hive keeps a digest.",
+        ..PLAIN
+    },
+    Setting {
+        key: "legacy_drones",
+        kind: Kind::Choice(&["key", "open", "off"]),
+        default: Default::Text("key"),
+        placeholder: "MODE",
+        meaning: "Drones of the build swarm: with the admin key or a token of theirs, from `legacy_networks` also without, or not at all.",
+        advice: "Today's drones send no key: they need `open`.",
+        ..PLAIN
+    },
+    Setting {
+        key: "legacy_networks",
+        kind: Kind::List { expected: "a network (10.0.0.0/8) or an address", check: grammar::is_network },
+        default: Default::Text("127.0.0.0/8,10.0.0.0/8,172.16.0.0/12,192.168.0.0/16,::1/128,fc00::/7,fe80::/10"),
+        placeholder: "NETWORK",
+        meaning: "From where `legacy_drones = \"open\"` admits drones without a key.",
+        advice: "Whoever can send from there can hand in results; list the drones' network alone.",
         ..PLAIN
     },
     Setting {

@@ -6,6 +6,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::access::AccessChange;
 use super::control::Control;
 use super::id::{Epoch, HiveId, JobId, PeerId, SessionId, Token, UnixMillis};
 use super::job::{JobSpec, Outcome};
@@ -155,6 +156,13 @@ pub enum Command {
     ForgetLegacy {
         /// The drone.
         peer_id: PeerId,
+    },
+    /// The admin key or a token changes.
+    Access {
+        /// What.
+        change: AccessChange,
+        /// Who.
+        by: String,
     },
     /// Apply follows the rules of this level from here on. Only rises.
     RaiseFeatureLevel {

@@ -9,12 +9,14 @@
 //!
 //! The state is a set of rows (table, key, canonical CBOR); [`State`] is that set decoded, with indexes. Every replica that
 //! applied the same entries holds the same rows and the same [`chain`](State::chain). Rules of members are in `members`, of
-//! roles in `roles`, of drones of the Python swarm in `legacy`, of the queue in `queue`, `sessions`, `gates` and `reports`, of operators in `control`, of retries in `origins`. Never done here: reading a clock, choosing
+//! roles in `roles`, of drones of the Python swarm in `legacy`, of the queue in `queue`, `sessions`, `gates` and `reports`, of operators in `control`, of keys
+//! in `access`, of retries in `origins`. Never done here: reading a clock, choosing
 //! who builds what, or writing anything anywhere.
 //!
 //! Jobs that are over stay in memory while they are among the newest [`TERMINAL_KEPT`]; then they become
 //! rows of the history table, which are not read back, and of which the newest [`HISTORY_KEPT`] are kept.
 
+mod access;
 mod control;
 mod drones;
 mod gates;
@@ -39,6 +41,7 @@ use serde::{Deserialize, Serialize};
 use super::command::{Batch, COMMAND_MAX_BYTES, Command, ENVELOPE_VERSION, FEATURE_LEVEL, Origin, RejectCode, Reply};
 use super::id::UnixMillis;
 
+pub use self::access::TOKENS_MAX;
 pub use self::drones::{
     DRONE_INFRA_FAILURES_MAX, Decision, Drain, DroneRecord, GROUNDED_MS, UPLOAD_FAILURES_MAX, UPLOAD_PAUSE_MS,
 };
@@ -79,6 +82,8 @@ pub mod table {
     pub const PACKAGES: u8 = 10;
     /// Key: PeerId. Value: `LegacyDrone`.
     pub const LEGACY: u8 = 11;
+    /// Key: `admin`, or `token ` and a name. Value: `AdminKey` or `Token`.
+    pub const KEYS: u8 = 12;
 }
 
 /// A row of the durable form of the state. The state is exactly the set of its rows.
@@ -139,6 +144,7 @@ pub struct State {
     legacy: legacy::Legacy,
     jobs: jobs::Jobs,
     origins: origins::Origins,
+    keys: access::Keys,
     /// Rows that the batch being applied has changed. Empty between batches.
     dirty: BTreeSet<rows::RowKey>,
     /// Values of history rows written by the batch being applied: the only rows whose value is not held in memory.
@@ -287,6 +293,7 @@ impl State {
             Command::Cancel { job, reason } => self.cancel(context, job, &reason),
             Command::RegisterLegacy { drone } => self.register_legacy(context, drone),
             Command::ForgetLegacy { peer_id } => self.forget_legacy(&peer_id),
+            Command::Access { change, by } => self.change_access(context, change, &by),
             Command::RaiseFeatureLevel { level } => self.raise_feature_level(level),
             Command::BeginEpoch { epoch } => self.begin_epoch(epoch),
         }

@@ -5,6 +5,7 @@
 //! tokens.
 
 use std::fs;
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
 use tokio::net::unix::UCred;
@@ -14,13 +15,18 @@ pub const ADMIN_GROUP: &str = "hive-admin";
 /// Longest user or group database that is read, bytes.
 const DATABASE_MAX: u64 = 8 << 20;
 
-/// Who is at the other end of the local socket.
+/// Who asks.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Caller {
-    /// User id.
-    pub uid: u32,
-    /// User name, `uid 1234` where there is none.
+    /// At the local socket the user's name, `uid 1234` where there is none; else whose key it is, and from where.
     pub name: String,
+}
+
+impl Caller {
+    /// Whoever came over TCP.
+    pub(super) fn remote(holder: &str, from: IpAddr) -> Self {
+        Self { name: format!("{holder} from {from}") }
+    }
 }
 
 /// Decides by peer credentials.
@@ -48,7 +54,7 @@ impl Access {
     fn check_ids(&self, uid: u32, gid: u32) -> Result<Caller, Caller> {
         let name = self.user_name(uid);
         let trusted = uid == 0 || uid == self.own_uid || self.is_admin(name.as_deref(), gid);
-        let caller = Caller { uid, name: name.unwrap_or_else(|| format!("uid {uid}")) };
+        let caller = Caller { name: name.unwrap_or_else(|| format!("uid {uid}")) };
         if trusted { Ok(caller) } else { Err(caller) }
     }
 

@@ -11,7 +11,8 @@ use futures::future::BoxFuture;
 use sha2::{Digest as _, Sha256};
 
 use super::node::{
-    Answer, ByteStream, Download, HistoryQuery, ImportAbout, JobQuery, LogQuery, LogStream, NodeApi, SessionQuery,
+    Answer, ByteStream, Download, HistoryQuery, Holder, ImportAbout, JobQuery, LogQuery, LogStream, NodeApi,
+    SessionQuery,
 };
 use crate::api::{
     AddressClaim, ApiError, ApiResult, ArtifactView, AttemptView, Changed, ControlRequest, Coordinator, DoctorFacts,
@@ -20,6 +21,7 @@ use crate::api::{
     NodePhase, NodeView, PackageList, PeersFile, PeersSelf, QueueStatus, RaftPart, RecoverReport, RecoverRequest,
     SelfStatus, SessionList, SessionView, Status, StoredBlob, SubmitRequest, Submitted,
 };
+use crate::engine::access::Scope;
 use crate::engine::id::{EpochId, HiveId, JobId, PeerId, SessionId, Sha256Hash, Token, UnixMillis};
 use crate::engine::job::{Artifact, AttemptState, FailureClass, JobState};
 use crate::keyring::{Keyring, Secret};
@@ -180,6 +182,17 @@ impl NodeApi for FakeNode {
 
     fn keyring(&self) -> Option<Keyring> {
         self.keyring.clone()
+    }
+
+    fn holder(&self, key: &[u8]) -> Option<Holder> {
+        let (name, scope, drone) = match key {
+            b"the-admin-key-of-the-fake" => ("the admin key", Scope::Admin, None),
+            b"token-that-reads" => ("token eyes", Scope::Read, None),
+            b"token-that-queues" => ("token ci", Scope::Queue, None),
+            b"token-of-drone-1" => ("token d1", Scope::Drone, Some("drone-1".to_owned())),
+            _ => return None,
+        };
+        Some(Holder { name: name.to_owned(), scope, drone })
     }
 
     fn refused(&self, reason: &'static str, from: IpAddr) {

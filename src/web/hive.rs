@@ -34,13 +34,13 @@ pub(super) async fn named_host(request: Request, next: Next) -> Response {
     Problem::invalid("exactly one header Host is needed").into_response()
 }
 
-fn authority(host: &HeaderValue) -> Option<Authority> {
+pub(super) fn authority(host: &HeaderValue) -> Option<Authority> {
     let authority: Authority = host.to_str().ok()?.parse().ok()?;
     (!authority.as_str().contains('@')).then_some(authority)
 }
 
 /// A name that this node has: an address, `localhost`, or one of the configured names.
-fn is_ours(host: Option<&HeaderValue>, names: &[String]) -> bool {
+pub(super) fn is_ours(host: Option<&HeaderValue>, names: &[String]) -> bool {
     let Some(authority) = host.and_then(authority) else { return false };
     let name = authority.host().trim_start_matches('[').trim_end_matches(']');
     name.parse::<IpAddr>().is_ok()

@@ -16,6 +16,7 @@ use crate::api::{
     LogSearch, LogStatus, NodeView, PackageList, PeersFile, RecoverReport, RecoverRequest, SessionList, SessionView,
     Status, StoredBlob, SubmitRequest, Submitted,
 };
+use crate::engine::access::Scope;
 use crate::engine::id::{JobId, SessionId, Sha256Hash};
 use crate::engine::job::JobState;
 use crate::keyring::Keyring;
@@ -114,6 +115,17 @@ pub struct Download {
     pub bytes: ByteStream,
 }
 
+/// Whose key a request came with.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Holder {
+    /// `the admin key`, or `token NAME`.
+    pub name: String,
+    /// What it opens.
+    pub scope: Scope,
+    /// The one drone as which its holder may act; none: any that the scope allows.
+    pub drone: Option<String>,
+}
+
 /// Everything that can be asked of a node over HTTP.
 pub trait NodeApi: Send + Sync + 'static {
     /// Where the node stands in the log. Cheap: every answer carries it.
@@ -122,6 +134,8 @@ pub trait NodeApi: Send + Sync + 'static {
     fn ready(&self) -> Result<(), String>;
     /// The keys that guard `/hive/*` and sign the bootstrap files; none while the node has no secret.
     fn keyring(&self) -> Option<Keyring>;
+    /// Whose key this is, compared in constant time with all that the hive knows; none when it is nobody's, or over. Cheap.
+    fn holder(&self, key: &[u8]) -> Option<Holder>;
     /// Counts a refused request, for `hive doctor` and the metrics.
     fn refused(&self, reason: &'static str, from: IpAddr);
     /// Measurements in Prometheus' text format, each line ended by a line feed.

@@ -363,7 +363,7 @@ mod tests {
             request.headers_mut().entry(header::HOST).or_insert("10.0.0.1:8100".parse().expect("host"));
             request.extensions_mut().insert(Remote(IpAddr::V4(Ipv4Addr::new(10, 9, 9, 9))));
             if local {
-                request.extensions_mut().insert(Caller { uid: 1000, name: "ann".to_owned() });
+                request.extensions_mut().insert(Caller { name: "ann".to_owned() });
             }
             let response = TowerToHyperService::new(router).call(request).await.expect("infallible");
             let (parts, body) = response.into_parts();

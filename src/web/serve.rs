@@ -380,7 +380,7 @@ async fn accept_local(listener: UnixListener, router: Router, connections: Conne
 fn judge(access: &Access, stream: &UnixStream) -> Result<Caller, Caller> {
     match stream.peer_cred() {
         Ok(credentials) => access.check(&credentials),
-        Err(error) => Err(Caller { uid: u32::MAX, name: format!("a caller without credentials ({error})") }),
+        Err(error) => Err(Caller { name: format!("a caller without credentials ({error})") }),
     }
 }
 
@@ -393,7 +393,7 @@ async fn serve_local(stream: UnixStream, caller: Result<Caller, Caller>, router:
             connections.converse(stream, IpAddr::V4(Ipv4Addr::LOCALHOST), router, mark).await;
         }
         Err(caller) => {
-            tracing::info!(caller = caller.name, uid = caller.uid, "turned away at the local socket");
+            tracing::info!(caller = caller.name, "turned away at the local socket");
             let refusal = service_fn(move |_: Request<Incoming>| {
                 let response: Response = routes::turned_away(&caller);
                 async move { Ok::<_, Infallible>(response) }

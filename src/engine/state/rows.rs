@@ -13,6 +13,8 @@ use crate::engine::id::{JobId, PeerId, SessionId};
 
 const META_KEY: &[u8] = b"hive";
 const CHAIN_KEY: &[u8] = b"chain";
+const ADMIN_KEY: &[u8] = b"admin";
+const TOKEN_PREFIX: &[u8] = b"token ";
 
 /// A row by what it stands for. The order is that of the tables' numbers and keys.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -29,6 +31,8 @@ pub(super) enum RowKey {
     History(JobId, Retired),
     Package(String),
     Legacy(PeerId),
+    AdminKey,
+    Token(String),
 }
 
 impl RowKey {
@@ -56,6 +60,8 @@ impl RowKey {
             }
             Self::Package(package) => (table::PACKAGES, package.as_bytes().to_vec()),
             Self::Legacy(peer) => (table::LEGACY, peer.as_str().as_bytes().to_vec()),
+            Self::AdminKey => (table::KEYS, ADMIN_KEY.to_vec()),
+            Self::Token(name) => (table::KEYS, [TOKEN_PREFIX, name.as_bytes()].concat()),
         };
         Row { table, key }
     }
@@ -90,6 +96,11 @@ impl RowKey {
                 String::from_utf8(key.to_vec()).map(Self::Package).map_err(|_| "expected text".to_owned())
             }
             table::LEGACY => peer(key).map(Self::Legacy),
+            table::KEYS if key == ADMIN_KEY => Ok(Self::AdminKey),
+            table::KEYS => {
+                let name = key.strip_prefix(TOKEN_PREFIX).ok_or("expected a token's name")?;
+                String::from_utf8(name.to_vec()).map(Self::Token).map_err(|_| "expected text".to_owned())
+            }
             _ => Err("no such table or key; was it written by a newer hive?".to_owned()),
         }
     }
@@ -128,6 +139,8 @@ pub(super) fn value(state: &State, key: &RowKey) -> Option<Vec<u8>> {
         RowKey::History(..) => state.history.get(key).cloned(),
         RowKey::Package(package) => state.jobs.packages.get(package).map(encode),
         RowKey::Legacy(peer) => state.legacy.get(peer).map(encode),
+        RowKey::AdminKey => state.keys.admin.as_ref().map(encode),
+        RowKey::Token(name) => state.keys.tokens.get(name).map(encode),
     }
 }
 
@@ -141,7 +154,8 @@ pub(super) fn dump(state: &State) -> BTreeMap<Row, Vec<u8>> {
         .chain(state.members.row_keys())
         .chain(state.legacy.row_keys())
         .chain(state.jobs.row_keys())
-        .chain(state.origins.row_keys());
+        .chain(state.origins.row_keys())
+        .chain(state.keys.row_keys());
     keys.filter_map(|key| value(state, &key).map(|value| (key.row(), value))).collect()
 }
 
@@ -173,6 +187,10 @@ fn load_row(state: &mut State, key: RowKey, value: &[u8]) -> Result<(), String> 
         RowKey::History(id, retired) => state.jobs.load_retired(id, retired),
         RowKey::Package(package) => state.jobs.packages.load(package, decode(value)?),
         RowKey::Legacy(peer) => state.legacy.load(peer, decode(value)?)?,
+        RowKey::AdminKey => state.keys.admin = Some(decode(value)?),
+        RowKey::Token(name) => {
+            state.keys.tokens.insert(name, decode(value)?);
+        }
     }
     Ok(())
 }

@@ -1,0 +1,298 @@
+//! The guard in front of everything that changes something over TCP: which request may, and as whom.
+//!
+//! ```text
+//!   Host ours? ─► Origin and Sec-Fetch-Site of this very site? ─► key there? ─► source not held up? ─► key known? ─► scope covers?
+//!      421                         403                            401              401                 401            403
+//! ```
+//!
+//! All of the 401 are the same answer, so that nobody learns how near a guess was, or whether there is a key at all. Failed tries are
+//! counted per source in bounded memory; a source that failed too often is not compared any more for a while. Drones of the build swarm
+//! have a door of their own, [`legacy_door`], which can be opened for networks. Room is left for browser sessions: a cookie would be one
+//! more way to name a holder in [`presented`]. Never done here: keeping keys (the hive does), and acting.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::net::{IpAddr, Ipv6Addr};
+use std::sync::{Mutex, PoisonError};
+
+use axum::http::header::{self, HeaderName};
+use axum::http::{HeaderMap, HeaderValue, StatusCode, Uri};
+use ipnet::IpNet;
+
+use super::Context;
+use super::access::Caller;
+use super::answer::Problem;
+use super::hive::{authority, is_ours};
+use super::node::Holder;
+use crate::api::ErrorCode;
+use crate::clock::now_ms;
+use crate::engine::access::Scope;
+
+/// The header that carries the admin key or a token.
+pub const KEY_HEADER: HeaderName = HeaderName::from_static("x-admin-key");
+/// What browsers say about where a request comes from.
+const FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
+/// Longest key that is looked at, bytes.
+const KEY_MAX: usize = 512;
+
+/// Failed tries of a source before it is held up.
+const TRIES_MAX: u32 = 5;
+/// How long it is held up then; twice as long after each further failure, up to [`HELD_MAX_MS`].
+const HELD_MS: u64 = 60_000;
+/// Longest time that a source is held up.
+const HELD_MAX_MS: u64 = 3_600_000;
+/// What a source did is forgotten after so long without a failure.
+const MEMORY_MS: u64 = 2 * HELD_MAX_MS;
+/// Sources that are remembered; the one that was heard of least lately is forgotten first.
+const SOURCES_MAX: usize = 4_096;
+/// Failed tries of all sources within a minute before those are held up that never had a good key.
+const TRIES_OF_ALL_MAX: usize = 60;
+/// The window of [`TRIES_OF_ALL_MAX`].
+const WINDOW_MS: u64 = 60_000;
+
+/// Who may act as a drone of the build swarm.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum LegacyDrones {
+    /// Whoever has the admin key, or a token for that drone.
+    #[default]
+    Key,
+    /// Also whoever asks from a listed network.
+    Open,
+    /// Nobody.
+    Off,
+}
+
+/// What an operator decided about the doors.
+#[derive(Clone, Debug, Default)]
+pub struct Rules {
+    /// Drones of the build swarm.
+    pub legacy_drones: LegacyDrones,
+    /// From where they need no key with [`LegacyDrones::Open`].
+    pub legacy_networks: Vec<IpNet>,
+    /// Origins whose pages may read what everyone may read.
+    pub cors_origins: Vec<String>,
+}
+
+/// Rules and memory of the guard.
+#[derive(Debug, Default)]
+pub(super) struct Guard {
+    pub(super) rules: Rules,
+    tries: Mutex<Tries>,
+}
+
+impl Guard {
+    pub(super) fn new(rules: Rules) -> Self {
+        Self { rules, tries: Mutex::default() }
+    }
+
+    fn tries<R>(&self, look: impl FnOnce(&mut Tries) -> R) -> R {
+        look(&mut self.tries.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+/// Who asks, when the request comes with a key whose scope covers `needs`. `query_key` is what stood in the query, on those paths
+/// alone that take it from there.
+pub(super) fn authorize(
+    context: &Context,
+    headers: &HeaderMap,
+    query_key: Option<&str>,
+    remote: IpAddr,
+    needs: Scope,
+) -> Result<Caller, Problem> {
+    let holder = identify(context, headers, query_key, remote)?;
+    if holder.scope.covers(needs) {
+        return Ok(Caller::remote(&holder.name, remote));
+    }
+    Err(lacks(&holder, needs))
+}
+
+/// Who asks on a path of the build swarm's drones. `drone` is the name that the request gives, where it gives one: a token for one
+/// drone does not open the door to another.
+pub(super) fn legacy_door(
+    context: &Context,
+    remote: IpAddr,
+    headers: &HeaderMap,
+    drone: Option<&str>,
+) -> Result<Caller, Problem> {
+    let rules = &context.keeper.rules;
+    match rules.legacy_drones {
+        LegacyDrones::Off => {
+            let message = "drones of the build swarm are not served here";
+            return Err(Problem::not_found(message, "legacy_drones in the configuration says so").counted("legacy_off"));
+        }
+        LegacyDrones::Open if rules.legacy_networks.iter().any(|network| network.contains(&remote)) => {
+            of_this_site(context, headers)?;
+            return Ok(Caller::remote("a drone", remote));
+        }
+        LegacyDrones::Open | LegacyDrones::Key => {}
+    }
+    let holder = identify(context, headers, None, remote)?;
+    if !holder.scope.covers(Scope::Drone) {
+        return Err(lacks(&holder, Scope::Drone));
+    }
+    match (&holder.drone, drone) {
+        (Some(own), Some(asked)) if own != asked => {
+            let message = format!("{} is for the drone {own}", holder.name);
+            Err(forbidden(message, "make one for this drone: hive admin token add NAME --scope drone --drone DRONE"))
+        }
+        _ => Ok(Caller::remote(&holder.name, remote)),
+    }
+}
+
+fn identify(
+    context: &Context,
+    headers: &HeaderMap,
+    query_key: Option<&str>,
+    remote: IpAddr,
+) -> Result<Holder, Problem> {
+    of_this_site(context, headers)?;
+    let Some(key) = presented(headers, query_key) else { return Err(unauthorized("no_key")) };
+    let now_ms = now_ms();
+    if !context.keeper.tries(|tries| tries.may_try(remote, now_ms)) {
+        return Err(unauthorized("key_rate"));
+    }
+    match context.node.holder(key) {
+        Some(holder) => {
+            context.keeper.tries(|tries| tries.succeeded(remote, now_ms));
+            Ok(holder)
+        }
+        None => {
+            context.keeper.tries(|tries| tries.failed(remote, now_ms));
+            Err(unauthorized("wrong_key"))
+        }
+    }
+}
+
+/// The key that a request names. A header wins over the query; a header that is there twice, or not text, names none.
+fn presented<'a>(headers: &'a HeaderMap, query_key: Option<&'a str>) -> Option<&'a [u8]> {
+    let only = |name: &HeaderName| {
+        let mut all = headers.get_all(name).iter();
+        let first = all.next().map(HeaderValue::as_bytes);
+        (first, all.next().is_some())
+    };
+    let key = match (only(&KEY_HEADER), only(&header::AUTHORIZATION)) {
+        ((Some(key), false), (None, _)) => key,
+        ((None, _), (Some(value), false)) => bearer(value)?,
+        ((None, _), (None, _)) => query_key?.as_bytes(),
+        _ => return None,
+    };
+    let key = key.trim_ascii();
+    (1..=KEY_MAX).contains(&key.len()).then_some(key)
+}
+
+fn bearer(value: &[u8]) -> Option<&[u8]> {
+    let (scheme, token) = value.split_at_checked(7)?;
+    scheme.eq_ignore_ascii_case(b"bearer ").then_some(token)
+}
+
+/// Refuses what a page of another site sends through somebody's browser: by a name that is not this node's (DNS rebinding), from
+/// another origin, or across sites.
+fn of_this_site(context: &Context, headers: &HeaderMap) -> Result<(), Problem> {
+    let host = headers.get(header::HOST);
+    if !is_ours(host, &context.host_names) {
+        let message = "this node is not called that";
+        let hint = "use its address, or list the name in http_hosts";
+        let problem = Problem::new(StatusCode::MISDIRECTED_REQUEST, ErrorCode::Invalid, message, hint);
+        return Err(problem.counted("host"));
+    }
+    let own_origin = headers.get_all(header::ORIGIN).iter().all(|origin| same_place(origin, host));
+    let same_site = headers.get_all(FETCH_SITE).iter().all(|site| matches!(site.as_bytes(), b"same-origin" | b"none"));
+    if own_origin && same_site {
+        return Ok(());
+    }
+    let hint = "use the page of this node itself, or a program that is no browser";
+    Err(forbidden("this request comes from a page of another site", hint).counted("origin"))
+}
+
+/// Whether an origin names the host to which the request goes, port included. The scheme may differ: a proxy may speak TLS.
+fn same_place(origin: &HeaderValue, host: Option<&HeaderValue>) -> bool {
+    let origin: Option<Uri> = origin.to_str().ok().and_then(|text| text.parse().ok());
+    let origin = origin.as_ref().and_then(Uri::authority);
+    let host = host.and_then(authority);
+    origin.zip(host.as_ref()).is_some_and(|(origin, host)| origin.as_str().eq_ignore_ascii_case(host.as_str()))
+}
+
+fn unauthorized(reason: &'static str) -> Problem {
+    let message = "a key is needed that this hive knows";
+    let hint = "send the admin key or a token as X-Admin-Key, after many tries a minute later; on the node itself: sudo hive …";
+    Problem::new(StatusCode::UNAUTHORIZED, ErrorCode::Unauthorized, message, hint).counted(reason)
+}
+
+fn forbidden(message: impl Into<String>, hint: impl Into<String>) -> Problem {
+    Problem::new(StatusCode::FORBIDDEN, ErrorCode::Forbidden, message, hint)
+}
+
+fn lacks(holder: &Holder, needs: Scope) -> Problem {
+    let message = format!("this needs the scope {needs}; {} has {}", holder.name, holder.scope);
+    forbidden(message, format!("make a token that has it: hive admin token add NAME --scope {needs}")).counted("scope")
+}
+
+/// Failed tries by source.
+#[derive(Debug, Default)]
+struct Tries {
+    sources: BTreeMap<IpAddr, Source>,
+    /// When tries failed lately, of all sources; at most [`TRIES_OF_ALL_MAX`].
+    failures: VecDeque<u64>,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+struct Source {
+    failures: u32,
+    held_until_ms: u64,
+    last_ms: u64,
+    /// It had a good key within memory.
+    known: bool,
+}
+
+/// Whoever has an IPv6 address has as many as he likes of the same network.
+fn source_of(address: IpAddr) -> IpAddr {
+    match address {
+        IpAddr::V4(_) => address,
+        IpAddr::V6(address) => {
+            let [a, b, c, d, ..] = address.segments();
+            IpAddr::V6(Ipv6Addr::new(a, b, c, d, 0, 0, 0, 0))
+        }
+    }
+}
+
+impl Tries {
+    fn may_try(&mut self, address: IpAddr, now_ms: u64) -> bool {
+        let source = self.sources.get(&source_of(address)).copied().unwrap_or_default();
+        if now_ms < source.held_until_ms {
+            return false;
+        }
+        while self.failures.front().is_some_and(|at| now_ms.saturating_sub(*at) >= WINDOW_MS) {
+            self.failures.pop_front();
+        }
+        self.failures.len() < TRIES_OF_ALL_MAX || source.known || address.is_loopback()
+    }
+
+    fn failed(&mut self, address: IpAddr, now_ms: u64) {
+        if self.failures.len() < TRIES_OF_ALL_MAX {
+            self.failures.push_back(now_ms);
+        }
+        let source = self.source(address, now_ms);
+        source.failures = source.failures.saturating_add(1);
+        if let Some(further) = source.failures.checked_sub(TRIES_MAX) {
+            source.held_until_ms = now_ms + (HELD_MS << further.min(16)).min(HELD_MAX_MS);
+        }
+    }
+
+    fn succeeded(&mut self, address: IpAddr, now_ms: u64) {
+        let source = self.source(address, now_ms);
+        (source.failures, source.held_until_ms, source.known) = (0, 0, true);
+    }
+
+    fn source(&mut self, address: IpAddr, now_ms: u64) -> &mut Source {
+        let address = source_of(address);
+        if self.sources.len() >= SOURCES_MAX && !self.sources.contains_key(&address) {
+            let oldest = self.sources.iter().min_by_key(|(_, source)| source.last_ms).map(|(address, _)| *address);
+            oldest.map(|oldest| self.sources.remove(&oldest));
+        }
+        let source = self.sources.entry(address).or_default();
+        if now_ms.saturating_sub(source.last_ms) >= MEMORY_MS {
+            *source = Source::default();
+        }
+        source.last_ms = now_ms;
+        source
+    }
+}
