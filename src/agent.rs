@@ -35,6 +35,7 @@ mod fleet;
 mod importing;
 mod joining;
 mod keys;
+mod legacy;
 mod logs;
 mod metrics;
 mod node_api;
@@ -311,6 +312,7 @@ impl Agent {
         self.coordinating.tick(&shared, now_ms);
         self.expanding.tick(&shared, now_ms);
         self.drafts.tick(&shared, now_ms);
+        legacy::sample(&shared, now_ms);
         self.drone.tick(&shared, now_ms).await
     }
 

@@ -5,6 +5,7 @@
 
 mod farm;
 mod jobs;
+pub mod legacy;
 mod logs;
 pub mod shown;
 pub mod words;

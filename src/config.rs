@@ -54,6 +54,8 @@ pub struct Config {
     pub admin_key: Option<Hidden>,
     /// Who may act as a drone of the build swarm.
     pub legacy_drones: LegacyDrones,
+    /// How long such a drone may be silent before its work goes to another one, milliseconds.
+    pub legacy_lease_ms: u64,
     /// Networks whose drones need no key, when they are let in so.
     pub legacy_networks: Vec<String>,
     /// Unix socket of the commands.

@@ -20,6 +20,7 @@ pub mod node;
 mod farm;
 pub mod guard;
 mod hive;
+mod legacy;
 mod logs;
 mod page;
 mod routes;

@@ -5,6 +5,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::api::ApiError;
+use crate::api::legacy::{Call, Told};
 use crate::engine::ballot::{AdviceMsg, IdentifyMsg};
 use crate::engine::id::{Epoch, JobId, Sha256Hash, Token};
 
@@ -85,6 +87,8 @@ pub(super) enum Request {
         /// Why.
         reason: String,
     },
+    /// Answer a drone of the Python swarm, as the coordinator.
+    Legacy(Box<Call>),
     /// Where your copy of the log ends. Asked by `hive recover`.
     LogEnd,
 }
@@ -106,6 +110,8 @@ pub(super) enum Response {
         /// The fresh Raft id.
         raft_id: u64,
     },
+    /// To `Legacy`.
+    Legacy(Box<Result<Told, ApiError>>),
     /// To `LogEnd`.
     LogEnd {
         /// Epoch.

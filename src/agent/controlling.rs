@@ -81,8 +81,11 @@ pub(super) async fn drone(
 
 /// The member of this name or id.
 pub(super) fn node_named(state: &State, name: &str) -> ApiResult<PeerId> {
-    let found = state.member_by_name(name).or_else(|| state.member(&PeerId::new(name)));
-    found.map(|member| member.info.peer_id.clone()).ok_or_else(|| {
+    let by_id =
+        |called: &str| state.legacy_drones().find(|drone| drone.info.id == called).map(|drone| drone.peer_id.clone());
+    let found = state.machine_by_name(name).map(|machine| machine.peer.clone());
+    let found = found.or_else(|| state.member(&PeerId::new(name)).map(|member| member.info.peer_id.clone()));
+    found.or_else(|| by_id(name)).ok_or_else(|| {
         let shown: String = name.chars().take(80).collect();
         ApiError::new(ErrorCode::NotFound, format!("no node is called {shown:?}"), "see: hive fleet")
     })

@@ -15,6 +15,7 @@ use std::time::Duration;
 
 use super::advising::advise_about;
 use super::control::{self, LeaseAsked, LeasePhase, Request, Response};
+use super::legacy;
 use super::shared::Shared;
 use super::views::role_of;
 use super::voters::{Done, Voters};
@@ -106,6 +107,7 @@ impl Coordinating {
             if self.term.take().is_some() {
                 tracing::info!("no longer coordinator");
                 *shared.leases() = None;
+                legacy::close_desk(shared);
             }
             return;
         }
@@ -113,7 +115,9 @@ impl Coordinating {
             tracing::info!(term = status.term, "this node is the coordinator now");
             self.term = Some(Term::new(status.term, now_ms));
             *shared.leases() = Some(Leases::new(now_ms));
+            legacy::open_desk(shared);
         }
+        self.settings.legacy_lease_ms = shared.config.legacy_lease_ms;
         self.schedule(shared, now_ms);
         if let Some(term) = &mut self.term {
             term.voters.tick(shared, &status, (term.number, term.elected_at_ms), now_ms);
@@ -256,7 +260,8 @@ pub(super) fn view(shared: &Shared) -> View {
         };
         (peer, drone)
     });
-    View { drones: drones.collect(), in_flight: BTreeMap::new() }
+    let legacy = legacy::drone_views(shared);
+    View { drones: drones.chain(legacy).collect(), in_flight: BTreeMap::new() }
 }
 
 async fn errand(shared: &Shared, peer: &PeerId, request: &Request) -> std::io::Result<Response> {

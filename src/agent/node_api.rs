@@ -14,9 +14,10 @@ use tokio_util::io::ReaderStream;
 use super::refused::Refused;
 use super::shared::Shared;
 use super::{
-    Event, blobs, condition, controlling, coordinating, fleet, importing, internal, keys, logs, metrics, past,
+    Event, blobs, condition, controlling, coordinating, fleet, importing, internal, keys, legacy, logs, metrics, past,
     recovering, serving, sessions, submitting, views,
 };
+use crate::api::legacy::{Call, QueueRequest, Queued, Registered, Registration, Told};
 use crate::api::{
     AddressClaim, ApiError, ApiResult, ArtifactView, Changed, ControlRequest, DoctorFacts, DroneRequest, ErrorCode,
     Explanation, ExplanationLine, FleetView, Health, HistoryView, Identity, Imported, InterfaceView, JobLine, JobView,
@@ -33,7 +34,8 @@ use crate::exec::logs::look::{Found, Question};
 use crate::keyring::Keyring;
 use crate::web::NodeApi;
 use crate::web::node::{
-    Answer, ByteStream, Download, HistoryQuery, Holder, ImportAbout, JobQuery, LogQuery, LogStream, SessionQuery,
+    Answer, ByteStream, Download, HistoryQuery, Holder, ImportAbout, JobQuery, LegacyRead, LogQuery, LogStream,
+    SessionQuery,
 };
 
 /// How long a reset identity is awaited: a ballot, a claim, and some patience with a missing quorum.
@@ -85,8 +87,9 @@ impl Api {
             Some(shared.read(|state| scheduler::explain_job(state, &view, now, &settings, &job)))
         } else {
             shared.read(|state| {
-                let member = state.member_by_name(what).or_else(|| state.member(&PeerId::new(what)))?;
-                let subject = Subject::Drone(member.info.peer_id.clone());
+                let machine = state.machine_by_name(what).map(|machine| machine.peer.clone());
+                let known = || state.member(&PeerId::new(what)).map(|member| member.info.peer_id.clone());
+                let subject = Subject::Drone(machine.or_else(known)?);
                 scheduler::explain(state, &view, now, &settings, &subject)
             })
         };
@@ -486,6 +489,22 @@ impl NodeApi for Api {
 
     fn packages(&self, limit: usize) -> Answer<'_, PackageList> {
         async move { Ok(self.shared.read(|state| past::packages(state, limit))) }.boxed()
+    }
+
+    fn legacy_register(&self, registration: Registration, from: IpAddr) -> Answer<'_, Registered> {
+        legacy::registered(&self.shared, registration, from).boxed()
+    }
+
+    fn legacy(&self, call: Call) -> Answer<'_, Told> {
+        legacy::ask(&self.shared, call).boxed()
+    }
+
+    fn legacy_queue(&self, request: QueueRequest, submitter: String) -> Answer<'_, Queued> {
+        legacy::queueing::queue(&self.shared, request, submitter).boxed()
+    }
+
+    fn legacy_read(&self, what: LegacyRead) -> Answer<'_, serde_json::Value> {
+        legacy::reads::read(&self.shared, what).boxed()
     }
 
     fn recover(&self, request: RecoverRequest) -> Answer<'_, RecoverReport> {

@@ -13,6 +13,7 @@ use tokio::sync::mpsc;
 use super::Event;
 use super::definitions::Definitions;
 use super::files::Files;
+use super::legacy;
 use crate::api::{Identity, MemberState, NodePhase};
 use crate::blobs::BlobStore;
 use crate::clock::now_ms;
@@ -22,6 +23,7 @@ use crate::discovery::DiscoveryHandle;
 use crate::discovery::interfaces::to_publish;
 use crate::engine::founding::HoldReason;
 use crate::engine::id::{Epoch, HiveId, PeerId};
+use crate::engine::legacy::Desk;
 use crate::engine::member::{Inventory, MemberInfo};
 use crate::engine::policy::Fact;
 use crate::engine::scheduler::Leases;
@@ -65,6 +67,7 @@ pub(crate) struct Shared {
     pub(super) fact_sources: FactsHandle,
     pub(super) inventory: RwLock<Inventory>,
     pub(super) leases: Mutex<Option<Leases>>,
+    pub(super) legacy: legacy::Memory,
     pub(super) soft: RwLock<Soft>,
 }
 
@@ -267,6 +270,11 @@ impl Shared {
     /// The leases of this node's term as coordinator; none while it is not.
     pub(super) fn leases(&self) -> MutexGuard<'_, Option<Leases>> {
         self.leases.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The desk for drones of the Python swarm, while this node is the coordinator.
+    pub(super) fn desk<R>(&self, serve: impl FnOnce(&mut Desk) -> R) -> Option<R> {
+        self.legacy.desk.lock().unwrap_or_else(PoisonError::into_inner).as_mut().map(serve)
     }
 
     /// Hive time now: what is committed, and the time since the state last moved.

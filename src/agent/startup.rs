@@ -189,6 +189,7 @@ async fn start(prepared: Prepared) -> anyhow::Result<()> {
         definitions: Mutex::new(prepared.definitions),
         soft: RwLock::new(Soft { isolation: executor.capabilities().notes.clone(), ..Soft::default() }),
         leases: Mutex::new(None),
+        legacy: super::legacy::Memory::default(),
         me,
         keyring,
         consensus,

@@ -351,6 +351,7 @@ impl Resolved<'_> {
             admin_key_file: self.needed_path("admin_key_file")?,
             admin_key: self.admin_key.map(|key| Hidden(key.to_owned())),
             legacy_drones: self.choice("legacy_drones", LegacyDrones::from_word)?,
+            legacy_lease_ms: self.number::<u64>("legacy_lease_s")?.saturating_mul(1_000),
             legacy_networks: self.list("legacy_networks"),
             socket,
             interfaces: self.list("interface"),

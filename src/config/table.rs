@@ -206,6 +206,15 @@ pub const SETTINGS: &[Setting] = &[
         ..PLAIN
     },
     Setting {
+        key: "legacy_lease_s",
+        kind: Kind::Integer { min: 5, max: 86_400 },
+        default: Default::Text("900"),
+        placeholder: "SECONDS",
+        meaning: "What a drone of the build swarm has goes to another one when it has asked for nothing for so long.",
+        advice: "Too short takes work from machines that are merely busy.",
+        ..PLAIN
+    },
+    Setting {
         key: "legacy_networks",
         kind: Kind::List { expected: "a network (10.0.0.0/8) or an address", check: grammar::is_network },
         default: Default::Text("127.0.0.0/8,10.0.0.0/8,172.16.0.0/12,192.168.0.0/16,::1/128,fc00::/7,fe80::/10"),

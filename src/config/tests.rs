@@ -136,6 +136,7 @@ fn every_setting_can_be_set_by_file_environment_and_flag_alike() {
         ("admin", "0.0.0.0:8094"),
         ("admin_key_file", "/k"),
         ("legacy_drones", "open"),
+        ("legacy_lease_s", "60"),
         ("legacy_networks", "10.1.0.0/16"),
         ("socket", "/x.sock"),
         ("interface", "eth0"),

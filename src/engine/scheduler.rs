@@ -25,7 +25,7 @@ use super::legacy::LEGACY_LEASE_MS;
 use super::state::State;
 
 pub use self::explain::{Explanation, ExplanationLine, Subject, explain, explain_job, waiting_for};
-pub use self::fit::{Slots, Unfit, slots};
+pub use self::fit::{Slots, Unfit, slots, wanted_tree};
 pub use self::leases::{DRONE_STOPS_AFTER_MS, LEASE_MS, Leases, PURE_AFTER_DOWN_MS, RENEW_EVERY_MS, drone_must_stop};
 
 /// What the coordinator knows beside the replicated state.

@@ -87,6 +87,16 @@ impl Problem {
         Self::new(StatusCode::GATEWAY_TIMEOUT, ErrorCode::Timeout, message, hint)
     }
 
+    /// As the paths of the Python swarm have it: the fields at the top, without an envelope.
+    pub(super) fn into_flat_response(self) -> Response {
+        let ApiError { code, message, hint } = self.error;
+        let mut response = json(self.status, &serde_json::json!({ "error": message, "hint": hint, "code": code }));
+        if let Some(reason) = self.refused {
+            response.extensions_mut().insert(Refused(reason));
+        }
+        response
+    }
+
     /// Counts as a refused request, by this word.
     pub(super) fn counted(self, reason: &'static str) -> Self {
         Self { refused: Some(reason), ..self }

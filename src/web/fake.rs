@@ -11,9 +11,10 @@ use futures::future::BoxFuture;
 use sha2::{Digest as _, Sha256};
 
 use super::node::{
-    Answer, ByteStream, Download, HistoryQuery, Holder, ImportAbout, JobQuery, LogQuery, LogStream, NodeApi,
-    SessionQuery,
+    Answer, ByteStream, Download, HistoryQuery, Holder, ImportAbout, JobQuery, LegacyRead, LogQuery, LogStream,
+    NodeApi, SessionQuery,
 };
+use crate::api::legacy::{Call, Completed, QueueRequest, Queued, Registered, Registration, Told, WorkTold};
 use crate::api::{
     AddressClaim, ApiError, ApiResult, ArtifactView, AttemptView, Changed, ControlRequest, Coordinator, DoctorFacts,
     DroneRequest, ErrorCode, Explanation, FleetView, Health, HistoryView, Identity, Imported, JobLine, JobView,
@@ -377,6 +378,29 @@ impl NodeApi for FakeNode {
 
     fn packages(&self, _: usize) -> Answer<'_, PackageList> {
         good(PackageList { packages: Vec::new() })
+    }
+
+    fn legacy_register(&self, registration: Registration, _: IpAddr) -> Answer<'_, Registered> {
+        let status = if registration.name.is_some() { "registered" } else { "ignored" };
+        good(Registered { status: status.to_owned(), ..Registered::default() })
+    }
+
+    fn legacy(&self, call: Call) -> Answer<'_, Told> {
+        good(match call {
+            Call::Work { .. } => Told::Work(WorkTold::default()),
+            Call::Complete(_) => Told::Completed(Completed { accepted: true, ..Completed::default() }),
+            Call::Forget { drone } => Told::Forgotten(drone == "drone-1"),
+            Call::Register { .. } | Call::Seen => Told::Seen(Vec::new()),
+        })
+    }
+
+    fn legacy_queue(&self, request: QueueRequest, _: String) -> Answer<'_, Queued> {
+        let queued = request.packages.len();
+        good(Queued { status: "ok".to_owned(), queued, session_id: None, portage_timestamp: None })
+    }
+
+    fn legacy_read(&self, what: LegacyRead) -> Answer<'_, serde_json::Value> {
+        good(serde_json::json!({ "asked": format!("{what:?}") }))
     }
 
     fn recover(&self, request: RecoverRequest) -> Answer<'_, RecoverReport> {

@@ -119,7 +119,7 @@ pub(super) fn legacy_door(
             let message = "drones of the build swarm are not served here";
             return Err(Problem::not_found(message, "legacy_drones in the configuration says so").counted("legacy_off"));
         }
-        LegacyDrones::Open if rules.legacy_networks.iter().any(|network| network.contains(&remote)) => {
+        LegacyDrones::Open if open_to(context, remote) => {
             of_this_site(context, headers)?;
             return Ok(Caller::remote("a drone", remote));
         }
@@ -136,6 +136,12 @@ pub(super) fn legacy_door(
         }
         _ => Ok(Caller::remote(&holder.name, remote)),
     }
+}
+
+/// Whether the door for drones of the build swarm stands open to whoever asks from there.
+pub(super) fn open_to(context: &Context, remote: IpAddr) -> bool {
+    let rules = &context.keeper.rules;
+    rules.legacy_drones == LegacyDrones::Open && rules.legacy_networks.iter().any(|network| network.contains(&remote))
 }
 
 fn identify(

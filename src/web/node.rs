@@ -10,6 +10,7 @@ use bytes::Bytes;
 use futures::future::BoxFuture;
 use futures::stream::BoxStream;
 
+use crate::api::legacy::{Call, QueueRequest, Queued, Registered, Registration, Told};
 use crate::api::{
     AddressClaim, ApiResult, ArtifactView, Changed, ControlRequest, DoctorFacts, DroneRequest, Explanation, FleetView,
     Health, HistoryView, Identity, Imported, JobLine, JobView, JoinRequest, LogFirstError, LogMatches, LogPhases,
@@ -76,6 +77,56 @@ pub struct HistoryQuery {
     pub failed: bool,
     /// At most so many, those that ended last first.
     pub limit: usize,
+}
+
+/// What a reader of the Python swarm asks.
+#[derive(Clone, Debug, PartialEq)]
+pub enum LegacyRead {
+    /// `health`.
+    Health,
+    /// `status`.
+    Status,
+    /// `nodes`.
+    Nodes {
+        /// Also those that do not answer.
+        all: bool,
+    },
+    /// `orchestrator`.
+    Orchestrator,
+    /// `queue`.
+    Queue {
+        /// Rows.
+        limit: Option<usize>,
+    },
+    /// `history`.
+    History {
+        /// Only of this session.
+        session: Option<String>,
+        /// Rows.
+        limit: Option<usize>,
+    },
+    /// `sessions`.
+    Sessions,
+    /// `build-stats/by-package`.
+    Packages {
+        /// Only this one.
+        package: Option<String>,
+        /// Rows.
+        limit: Option<usize>,
+    },
+    /// `versions`.
+    Versions,
+    /// `metrics`.
+    Metrics {
+        /// Samples after this time, seconds since 1970.
+        since: Option<f64>,
+        /// Only of this drone.
+        node: Option<String>,
+    },
+    /// `drone-health`.
+    DroneHealth,
+    /// `portage-config`.
+    PortageConfig,
 }
 
 /// Which part of a log to stream.
@@ -205,6 +256,14 @@ pub trait NodeApi: Send + Sync + 'static {
     fn history(&self, query: HistoryQuery) -> Answer<'_, HistoryView>;
     /// What is known of packages, those tried last first.
     fn packages(&self, limit: usize) -> Answer<'_, PackageList>;
+    /// A drone of the Python swarm registers, or says how it is. `from`: where the request came from.
+    fn legacy_register(&self, registration: Registration, from: IpAddr) -> Answer<'_, Registered>;
+    /// Something else on behalf of such a drone.
+    fn legacy(&self, call: Call) -> Answer<'_, Told>;
+    /// Queues packages as the Python swarm did.
+    fn legacy_queue(&self, request: QueueRequest, submitter: String) -> Answer<'_, Queued>;
+    /// What its readers ask, in its shapes.
+    fn legacy_read(&self, what: LegacyRead) -> Answer<'_, serde_json::Value>;
     /// `hive recover`.
     fn recover(&self, request: RecoverRequest) -> Answer<'_, RecoverReport>;
 }

@@ -9,7 +9,7 @@ use axum::extract::{Extension, Path, Request, State};
 use axum::http::{Method, StatusCode, header};
 use axum::middleware::{from_fn, from_fn_with_state, map_response};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{MethodRouter, get, post, put};
+use axum::routing::{MethodRouter, delete, get, post, put};
 use futures::StreamExt as _;
 use serde::Deserialize;
 
@@ -19,7 +19,7 @@ use super::answer::{
     no_such_path, stream_body, within_time,
 };
 use super::node::JobQuery;
-use super::{Context, bootstrap, farm, hive, logs, page};
+use super::{Context, bootstrap, farm, hive, legacy, logs, page};
 use crate::api::{AddressClaim, ApiError, CancelRequest, ErrorCode, RecoverRequest, SubmitRequest};
 use crate::engine::id::{JobId, Sha256Hash};
 use crate::engine::job::JobState;
@@ -38,6 +38,8 @@ pub(super) enum Door {
     Anyone,
     /// Whoever proves to know the secret.
     Secret,
+    /// Drones and operators of the Python swarm; the handler asks the guard, as the drone's name may stand in the body.
+    Legacy,
     /// The local socket.
     Local,
 }
@@ -67,6 +69,46 @@ fn files(method: Method, path: &'static str, door: Door, handler: MethodRouter<C
 
 /// Everything there is.
 pub(super) fn table() -> Vec<Route> {
+    let mut table = own();
+    table.extend(inherited());
+    table
+}
+
+/// The paths of the Python build swarm.
+fn inherited() -> Vec<Route> {
+    use Door::{Anyone, Legacy};
+    vec![
+        read("/api/v1/health", Anyone, get(legacy::health)),
+        read("/api/v1/status", Anyone, get(legacy::status)),
+        read("/api/v1/nodes", Anyone, get(legacy::nodes)),
+        read("/api/v1/orchestrator", Anyone, get(legacy::orchestrator)),
+        read("/api/v1/queue", Anyone, get(legacy::queued)),
+        read("/api/v1/history", Anyone, get(legacy::history)),
+        read("/api/v1/sessions", Anyone, get(legacy::sessions)),
+        read("/api/v1/build-stats/by-package", Anyone, get(legacy::packages)),
+        read("/api/v1/versions", Anyone, get(legacy::versions)),
+        read("/api/v1/metrics", Anyone, get(legacy::metrics)),
+        read("/api/v1/portage-config", Anyone, get(legacy::portage_config)),
+        read("/api/v1/drone-health", Legacy, get(legacy::drone_health)),
+        read("/api/v1/work", Legacy, get(legacy::work)),
+        read("/api/v1/poll", Legacy, get(legacy::work)),
+        write("/api/v1/register", Legacy, post(legacy::register)),
+        write("/api/v1/complete", Legacy, post(legacy::complete)),
+        write("/api/v1/report", Legacy, post(legacy::complete)),
+        write("/api/v1/queue", Legacy, post(legacy::queue)),
+        write("/api/v1/control", Legacy, post(legacy::control)),
+        write("/api/v1/nodes/{name}/{action}", Legacy, post(legacy::change_node)),
+        Route {
+            method: Method::DELETE,
+            path: "/api/v1/nodes/{name}",
+            door: Legacy,
+            handler: delete(legacy::forget_node),
+            moves_files: false,
+        },
+    ]
+}
+
+fn own() -> Vec<Route> {
     use Door::{Anyone, Local, Secret};
     vec![
         read("/", Anyone, get(page::status)),
@@ -133,7 +175,7 @@ pub(super) fn public(context: Context) -> Router {
     // Said twice on purpose: a write that is entered for anyone by mistake stays away from the port.
     let handler = |route: Route| match route.door {
         Door::Anyone if route.method == Method::GET => route.handler,
-        Door::Secret => route.handler,
+        Door::Secret | Door::Legacy => route.handler,
         // For every method that the path does not take from anyone.
         Door::Anyone | Door::Local => MethodRouter::new().fallback(local_only),
     };

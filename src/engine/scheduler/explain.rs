@@ -210,6 +210,7 @@ fn nobody_fits(needs: &Needs, drones: &[Drone<'_>]) -> String {
         Some(Unfit::Disk(needed_mb)) => Some(vec![format!("{needed_mb} MiB of free disk")]),
         Some(
             Unfit::NotAlive
+            | Unfit::Silent
             | Unfit::TakesNoBuilds
             | Unfit::Grounded(_)
             | Unfit::CannotUpload(_)
@@ -329,7 +330,7 @@ fn remedy_for(needs: &Needs, drones: &[Drone<'_>]) -> String {
     }
     let effort = |unfit: &Unfit| match unfit {
         Unfit::Grounded(_) | Unfit::CannotUpload(_) | Unfit::Paused(_) | Unfit::Draining(_) => 0,
-        Unfit::NotAlive | Unfit::DiskLow => 1,
+        Unfit::NotAlive | Unfit::Silent | Unfit::DiskLow => 1,
         Unfit::Lacks(what) => 1 + what.len(),
         Unfit::TakesNoBuilds | Unfit::NoSlots => 40,
         Unfit::Sweeps => 39,

@@ -24,6 +24,8 @@ pub struct Slots {
 pub enum Unfit {
     /// The failure detector does not hold it alive.
     NotAlive,
+    /// A drone of the Python swarm that has not asked for anything lately.
+    Silent,
     /// Its role takes none.
     TakesNoBuilds,
     /// It failed too often; until this hive time.
@@ -54,6 +56,7 @@ impl fmt::Display for Unfit {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::NotAlive => f.write_str("does not answer"),
+            Self::Silent => f.write_str("has not asked for work for a minute"),
             Self::TakesNoBuilds => f.write_str("its role takes no builds"),
             Self::Grounded(_) => f.write_str("grounded after too many failures that were not the package's fault"),
             Self::CannotUpload(_) => f.write_str("could not bring its last results away"),
@@ -75,6 +78,7 @@ impl Unfit {
     pub(super) fn remedy(&self, name: &str) -> String {
         match self {
             Self::NotAlive => format!("start hive on {name}, or look at its network (`hive doctor` there)"),
+            Self::Silent => format!("start the drone on {name}, and let it ask any node of the hive"),
             Self::TakesNoBuilds => {
                 format!("give {name} a role that takes builds (`hive identity reset` there asks again)")
             }
@@ -191,6 +195,9 @@ fn drone<'a>(
         shut: None,
     };
     drone.shut = shut(record, soft, total, hive_ms);
+    if legacy && drone.shut == Some(Unfit::NotAlive) {
+        drone.shut = Some(Unfit::Silent);
+    }
     drone
 }
 
@@ -316,6 +323,19 @@ impl Drone<'_> {
             }
         }
     }
+}
+
+/// The package tree for which a machine would get work that it does not get with the one that it has.
+pub fn wanted_tree(state: &State, peer: &PeerId) -> Option<String> {
+    let machine = state.machine(peer)?;
+    let drone = drone(state, machine, &DroneView::default(), 0, &Settings::default(), 0);
+    let wanted = |needs: &Needs| {
+        let tree = needs.labels.iter().find_map(|label| label.strip_prefix("tree:"))?.to_owned();
+        let mut others = needs.clone();
+        others.labels.remove(&format!("tree:{tree}"));
+        (drone.inventory.tree.as_deref() != Some(tree.as_str()) && drone.lacks(&others).is_none()).then_some(tree)
+    };
+    state.waiting().find_map(|(needs, _)| wanted(needs))
 }
 
 /// Compares the first number with dots in a tool's own words with another: `3.8.7`, `Apache Maven 3.8.7 (Debian)`. A version that
