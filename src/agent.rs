@@ -48,6 +48,7 @@ mod refused;
 mod serving;
 mod sessions;
 mod shared;
+mod staging;
 mod startup;
 mod submitting;
 mod views;

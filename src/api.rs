@@ -276,6 +276,9 @@ pub struct MemberStatus {
     pub cores: u32,
     /// It created the hive.
     pub founder: bool,
+    /// It keeps finished packages in a staging directory.
+    #[serde(default)]
+    pub staging: bool,
 }
 
 /// Position in the replicated log.

@@ -86,6 +86,10 @@ pub struct Config {
     pub packages: PackagesMode,
     /// Sources of facts, as they stand in the file.
     pub facts: Vec<FactsTable>,
+    /// Where finished packages are put; none: this node keeps no staging.
+    pub staging_path: Option<PathBuf>,
+    /// The directory that clients are served from, if this machine serves any.
+    pub binhost_path: Option<PathBuf>,
     /// How often roles are reconsidered, milliseconds.
     pub reballot_interval_ms: u64,
     /// How nodes find each other.

@@ -23,6 +23,7 @@ pub mod job;
 pub mod legacy;
 pub mod member;
 pub mod session;
+pub mod staging;
 
 pub mod ballot;
 pub mod beacon;

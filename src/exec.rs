@@ -20,6 +20,7 @@ pub mod packages;
 pub mod portage;
 pub mod privilege;
 pub mod shim;
+pub mod staging;
 
 mod acts;
 mod cgroup;

@@ -332,12 +332,21 @@ fn config_check_tells_everything_at_once_and_starts_nothing() {
     };
     write("strong", "b7c1a0ffee11d2d3b7c1a0ffee11d2d3");
     write("weak", "passwordpassword");
-    write("hive.toml", "policy = \"nope\"\n[build]\nuser = \"root\"\n");
+    fs::create_dir(path("released")).expect("mkdir");
+    std::os::unix::fs::symlink("released", path("live")).expect("links");
+    let places = format!("staging_path = {:?}\nbinhost_path = {:?}\n", path("released/new"), path("live"));
+    write("hive.toml", &format!("policy = \"nope\"\n{places}[build]\nuser = \"root\"\n"));
     let file = path("hive.toml").display().to_string();
     let weak = path("weak").display().to_string();
     let line = ["config", "check", "--config", &file, "--secret-file", &weak];
     let said = text_of(&hive(&line).output().expect("runs"));
-    for part in [":1: policy: ", ":3: build.user: ", "--secret-file: secret_file: "] {
+    for part in [
+        ":1: policy: ",
+        ":2: staging_path: ",
+        " is inside the directory",
+        ":5: build.user: ",
+        "--secret-file: secret_file: ",
+    ] {
         assert!(said.contains(part), "all at once: {said}");
     }
     let shown = hive(&["config", "show", "--config", &file]).output().expect("runs");

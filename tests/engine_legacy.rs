@@ -236,6 +236,28 @@ fn its_lease_is_long_and_ends() {
 }
 
 #[test]
+fn what_it_was_given_ahead_and_never_told_of_goes_elsewhere_when_it_falls_silent() {
+    let mut replica = with_drones(&["drone-a"]);
+    let drone = peer_id("drone-a");
+    let jobs = [replica.submit(package(1)), replica.submit(package(2))];
+    let mut leases = Leases::new(0);
+    let mut desk = Desk::default();
+    desk.hear(&drone, 0);
+    let mut at = |replica: &Replica, desk: &Desk, now_ms: u64| {
+        let now = Now { now_ms, hive_ms: 0 };
+        plan(&replica.state, &view(desk, &["drone-a"], now_ms), &mut leases, now, &Settings::default()).commands
+    };
+    at(&replica, &desk, 0);
+    let tokens = jobs.map(|job| assign(&mut replica, job, &drone));
+    assert!(at(&replica, &desk, 1).is_empty(), "it is there");
+    desk.work(&replica.state, &drone, not_revoking);
+    replica.report(jobs[0], tokens[0], building());
+    let given_up = at(&replica, &desk, OFFLINE_AFTER_MS);
+    let revoked = |command: &Command| matches!(command, Command::Revoke { token, .. } if *token == tokens[1]);
+    assert!(given_up.iter().any(revoked), "{given_up:?}");
+}
+
+#[test]
 fn an_operator_pauses_it_like_any_other_drone() {
     use hive::engine::control::{Control, DroneChange};
     let mut replica = with_drones(&["drone-a"]);

@@ -23,6 +23,10 @@ mod building;
 mod faults;
 #[path = "lab/forming.rs"]
 mod forming;
+#[path = "sample/gpkg.rs"]
+mod gpkg;
+#[path = "lab/legacy.rs"]
+mod legacy;
 #[path = "lab/logs.rs"]
 mod logs;
 #[path = "lab/operating.rs"]

@@ -91,6 +91,11 @@ pub(super) enum Request {
     Legacy(Box<Call>),
     /// Where your copy of the log ends. Asked by `hive recover`.
     LogEnd,
+    /// Is there a whole package of this in your staging directory?
+    FindStaged {
+        /// A package, or a version of it, as [`Wanted::of`](crate::engine::staging::Wanted::of) reads it.
+        atom: String,
+    },
 }
 
 /// A response.
@@ -120,6 +125,18 @@ pub(super) enum Response {
         term: u64,
         /// Its index.
         index: u64,
+    },
+    /// To `FindStaged`: it is there and whole.
+    Staged {
+        /// Below the staging directory.
+        path: String,
+        /// Its length.
+        size_bytes: u64,
+    },
+    /// To `FindStaged`: it is not there, or not whole.
+    NotStaged {
+        /// One sentence.
+        why: String,
     },
     /// Not done, and why.
     Refused {

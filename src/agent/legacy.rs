@@ -16,6 +16,7 @@ use std::time::Duration;
 
 use super::control::{self, Request, Response};
 use super::shared::Shared;
+use super::staging::{Staged, find_staged};
 use super::{internal, propose};
 use crate::api::legacy::{Call, Completed, Completion, Registered, Registration, Seen, StopWorkTold, Told, WorkTold};
 use crate::api::{ApiError, ApiResult, ErrorCode};
@@ -39,6 +40,8 @@ use self::samples::Samples;
 const PATIENCE: Duration = Duration::from_secs(8);
 /// How long one answer of the coordinator is awaited.
 const CALL_TIMEOUT: Duration = Duration::from_secs(5);
+/// Both, for the end of a package: its upload is read to its end, wherever it is.
+const COMPLETE_PATIENCE: Duration = Duration::from_secs(90);
 /// Between two looks for a coordinator.
 const RETRY_PAUSE: Duration = Duration::from_millis(50);
 /// How long a report's commit is awaited.
@@ -132,6 +135,8 @@ fn unavailable() -> ApiError {
 
 /// Has the coordinator answer, wherever it is.
 pub(super) async fn ask(shared: &Arc<Shared>, call: Call) -> ApiResult<Told> {
+    let reads = matches!(call, Call::Complete(_));
+    let (all, one) = if reads { (COMPLETE_PATIENCE, COMPLETE_PATIENCE) } else { (PATIENCE, CALL_TIMEOUT) };
     let asking = async {
         loop {
             if let Some(told) = serve(shared, call.clone()).await? {
@@ -140,7 +145,12 @@ pub(super) async fn ask(shared: &Arc<Shared>, call: Call) -> ApiResult<Told> {
             let leader = shared.consensus.status().leader.filter(|leader| *leader != shared.me.peer_id);
             if let Some(leader) = leader {
                 let request = Request::Legacy(Box::new(call.clone()));
-                let asked = transport::call(&shared.mesh, &leader, control::PROTOCOL, &request, CALL_TIMEOUT).await;
+                let asking = transport::call(&shared.mesh, &leader, control::PROTOCOL, &request, one);
+                let asked = tokio::select! {
+                    asked = asking => asked,
+                    // It will not answer any more, or not as the coordinator.
+                    () = deposed(shared, &leader) => continue,
+                };
                 match asked {
                     Ok(Response::Legacy(told)) => return *told,
                     Ok(other) => tracing::debug!(?other, "asked on behalf of a drone"),
@@ -150,7 +160,14 @@ pub(super) async fn ask(shared: &Arc<Shared>, call: Call) -> ApiResult<Told> {
             tokio::time::sleep(RETRY_PAUSE).await;
         }
     };
-    tokio::time::timeout(PATIENCE, asking).await.map_err(|_| unavailable())?
+    tokio::time::timeout(all, asking).await.map_err(|_| unavailable())?
+}
+
+/// Waits until another node than this one leads, or none.
+async fn deposed(shared: &Shared, leader: &PeerId) {
+    let mut leadership = shared.consensus.watch_leadership();
+    // An error means that the agent ends.
+    let _ = leadership.wait_for(|now| now.leader.as_ref() != Some(leader)).await;
 }
 
 /// Answers as the coordinator. None: this node is not.
@@ -367,12 +384,25 @@ fn stale(reason: String, reassigned_to: Option<String>) -> Completed {
     }
 }
 
-/// None when what a drone says to have built is in staging, or needs not be; else why it is not.
-async fn find_upload(_shared: &Arc<Shared>, package: &str) -> ApiResult<Option<String>> {
+/// None when what a drone says to have built is in staging, or needs not be; else why it is not. Where no node has a staging
+/// directory there is nothing to look at, and the drone is believed.
+async fn find_upload(shared: &Arc<Shared>, package: &str) -> ApiResult<Option<String>> {
     if legacy::is_exempt(package) {
         return Ok(None);
     }
-    Ok(None)
+    match find_staged(shared, package).await {
+        Staged::Found { node, path, size_bytes } => {
+            tracing::debug!(package, node = %shared.name_of(&node), path, size_bytes, "found what was uploaded");
+            Ok(None)
+        }
+        Staged::NobodyHasStaging => Ok(None),
+        Staged::Missing { why, .. } => Ok(Some(why)),
+        Staged::Unreachable { why, .. } => {
+            let message = format!("the upload cannot be looked at: {why}");
+            let hint = "nothing was decided: say it again in a minute; hive status says which nodes do not answer";
+            Err(ApiError::new(ErrorCode::Unreachable, message, hint))
+        }
+    }
 }
 
 async fn forget(shared: &Arc<Shared>, called: &str) -> ApiResult<bool> {

@@ -79,6 +79,8 @@ impl Api {
 
     async fn explanation(&self, what: &str) -> ApiResult<Explanation> {
         let shared = &self.shared;
+        // Which drones of the old swarm live is known to the coordinator.
+        legacy::heard(shared).await;
         let now_ms = now_ms();
         let now = Now { now_ms, hive_ms: shared.hive_ms(now_ms) };
         let (view, settings) = (coordinating::view(shared), scheduler::Settings::default());

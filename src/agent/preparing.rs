@@ -73,7 +73,16 @@ fn read(loaded: &Loaded) -> (Option<Definitions>, Vec<FactSource>, Vec<Problem>)
             sources.pop();
         }
     }
+    problems.extend(staging_problem(loaded));
     (definitions, sources, problems)
+}
+
+/// What is put into staging must not be served at once, nor change what was released.
+fn staging_problem(loaded: &Loaded) -> Option<Problem> {
+    let staging = loaded.config.staging_path.as_ref()?;
+    let why = crate::exec::staging::conflict(staging, loaded.config.binhost_path.as_ref()?)?;
+    let message = format!("staging_path: {why}; choose a directory of its own, such as /var/cache/hive/staging");
+    Some(Problem { place: loaded.place("staging_path"), message })
 }
 
 fn told(error: &SecretError) -> String {

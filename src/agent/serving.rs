@@ -10,7 +10,7 @@ use tokio::sync::{Semaphore, mpsc, oneshot};
 
 use super::control::{LEASES_MAX, Request, Response};
 use super::shared::Shared;
-use super::{Event, advising, blobs, coordinating, legacy};
+use super::{Event, advising, blobs, coordinating, legacy, staging};
 use crate::engine::id::PeerId;
 use crate::tasks;
 use crate::transport::{CONTROL_FRAME_MAX, Incoming, RAFT_FRAME_MAX, read_frame, write_frame};
@@ -86,6 +86,7 @@ async fn answer(shared: &Arc<Shared>, peer: &PeerId, request: Request) -> Respon
             Ok(None) => refused("this node is not the coordinator"),
             Err(error) => Response::Legacy(Box::new(Err(error))),
         },
+        Request::FindStaged { atom } => staging::answer(shared, &atom).await,
         Request::LogEnd => match shared.consensus.local_claim() {
             Some(claim) => Response::LogEnd { epoch: claim.epoch, term: claim.term, index: claim.index },
             None => refused("this node has no copy of the log"),

@@ -32,6 +32,7 @@ use crate::exec::build::{Builder, Event as BuildEvent};
 use crate::exec::facts::FactsHandle;
 use crate::exec::logs::LogStore;
 use crate::exec::privilege::Executor;
+use crate::exec::staging::Staging;
 use crate::keyring::Keyring;
 use crate::mesh::MeshHandle;
 
@@ -53,6 +54,8 @@ pub(crate) struct Shared {
     pub blobs: BlobStore,
     /// Logs of attempts.
     pub logs: LogStore,
+    /// The staging directory, where this node has one.
+    pub staging: Option<Arc<Staging>>,
     /// Runs attempts.
     pub builder: Builder,
     /// What needs root.
@@ -118,6 +121,9 @@ pub(crate) struct StatusReport {
     pub raft_id: Option<u64>,
     /// Its copy of the log has stopped at an entry that it does not understand.
     pub halted: bool,
+    /// It has a staging directory.
+    #[serde(default)]
+    pub staging: bool,
     /// When it was received here, monotonic.
     #[serde(skip)]
     pub received_ms: u64,

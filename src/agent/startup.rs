@@ -33,6 +33,7 @@ use crate::exec::facts::FactsHandle;
 use crate::exec::logs::{self, LogStore};
 use crate::exec::portage::Portage;
 use crate::exec::privilege::{Executor, Privilege};
+use crate::exec::staging::Staging;
 use crate::exec::{InstallPolicy, Options as ExecOptions, inventory};
 use crate::keyring::Keyring;
 use crate::mesh::{self, Introduction, LocalFacts, NodeKey, open_policy};
@@ -162,10 +163,7 @@ async fn start(prepared: Prepared) -> anyhow::Result<()> {
         "the replicated log",
     )?;
 
-    let blobs = super::start_context(
-        BlobStore::open(&config.state_dir.join("blobs"), crate::blobs::Options::default()),
-        "the blob store",
-    )?;
+    let blobs = open_blobs(&config)?;
     let logs = LogStore::open(log_options(&config)).context("Failed to open the logs")?;
     let executor = Arc::new(open_executor(&config).await?);
     let (events, events_out) = mpsc::channel(EVENTS_MAX);
@@ -197,6 +195,7 @@ async fn start(prepared: Prepared) -> anyhow::Result<()> {
         discovery,
         blobs,
         logs,
+        staging: config.staging_path.as_deref().map(Staging::new).map(Arc::new),
         builder,
         executor,
         builds,
@@ -211,6 +210,11 @@ async fn start(prepared: Prepared) -> anyhow::Result<()> {
         Inputs { events: events_out, discovery: discovery_events, mesh: mesh_events, builds: builds_out },
     )
     .await
+}
+
+fn open_blobs(config: &Config) -> anyhow::Result<BlobStore> {
+    let opened = BlobStore::open(&config.state_dir.join("blobs"), crate::blobs::Options::default());
+    super::start_context(opened, "the blob store")
 }
 
 async fn open_builder(executor: &Arc<Executor>, logs: &LogStore, depot: Arc<AgentDepot>) -> anyhow::Result<Builder> {

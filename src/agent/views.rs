@@ -123,6 +123,7 @@ fn member_status(shared: &Shared, consensus: &ConsensusStatus, member: &Member) 
         raft: raft_part(consensus, member),
         version: member.info.version.clone(),
         last_seen_ms: heard_ms.map(|at| now_ms().saturating_sub(at)),
+        staging: report.as_ref().is_some_and(|report| report.staging),
         load: report.map(|report| f64::from(report.load_centi) / 100.0),
         cores: member.info.inventory.cpu_cores,
         founder: member.founder,
@@ -155,6 +156,7 @@ fn legacy_list(shared: &Shared) -> Vec<MemberStatus> {
         load: None,
         cores: 0,
         founder: false,
+        staging: false,
     };
     shared.discovery.snapshot().legacy_peers.iter().map(row).collect()
 }
@@ -180,6 +182,7 @@ pub(super) fn own_report(shared: &Shared) -> StatusReport {
         commit_p99_ms: consensus.fsync_p99_ms,
         raft_id: consensus.raft_id,
         halted: consensus.halted.is_some(),
+        staging: shared.staging.is_some(),
         received_ms: now_ms(),
     }
 }

@@ -3,64 +3,95 @@
 //! The names of fields are that swarm's. Two spellings are read where its handbook and its code differ, one is written. The same
 //! types travel between nodes, since whoever is asked hands the question to the coordinator. Never done here: deciding.
 
-use std::collections::BTreeMap;
-
-use serde::{Deserialize, Deserializer, Serialize};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 use crate::engine::legacy::{LegacyInfo, Vitals};
+
+/// An object, as it was sent.
+pub type Fields = serde_json::Map<String, Value>;
 
 /// Longest body that a drone may send: the old swarm's bound.
 pub const BODY_MAX: usize = 1 << 20;
 
+/// The first of several spellings under which something was sent.
+fn first<'a>(from: &'a Fields, names: &[&str]) -> Option<&'a Value> {
+    names.iter().filter_map(|name| from.get(*name)).find(|value| !value.is_null())
+}
+
+fn text(from: &Fields, names: &[&str]) -> Option<String> {
+    first(from, names)?.as_str().map(str::trim).filter(|text| !text.is_empty()).map(str::to_owned)
+}
+
+fn mapping(from: &Fields, names: &[&str]) -> Fields {
+    first(from, names).and_then(Value::as_object).cloned().unwrap_or_default()
+}
+
 /// Body of `POST /api/v1/register`: who a drone is, and how it is.
-#[derive(Clone, Debug, Default, Serialize, Deserialize)]
-#[serde(default)]
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(from = "Fields")]
 pub struct Registration {
     /// Its id.
     pub id: Option<String>,
     /// Its name.
-    #[serde(alias = "node_name", alias = "hostname")]
     pub name: Option<String>,
     /// Its address.
-    #[serde(alias = "ip_address")]
     pub ip: Option<String>,
     /// `drone` or `sweeper`.
-    #[serde(rename = "type", alias = "node_type")]
     pub kind: Option<String>,
     /// What it has: `cores`, `ram_gb`, `portage_timestamp` …
-    #[serde(deserialize_with = "mapping")]
-    pub capabilities: BTreeMap<String, serde_json::Value>,
+    pub capabilities: Fields,
     /// How it is: `cpu_percent`, `ram_percent`, `load_1m` …
-    #[serde(deserialize_with = "mapping")]
-    pub metrics: BTreeMap<String, serde_json::Value>,
+    pub metrics: Fields,
     /// What it compiles.
     pub current_task: Option<String>,
     /// Its version.
     pub version: Option<String>,
 }
 
-/// `null` is an empty mapping: the old drones send either.
-fn mapping<'de, D: Deserializer<'de>>(from: D) -> Result<BTreeMap<String, serde_json::Value>, D::Error> {
-    Ok(Option::deserialize(from)?.unwrap_or_default())
+impl From<Fields> for Registration {
+    fn from(from: Fields) -> Self {
+        Self {
+            id: text(&from, &["id", "node_id"]),
+            name: text(&from, &["name", "node_name", "hostname"]),
+            ip: text(&from, &["ip", "ip_address"]),
+            kind: text(&from, &["type", "node_type"]),
+            capabilities: mapping(&from, &["capabilities"]),
+            metrics: mapping(&from, &["metrics"]),
+            current_task: text(&from, &["current_task"]),
+            version: text(&from, &["version"]),
+        }
+    }
 }
 
 /// Body of `POST /api/v1/complete` and `report`: how a package ended.
-#[derive(Clone, Debug, Default, Serialize, Deserialize)]
-#[serde(default)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(from = "Fields")]
 pub struct Completion {
     /// Which drone: id or name.
-    #[serde(alias = "name", alias = "node", alias = "drone", alias = "drone_id")]
     pub id: String,
     /// Which package, as it was handed out.
     pub package: String,
     /// `success`, `failed`, `returned`, `upload_failed`, `masked` …
     pub status: String,
     /// How long it took, seconds, as the drone says.
-    #[serde(alias = "duration_seconds", alias = "duration")]
     pub build_duration_s: Option<f64>,
     /// Why not.
-    #[serde(alias = "error", alias = "error_message")]
     pub error_detail: Option<String>,
+}
+
+impl From<Fields> for Completion {
+    fn from(from: Fields) -> Self {
+        let needed = |names: &[&str]| text(&from, names).unwrap_or_default();
+        Self {
+            id: needed(&["id", "drone_id", "node_id", "name", "node", "drone", "node_name"]),
+            package: needed(&["package"]),
+            status: needed(&["status"]),
+            build_duration_s: first(&from, &["build_duration_s", "duration_seconds", "duration"])
+                .and_then(Value::as_f64),
+            error_detail: text(&from, &["error_detail", "error_message", "error"]),
+        }
+    }
 }
 
 /// Body of `POST /api/v1/queue`.
@@ -92,20 +123,31 @@ pub struct Queued {
 }
 
 /// Body of `POST /api/v1/control`.
-#[derive(Clone, Debug, Default, Serialize, Deserialize)]
-#[serde(default)]
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(from = "Fields")]
 pub struct ControlBody {
     /// What to do.
     pub action: String,
     /// To this package.
     pub package: Option<String>,
     /// To this drone: name or id.
-    #[serde(alias = "node", alias = "drone_id")]
     pub drone: Option<String>,
     /// Also what runs.
     pub running: bool,
     /// Why.
     pub reason: String,
+}
+
+impl From<Fields> for ControlBody {
+    fn from(from: Fields) -> Self {
+        Self {
+            action: text(&from, &["action"]).unwrap_or_default(),
+            package: text(&from, &["package"]),
+            drone: text(&from, &["drone", "node", "drone_id", "node_id"]),
+            running: first(&from, &["running"]).and_then(Value::as_bool).unwrap_or(false),
+            reason: text(&from, &["reason"]).unwrap_or_default(),
+        }
+    }
 }
 
 /// What the coordinator is asked on behalf of a drone.

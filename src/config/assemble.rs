@@ -207,7 +207,8 @@ impl Assembly {
         let mut known = vec!["HIVE_CONFIG".to_owned(), "HIVE_URL".to_owned(), "HIVE_WEB_DIST".to_owned()];
         known.extend(table::KEY_VARIABLES.iter().map(|name| (*name).to_owned()));
         for (variable, key, form) in INHERITED {
-            if let (Some(text), Some(setting)) = (surroundings.variables.get(*variable), table::find(key)) {
+            let text = surroundings.variables.get(*variable).filter(|text| !text.is_empty());
+            if let (Some(text), Some(setting)) = (text, table::find(key)) {
                 self.text(setting, &form.replace("{}", text), Origin::Variable((*variable).to_owned()));
             }
         }
@@ -367,6 +368,8 @@ impl Resolved<'_> {
             policy: self.parsed("policy")?,
             packages: self.choice("packages", PackagesMode::from_word)?,
             facts: self.facts(),
+            staging_path: self.path("staging_path")?,
+            binhost_path: self.path("binhost_path")?,
             reballot_interval_ms: self.number::<u64>("identity.reballot_interval_s")?.saturating_mul(1_000),
             discovery: DiscoveryConfig {
                 multicast_group: self.parsed("discovery.multicast_group")?,

@@ -70,8 +70,12 @@ pub fn find(key: &str) -> Option<&'static Setting> {
 }
 
 /// Names that the build swarm gave to settings: `(variable, key, how its value is written here)`, `{}` being the value.
-pub const INHERITED: &[(&str, &str, &str)] =
-    &[("CONTROL_PLANE_PORT", "http", "0.0.0.0:{}"), ("ADMIN_PORT", "admin", "127.0.0.1:{}")];
+pub const INHERITED: &[(&str, &str, &str)] = &[
+    ("CONTROL_PLANE_PORT", "http", "0.0.0.0:{}"),
+    ("ADMIN_PORT", "admin", "127.0.0.1:{}"),
+    ("STAGING_PATH", "staging_path", "{}"),
+    ("BINHOST_PATH", "binhost_path", "{}"),
+];
 
 /// Variables that hold the admin key, the first that is not empty counts. A key is no setting: flags, files and `hive config` must
 /// not show it.
@@ -343,6 +347,23 @@ pub const SETTINGS: &[Setting] = &[
         placeholder: "MODE",
         meaning: "What happens to the packages of the role: nothing, a rehearsal that changes nothing, or installation.",
         advice: "`on` needs the helper, or the agent to run as root.",
+        ..PLAIN
+    },
+    Setting {
+        key: "staging_path",
+        default: Default::Unset("this node keeps no staging"),
+        placeholder: "DIR",
+        meaning: "Where this node puts the finished packages of the hive, and where drones of the build swarm upload theirs.",
+        advice: "/var/cache/hive/staging on one or two nodes with room; hive.service needs ReadWritePaths= for another. Never the directory \
+                 that clients are served from.",
+        ..PLAIN
+    },
+    Setting {
+        key: "binhost_path",
+        default: Default::Unset("this node serves no clients"),
+        placeholder: "DIR",
+        meaning: "The directory that clients are served from; nothing is ever put there, and `staging_path` beside it is checked.",
+        advice: "Where a web server or rsync serves packages of this machine, so that staging cannot be taken for it by mistake.",
         ..PLAIN
     },
     Setting {

@@ -151,6 +151,8 @@ fn every_setting_can_be_set_by_file_environment_and_flag_alike() {
         ("policies_dir", "/p"),
         ("policy", "gentoo"),
         ("packages", "on"),
+        ("staging_path", "/var/s"),
+        ("binhost_path", "/var/b"),
         ("identity.reballot_interval_s", "5"),
         ("discovery.multicast_group", "239.1.1.1"),
         ("discovery.legacy_v1", "off"),
@@ -202,6 +204,10 @@ fn switches_inherited_names_and_typing_errors_in_the_environment() {
     assert_eq!(with(&[("HIVE_FOUND", "force")]).expect("good").config.found, FoundMode::Force);
     assert_eq!(with(&[("CONTROL_PLANE_PORT", "8111")]).expect("good").config.http.to_string(), "0.0.0.0:8111");
     assert_eq!(with(&[("CONTROL_PLANE_PORT", "8111"), ("HIVE_HTTP", "[::1]:1")]).expect("good").config.http.port(), 1);
+    let paths =
+        with(&[("STAGING_PATH", "/s"), ("BINHOST_PATH", "/b"), ("HIVE_BINHOST_PATH", "/c")]).expect("good").config;
+    assert_eq!((paths.staging_path, paths.binhost_path), (Some("/s".into()), Some("/c".into())));
+    assert_eq!(with(&[("STAGING_PATH", "")]).expect("as if it were not there").config.staging_path, None);
     let warnings = with(&[("HIVE_SECRETFILE", "/x")]).expect("good").warnings;
     assert_eq!(warnings, ["the variable \"HIVE_SECRETFILE\" means nothing to hive"]);
     let error = with(&[("HIVE_PORT", "x"), ("CONTROL_PLANE_PORT", "y")]).expect_err("refused").to_string();

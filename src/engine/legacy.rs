@@ -285,10 +285,7 @@ impl Desk {
                 }
             }
         }
-        stale.unwrap_or_else(|| Judgement::Stale {
-            reason: "this package was not handed to this drone".to_owned(),
-            reassigned_to: None,
-        })
+        stale.unwrap_or_else(|| not_its_own(state, package))
     }
 
     /// The end of an attempt was committed.
@@ -331,6 +328,15 @@ impl Desk {
         }
         let Judgement::Stale { reason, reassigned_to } = superseded(state, job) else { return None };
         Some(StopWork { package: job.spec.target.clone(), reason, reassigned_to })
+    }
+}
+
+fn not_its_own(state: &State, package: &str) -> Judgement {
+    let others = state.busy_nodes().flat_map(|peer| state.live_attempts(peer).map(move |(job, _)| (peer, job)));
+    let mut builds = others.filter(|(_, job)| same_package(&job.spec.target, package));
+    Judgement::Stale {
+        reason: "this package was not handed to this drone".to_owned(),
+        reassigned_to: builds.next().map(|(peer, _)| state.name_of(peer).to_owned()),
     }
 }
 

@@ -178,6 +178,13 @@ fn give_up_expired(state: &State, view: &View, leases: &Leases, now: Now, settin
             } else {
                 leases.expiry(&attempt.token, job.spec.pure, down_since_ms)
             };
+            if legacy && !is_alive(view, peer) && leases.is_unasked(&attempt.token) {
+                // It was never told of it, and does not ask.
+                let reason = format!("{} does not ask for work any more", state.name_of(peer));
+                plan.report.lost.insert(job.spec.id, reason.clone());
+                plan.commands.push(Command::Revoke { job: job.spec.id, token: attempt.token, reason });
+                continue;
+            }
             if now.now_ms < expiry.at_ms {
                 plan.wake(expiry.at_ms, "a lease");
                 continue;
@@ -187,6 +194,10 @@ fn give_up_expired(state: &State, view: &View, leases: &Leases, now: Now, settin
             plan.commands.push(Command::Lose { job: job.spec.id, token: attempt.token, reason });
         }
     }
+}
+
+fn is_alive(view: &View, peer: &PeerId) -> bool {
+    view.drones.get(peer).is_some_and(|drone| drone.alive)
 }
 
 /// Blocks for failures end by themselves.

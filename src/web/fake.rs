@@ -90,6 +90,7 @@ pub(super) fn status(text: &str) -> Status {
             load: Some(0.5),
             cores: 4,
             founder: true,
+            staging: true,
         }],
         log: LogStatus { epoch: 1, epoch_id: Some(EpochId([1; 16])), applied: 41, committed: 42, age_ms: 9 },
         queue: QueueStatus { needed: 1, delegated: 1, building: 1, received: 2, ..QueueStatus::default() },

@@ -93,8 +93,9 @@ fn inherited() -> Vec<Route> {
         read("/api/v1/work", Legacy, get(legacy::work)),
         read("/api/v1/poll", Legacy, get(legacy::work)),
         write("/api/v1/register", Legacy, post(legacy::register)),
-        write("/api/v1/complete", Legacy, post(legacy::complete)),
-        write("/api/v1/report", Legacy, post(legacy::complete)),
+        // What was uploaded is read before there is an answer.
+        files(Method::POST, "/api/v1/complete", Legacy, post(legacy::complete)),
+        files(Method::POST, "/api/v1/report", Legacy, post(legacy::complete)),
         write("/api/v1/queue", Legacy, post(legacy::queue)),
         write("/api/v1/control", Legacy, post(legacy::control)),
         write("/api/v1/nodes/{name}/{action}", Legacy, post(legacy::change_node)),

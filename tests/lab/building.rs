@@ -8,24 +8,30 @@ use serde_json::Value;
 use crate::forming::one_hive;
 use crate::harness::{Agent, Host, Lab, eventually, in_lab, s};
 
+/// Waits until so many vote: before, the loss of one may be the loss of all.
+pub fn voters(host: &Host, expected: usize) {
+    eventually("as many voters as the hive should have", s(30), || {
+        let status = host.status()?;
+        let voters = status["members"].as_array()?.iter().filter(|member| member["raft"] == "voter").count();
+        (voters == expected).then_some(())
+    });
+}
+
 /// A hive of `N`, all in it.
 pub fn hive_of<const N: usize>(lab: &mut Lab) -> ([Host; N], Vec<Agent>) {
     let hosts: [Host; N] = lab.hosts();
     let agents = hosts.iter().map(|host| host.start(&[])).collect();
     one_hive(&hosts.iter().collect::<Vec<_>>(), 40);
-    eventually("as many voters as the hive should have", s(30), || {
-        let status = hosts[0].status()?;
-        let voters = status["members"].as_array()?.iter().filter(|member| member["raft"] == "voter").count();
-        (voters
-            == if N >= 5 {
-                5
-            } else if N >= 3 {
-                3
-            } else {
-                1
-            })
-        .then_some(())
-    });
+    voters(
+        &hosts[0],
+        if N >= 5 {
+            5
+        } else if N >= 3 {
+            3
+        } else {
+            1
+        },
+    );
     (hosts, agents)
 }
 

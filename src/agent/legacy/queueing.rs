@@ -11,7 +11,7 @@ use uuid::Uuid;
 
 use crate::agent::shared::Shared;
 use crate::agent::submitting;
-use crate::api::legacy::{QueueRequest, Queued, Registration};
+use crate::api::legacy::{Fields, QueueRequest, Queued, Registration};
 use crate::api::{ApiError, ApiResult, ErrorCode, SubmitRequest};
 use crate::engine::grammar::{self, gentoo_normalised};
 use crate::engine::id::{JobId, SessionId};
@@ -66,7 +66,7 @@ pub(in crate::agent) fn understand(registration: &Registration, from: IpAddr) ->
     Ok((info, vitals))
 }
 
-fn number(from: &BTreeMap<String, Value>, names: &[&str]) -> Option<f64> {
+fn number(from: &Fields, names: &[&str]) -> Option<f64> {
     let value = names.iter().find_map(|name| from.get(*name))?;
     value.as_f64().or_else(|| value.as_str()?.parse().ok()).filter(|number| number.is_finite())
 }
@@ -76,12 +76,12 @@ fn whole(number: f64) -> u32 {
     number.clamp(0.0, f64::from(u32::MAX)) as u32
 }
 
-fn word(from: &BTreeMap<String, Value>, names: &[&str]) -> Option<String> {
+fn word(from: &Fields, names: &[&str]) -> Option<String> {
     let text = names.iter().find_map(|name| from.get(*name))?.as_str()?.trim();
     grammar::is_plain_text(text, 128).then(|| text.to_owned())
 }
 
-fn labels(from: &BTreeMap<String, Value>) -> BTreeSet<String> {
+fn labels(from: &Fields) -> BTreeSet<String> {
     let listed = from.get("labels").and_then(Value::as_array).into_iter().flatten().filter_map(Value::as_str);
     listed.filter(|label| grammar::is_plain_text(label, 63)).take(32).map(str::to_owned).collect()
 }

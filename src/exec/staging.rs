@@ -1,0 +1,147 @@
+//! The staging directory of this node: where finished packages lie until they are released.
+//!
+//! ```text
+//!   STAGING/cat/pn/pf[-N].gpkg.tar, STAGING/cat/pf[-N].gpkg.tar     what drones of the build swarm upload
+//!   STAGING/portage/ARCH/cat/pn/pf-N.gpkg.tar                        what hive puts there itself
+//! ```
+//!
+//! It is never the directory that clients are served from ([`conflict`]). Never done here: deciding what belongs here, releasing.
+
+mod look;
+
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::io;
+use std::path::{Component, Path, PathBuf};
+use std::sync::Mutex;
+
+pub use look::Located;
+
+/// A staging directory.
+#[derive(Debug)]
+pub struct Staging {
+    root: PathBuf,
+    looked: Mutex<BTreeMap<PathBuf, look::Verdict>>,
+}
+
+impl Staging {
+    /// The staging directory `root`, which need not be there yet.
+    pub fn new(root: &Path) -> Self {
+        Self { root: root.to_owned(), looked: Mutex::default() }
+    }
+
+    /// Where it is.
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+}
+
+/// Why `staging` must not be used beside the directory `live` that clients are served from: what is put there would be served, or
+/// change what was released. None when the two have nothing to do with each other.
+pub fn conflict(staging: &Path, live: &Path) -> Option<String> {
+    let (real_staging, real_live) = match (resolved(staging), resolved(live)) {
+        (Ok(staging), Ok(live)) => (staging, live),
+        (Err(error), _) | (_, Err(error)) => {
+            return Some(format!("cannot be compared with {}: {error}", live.display()));
+        }
+    };
+    let (shown, live_shown) = (staging.display(), live.display());
+    let through = if real_staging == staging && real_live == live {
+        String::new()
+    } else {
+        format!(" ({shown} is {}, {live_shown} is {})", real_staging.display(), real_live.display())
+    };
+    let how = if real_staging == real_live {
+        "is"
+    } else if real_staging.starts_with(&real_live) {
+        "is inside"
+    } else if real_live.starts_with(&real_staging) {
+        "holds"
+    } else {
+        return None;
+    };
+    Some(format!("{shown} {how} the directory that clients are served from, {live_shown}{through}"))
+}
+
+/// The path without links and dots, as far as it exists; the rest as it is written.
+fn resolved(path: &Path) -> io::Result<PathBuf> {
+    let mut rest: Vec<OsString> = Vec::new();
+    let mut existing = path;
+    let mut real = loop {
+        match existing.canonicalize() {
+            Ok(real) => break real,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(error),
+        }
+        // A link that leads nowhere yet: what it names counts, not the link.
+        if let Ok(target) = existing.read_link() {
+            let target = existing.parent().unwrap_or(Path::new("/")).join(target);
+            break resolved_link(&target)?;
+        }
+        match existing.components().next_back() {
+            Some(last @ (Component::Normal(_) | Component::ParentDir)) => rest.push(last.as_os_str().to_owned()),
+            Some(_) | None => return Err(io::Error::other(format!("{} is no absolute path", path.display()))),
+        }
+        existing = existing.parent().unwrap_or(Path::new("/"));
+    };
+    for part in rest.into_iter().rev() {
+        if part == ".." {
+            real.pop();
+        } else {
+            real.push(part);
+        }
+    }
+    Ok(real)
+}
+
+/// Where a link leads whose end is not there: its directory has to be.
+fn resolved_link(target: &Path) -> io::Result<PathBuf> {
+    let (Some(parent), Some(name)) = (target.parent(), target.file_name()) else {
+        return Err(io::Error::other(format!("the link to {} leads nowhere", target.display())));
+    };
+    let parent = parent.canonicalize().map_err(|error| io::Error::other(format!("{}: {error}", parent.display())))?;
+    Ok(parent.join(name))
+}
+
+#[cfg(test)]
+#[path = "../../tests/sample/gpkg.rs"]
+pub(crate) mod sample;
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::os::unix::fs::symlink;
+
+    use super::*;
+
+    #[test]
+    fn staging_is_never_the_live_directory_however_it_is_named() {
+        let root = tempfile::tempdir().expect("temporary directory");
+        let root = root.path().canonicalize().expect("real");
+        let at = |name: &str| root.join(name);
+        fs::create_dir_all(at("releases/2026.02.14")).expect("mkdir");
+        fs::create_dir(at("staging")).expect("mkdir");
+        symlink("releases/2026.02.14", at("live")).expect("links");
+        symlink("releases/2026.03.01", at("next")).expect("links");
+        symlink(at("live"), at("also")).expect("links");
+        for (staging, live, how) in [
+            ("live", "live", " is the directory"),
+            ("also", "live", " is the directory"),
+            ("releases/2026.02.14", "live", " is the directory"),
+            ("releases/2026.02.14/new", "live", " is inside the directory"),
+            ("live/a/../b", "live", " is inside the directory"),
+            ("staging/../live", "live", " is the directory"),
+            ("releases/2026.03.01", "next", " is the directory"),
+            ("next", "next", " is the directory"),
+            ("releases", "live", " holds the directory"),
+        ] {
+            let why = conflict(&at(staging), &at(live)).unwrap_or_else(|| panic!("{staging} beside {live}"));
+            assert!(why.contains(how) && why.contains(&at(live).display().to_string()), "{why}");
+        }
+        for (staging, live) in
+            [("staging", "live"), ("new/staging", "live"), ("releases2", "releases"), ("a/../b", "a")]
+        {
+            assert_eq!(conflict(&at(staging), &at(live)), None, "{staging} beside {live}");
+        }
+    }
+}
