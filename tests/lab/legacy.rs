@@ -218,6 +218,8 @@ fn a_coordinator_dies_between_any_two_words_of_a_drone_and_nothing_is_lost_or_co
         let all: Vec<&Host> = hosts.iter().collect();
         let a = LegacyDrone { host: &machine, name: "drone-a" };
         let packages: Vec<String> = (0..4).map(|number| format!("dev-libs/p{number}-1")).collect();
+        // Before, the loss of one may be the loss of all.
+        voters(&hosts[0], 3);
         let (_, coordinator) = one_hive(&all, 40);
         let mut agents: Vec<(String, Agent)> = hosts.iter().map(|host| host.name.clone()).zip(agents).collect();
         let position = agents.iter().position(|(name, _)| *name == coordinator).expect("it is one of them");
