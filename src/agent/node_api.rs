@@ -482,7 +482,7 @@ impl NodeApi for Api {
     }
 
     fn fleet(&self) -> Answer<'_, FleetView> {
-        async move { Ok(fleet::fleet(&self.shared)) }.boxed()
+        async move { Ok(fleet::fleet(&self.shared).await) }.boxed()
     }
 
     fn history(&self, query: HistoryQuery) -> Answer<'_, HistoryView> {

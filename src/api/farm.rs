@@ -194,7 +194,10 @@ pub struct FleetDrone {
     pub name: String,
     /// Its public identity.
     pub peer_id: PeerId,
-    /// Its role.
+    /// A drone of the Python build swarm, which is no node of the hive.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub legacy: bool,
+    /// Its role; `legacy` of a drone of the Python build swarm.
     pub role: Option<String>,
     /// Liveness as this node sees it.
     pub state: MemberState,
