@@ -481,7 +481,7 @@ fn helper(config: &Config) -> Option<PathBuf> {
 pub(crate) fn exec_options(config: &Config) -> ExecOptions {
     let mut hidden = vec![config.state_dir.clone()];
     hidden
-        .extend([&config.secret_file, &config.socket].into_iter().filter_map(|file| file.parent()).map(PathBuf::from));
+        .extend([&config.secret_file, &config.admin_key_file, &config.socket].into_iter().filter_map(|file| file.parent()).map(PathBuf::from));
     hidden.push(config.build.secrets_dir.clone());
     let cores = inventory::detect(&inventory_options(config)).cpu_cores.max(1);
     ExecOptions {
@@ -499,9 +499,9 @@ pub(crate) fn exec_options(config: &Config) -> ExecOptions {
 
 /// Ports of this node and of the others, which mostly have the same: a build has no business there.
 fn closed_ports(config: &Config) -> Vec<u16> {
-    /// HTTP of the drones and clients that were there before hive.
-    const LEGACY_HTTP: u16 = 8093;
-    let own = [config.port, config.http.port(), LEGACY_HTTP];
+    /// Where others are controlled, whatever this node's own setting.
+    const ADMIN_HTTP: u16 = 8093;
+    let own = [config.port, config.http.port(), config.admin.map_or(0, |admin| admin.port()), ADMIN_HTTP];
     let mut ports: Vec<u16> = own.into_iter().filter(|port| *port != 0).collect();
     ports.sort_unstable();
     ports.dedup();

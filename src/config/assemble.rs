@@ -120,6 +120,7 @@ pub fn load(surroundings: &Surroundings, file: Option<&Path>, flags: &Flags) -> 
                 // What follows from the machine or from another setting is shown as what it came to.
                 let value = match (setting.key, value) {
                     ("name", Value::Unset) => Value::Text(config.name.clone()),
+                    ("admin_key_file", Value::Unset) => Value::Text(config.admin_key_file.display().to_string()),
                     ("build.work_dir", Value::Unset) => Value::Text(config.build.work_dir.display().to_string()),
                     (_, value) => value,
                 };
@@ -335,12 +336,13 @@ impl Resolved<'_> {
     fn config(&self) -> Result<Config, Problem> {
         let state_dir = self.needed_path("state_dir")?;
         let socket = self.needed_path("socket")?;
+        let secret_file = self.needed_path("secret_file")?;
         if socket.as_os_str().len() > SOCKET_PATH_MAX_LEN {
             return Err(self.problem("socket", format!("expected a path of at most {SOCKET_PATH_MAX_LEN} bytes")));
         }
         Ok(Config {
             name: self.name()?,
-            secret_file: self.needed_path("secret_file")?,
+            secret_file: secret_file.clone(),
             weak_secret: matches!(self.value("weak_secret"), Value::Switch(true)),
             port: self.number("port")?,
             listen_address: self.text("listen_address").map(|_| self.parsed("listen_address")).transpose()?,
@@ -348,7 +350,7 @@ impl Resolved<'_> {
             http_hosts: self.list("http_hosts"),
             cors_origins: self.list("cors_origins"),
             admin: self.text("admin").map(|_| self.parsed("admin")).transpose()?,
-            admin_key_file: self.needed_path("admin_key_file")?,
+            admin_key_file: self.path("admin_key_file")?.unwrap_or_else(|| secret_file.with_file_name("admin_key")),
             admin_key: self.admin_key.map(|key| Hidden(key.to_owned())),
             legacy_drones: self.choice("legacy_drones", LegacyDrones::from_word)?,
             legacy_lease_ms: self.number::<u64>("legacy_lease_s")?.saturating_mul(1_000),
