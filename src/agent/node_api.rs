@@ -19,10 +19,11 @@ use super::{
 };
 use crate::api::legacy::{Call, QueueRequest, Queued, Registered, Registration, Told};
 use crate::api::{
-    AddressClaim, ApiError, ApiResult, ArtifactView, Changed, ControlRequest, DoctorFacts, DroneRequest, ErrorCode,
-    Explanation, ExplanationLine, FleetView, Health, HistoryView, Identity, Imported, InterfaceView, JobLine, JobView,
-    JoinRequest, LogFirstError, LogMatches, LogPhases, LogSearch, LogStatus, NodeView, PackageList, PeersFile,
-    RecoverReport, RecoverRequest, Refusal, SessionList, SessionView, Status, StoredBlob, SubmitRequest, Submitted,
+    AccessView, AddressClaim, AdminKeyChanged, AdminKeyRequest, ApiError, ApiResult, ArtifactView, Changed,
+    ControlRequest, DoctorFacts, DroneRequest, ErrorCode, Explanation, ExplanationLine, FleetView, Health, HistoryView,
+    Identity, Imported, InterfaceView, JobLine, JobView, JoinRequest, LogFirstError, LogMatches, LogPhases, LogSearch,
+    LogStatus, NodeView, PackageList, PeersFile, RecoverReport, RecoverRequest, Refusal, SessionList, SessionView,
+    Status, StoredBlob, SubmitRequest, Submitted, TokenMade, TokenRequest,
 };
 use crate::blobs::fetch::FetchError;
 use crate::clock::now_ms;
@@ -505,6 +506,22 @@ impl NodeApi for Api {
 
     fn legacy_read(&self, what: LegacyRead) -> Answer<'_, serde_json::Value> {
         legacy::reads::read(&self.shared, what).boxed()
+    }
+
+    fn access(&self) -> Answer<'_, AccessView> {
+        async move { Ok(keys::view(&self.shared)) }.boxed()
+    }
+
+    fn change_admin_key(&self, request: AdminKeyRequest, by: String) -> Answer<'_, AdminKeyChanged> {
+        keys::change(&self.shared, request, by).boxed()
+    }
+
+    fn add_token(&self, request: TokenRequest, by: String) -> Answer<'_, TokenMade> {
+        keys::add_token(&self.shared, request, by).boxed()
+    }
+
+    fn revoke_token(&self, name: String, by: String) -> Answer<'_, AccessView> {
+        keys::revoke_token(&self.shared, name, by).boxed()
     }
 
     fn recover(&self, request: RecoverRequest) -> Answer<'_, RecoverReport> {

@@ -20,7 +20,7 @@ use super::files::Files;
 use super::node_api::Api;
 use super::preparing::Prepared;
 use super::shared::{Me, Shared, Soft};
-use super::{Agent, EVENTS_MAX, Event, Inputs, blobs, control, peers, serving};
+use super::{Agent, EVENTS_MAX, Event, Inputs, blobs, control, keys, peers, serving};
 use crate::blobs::{BlobStore, exchange, unpack};
 use crate::clock::now_ms;
 use crate::config::{Config, LegacyDrones as ConfiguredDrones, LegacyMode as ConfiguredLegacy};
@@ -236,6 +236,7 @@ async fn serve_and_run(shared: Arc<Shared>, bound: web::Bound, inputs: Inputs) -
     let control = shared.mesh.accept(control::PROTOCOL).context("Failed to serve control requests")?;
     tasks::spawn("control", serving::serve(Arc::clone(&shared), control));
     tasks::spawn("signals", wait_for_signals(Arc::clone(&shared)));
+    tasks::spawn("admin-key", keys::offer(Arc::clone(&shared)));
     tasks::spawn("housekeeping", keep_house(Arc::clone(&shared)));
     if shared.executor.has_helper() {
         tasks::spawn("helper-watch", watch_helper(Arc::clone(&shared)));
@@ -480,8 +481,12 @@ fn helper(config: &Config) -> Option<PathBuf> {
 /// How programs run on this host. Agent and helper make it from the same settings, so that they mean the same.
 pub(crate) fn exec_options(config: &Config) -> ExecOptions {
     let mut hidden = vec![config.state_dir.clone()];
-    hidden
-        .extend([&config.secret_file, &config.admin_key_file, &config.socket].into_iter().filter_map(|file| file.parent()).map(PathBuf::from));
+    hidden.extend(
+        [&config.secret_file, &config.admin_key_file, &config.socket]
+            .into_iter()
+            .filter_map(|file| file.parent())
+            .map(PathBuf::from),
+    );
     hidden.push(config.build.secrets_dir.clone());
     let cores = inventory::detect(&inventory_options(config)).cpu_cores.max(1);
     ExecOptions {

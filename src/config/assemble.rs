@@ -109,10 +109,10 @@ pub fn load(surroundings: &Surroundings, file: Option<&Path>, flags: &Flags) -> 
     assembly.environment(surroundings);
     assembly.flags(flags);
     let Assembly { values, mut problems, warnings } = assembly;
-    let key = table::KEY_VARIABLES
-        .iter()
-        .find_map(|name| surroundings.variables.get(*name).map(|key| key.trim()).filter(|key| !key.is_empty()));
-    let resolved = Resolved { values: &values, host_name: &surroundings.host_name, admin_key: key };
+    let given =
+        |name: &'static str| Some((name, surroundings.variables.get(name)?.trim())).filter(|(_, key)| !key.is_empty());
+    let admin_key = table::KEY_VARIABLES.iter().find_map(|name| given(name));
+    let resolved = Resolved { values: &values, host_name: &surroundings.host_name, admin_key };
     match resolved.config() {
         Ok(config) if problems.is_empty() => {
             let entries = SETTINGS.iter().filter_map(|setting| {
@@ -261,7 +261,7 @@ impl Assembly {
 struct Resolved<'a> {
     values: &'a BTreeMap<&'static str, (Value, Origin)>,
     host_name: &'a str,
-    admin_key: Option<&'a str>,
+    admin_key: Option<(&'static str, &'a str)>,
 }
 
 impl Resolved<'_> {
@@ -351,7 +351,7 @@ impl Resolved<'_> {
             cors_origins: self.list("cors_origins"),
             admin: self.text("admin").map(|_| self.parsed("admin")).transpose()?,
             admin_key_file: self.path("admin_key_file")?.unwrap_or_else(|| secret_file.with_file_name("admin_key")),
-            admin_key: self.admin_key.map(|key| Hidden(key.to_owned())),
+            admin_key: self.admin_key.map(|(name, key)| (name, Hidden(key.to_owned()))),
             legacy_drones: self.choice("legacy_drones", LegacyDrones::from_word)?,
             legacy_lease_ms: self.number::<u64>("legacy_lease_s")?.saturating_mul(1_000),
             legacy_networks: self.list("legacy_networks"),

@@ -16,11 +16,12 @@ use super::node::{
 };
 use crate::api::legacy::{Call, Completed, QueueRequest, Queued, Registered, Registration, Told, WorkTold};
 use crate::api::{
-    AddressClaim, ApiError, ApiResult, ArtifactView, AttemptView, Changed, ControlRequest, Coordinator, DoctorFacts,
-    DroneRequest, ErrorCode, Explanation, FleetView, Health, HistoryView, Identity, Imported, JobLine, JobView,
-    JoinRequest, LogFirstError, LogMatch, LogMatches, LogPhases, LogSearch, LogStatus, MemberState, MemberStatus,
-    NodePhase, NodeView, PackageList, PeersFile, PeersSelf, QueueStatus, RaftPart, RecoverReport, RecoverRequest,
-    SelfStatus, SessionList, SessionView, Status, StoredBlob, SubmitRequest, Submitted,
+    AccessView, AddressClaim, AdminKeyChanged, AdminKeyRequest, ApiError, ApiResult, ArtifactView, AttemptView,
+    Changed, ControlRequest, Coordinator, DoctorFacts, DroneRequest, ErrorCode, Explanation, FleetView, Health,
+    HistoryView, Identity, Imported, JobLine, JobView, JoinRequest, LogFirstError, LogMatch, LogMatches, LogPhases,
+    LogSearch, LogStatus, MemberState, MemberStatus, NodePhase, NodeView, PackageList, PeersFile, PeersSelf,
+    QueueStatus, RaftPart, RecoverReport, RecoverRequest, SelfStatus, SessionList, SessionView, Status, StoredBlob,
+    SubmitRequest, Submitted, TokenMade, TokenRequest, TokenView,
 };
 use crate::engine::access::Scope;
 use crate::engine::id::{EpochId, HiveId, JobId, PeerId, SessionId, Sha256Hash, Token, UnixMillis};
@@ -401,6 +402,31 @@ impl NodeApi for FakeNode {
 
     fn legacy_read(&self, what: LegacyRead) -> Answer<'_, serde_json::Value> {
         good(serde_json::json!({ "asked": format!("{what:?}") }))
+    }
+
+    fn access(&self) -> Answer<'_, AccessView> {
+        self.later(AccessView::default())
+    }
+
+    fn change_admin_key(&self, request: AdminKeyRequest, by: String) -> Answer<'_, AdminKeyChanged> {
+        self.act(format!(
+            "admin key: {} by {by}",
+            if matches!(request, AdminKeyRequest::Rotate) { "rotate" } else { "other" }
+        ));
+        self.later(AdminKeyChanged { key: None, fingerprint: None, file: None, problem: None })
+    }
+
+    fn add_token(&self, request: TokenRequest, by: String) -> Answer<'_, TokenMade> {
+        self.act(format!("token {} added by {by}", request.name));
+        let TokenRequest { name, scope, drone, .. } = request;
+        let about =
+            TokenView { name, scope, drone, made_by: by, made_at: UnixMillis(0), expires_at: None, over: false };
+        self.later(TokenMade { token: "hive-token-00".to_owned(), about })
+    }
+
+    fn revoke_token(&self, name: String, by: String) -> Answer<'_, AccessView> {
+        self.act(format!("token {name} revoked by {by}"));
+        self.later(AccessView::default())
     }
 
     fn recover(&self, request: RecoverRequest) -> Answer<'_, RecoverReport> {

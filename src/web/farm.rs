@@ -12,7 +12,7 @@ use super::Context;
 use super::access::Caller;
 use super::answer::{Handled, JsonBody, Params, Problem, stream_body};
 use super::node::{HistoryQuery, ImportAbout, SessionQuery};
-use crate::api::{CancelRequest, ControlRequest, DroneRequest};
+use crate::api::{AdminKeyRequest, CancelRequest, ControlRequest, DroneRequest, TokenRequest};
 use crate::engine::id::SessionId;
 
 /// Sessions listed when nothing else is said.
@@ -127,6 +127,34 @@ pub(super) async fn history(State(context): State<Context>, Params(params): Para
         limit: params.limit.unwrap_or(LINES_DEFAULT).min(LINES_MAX),
     };
     Ok(context.answer(context.node.history(query).await))
+}
+
+pub(super) async fn access(State(context): State<Context>) -> Response {
+    context.answer(context.node.access().await)
+}
+
+pub(super) async fn change_admin_key(
+    State(context): State<Context>,
+    Extension(caller): Extension<Caller>,
+    JsonBody(request): JsonBody<AdminKeyRequest>,
+) -> Response {
+    context.answer(context.node.change_admin_key(request, caller.name).await)
+}
+
+pub(super) async fn add_token(
+    State(context): State<Context>,
+    Extension(caller): Extension<Caller>,
+    JsonBody(request): JsonBody<TokenRequest>,
+) -> Response {
+    context.answer(context.node.add_token(request, caller.name).await)
+}
+
+pub(super) async fn revoke_token(
+    State(context): State<Context>,
+    Extension(caller): Extension<Caller>,
+    Path(name): Path<String>,
+) -> Handled {
+    Ok(context.answer(context.node.revoke_token(short(name)?, caller.name).await))
 }
 
 #[derive(Deserialize)]

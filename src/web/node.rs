@@ -12,10 +12,11 @@ use futures::stream::BoxStream;
 
 use crate::api::legacy::{Call, QueueRequest, Queued, Registered, Registration, Told};
 use crate::api::{
-    AddressClaim, ApiResult, ArtifactView, Changed, ControlRequest, DoctorFacts, DroneRequest, Explanation, FleetView,
-    Health, HistoryView, Identity, Imported, JobLine, JobView, JoinRequest, LogFirstError, LogMatches, LogPhases,
-    LogSearch, LogStatus, NodeView, PackageList, PeersFile, RecoverReport, RecoverRequest, SessionList, SessionView,
-    Status, StoredBlob, SubmitRequest, Submitted,
+    AccessView, AddressClaim, AdminKeyChanged, AdminKeyRequest, ApiResult, ArtifactView, Changed, ControlRequest,
+    DoctorFacts, DroneRequest, Explanation, FleetView, Health, HistoryView, Identity, Imported, JobLine, JobView,
+    JoinRequest, LogFirstError, LogMatches, LogPhases, LogSearch, LogStatus, NodeView, PackageList, PeersFile,
+    RecoverReport, RecoverRequest, SessionList, SessionView, Status, StoredBlob, SubmitRequest, Submitted, TokenMade,
+    TokenRequest,
 };
 use crate::engine::access::Scope;
 use crate::engine::id::{JobId, SessionId, Sha256Hash};
@@ -264,6 +265,14 @@ pub trait NodeApi: Send + Sync + 'static {
     fn legacy_queue(&self, request: QueueRequest, submitter: String) -> Answer<'_, Queued>;
     /// What its readers ask, in its shapes.
     fn legacy_read(&self, what: LegacyRead) -> Answer<'_, serde_json::Value>;
+    /// Who may control the hive from another machine.
+    fn access(&self) -> Answer<'_, AccessView>;
+    /// Changes the admin key.
+    fn change_admin_key(&self, request: AdminKeyRequest, by: String) -> Answer<'_, AdminKeyChanged>;
+    /// Makes a token.
+    fn add_token(&self, request: TokenRequest, by: String) -> Answer<'_, TokenMade>;
+    /// Revokes a token.
+    fn revoke_token(&self, name: String, by: String) -> Answer<'_, AccessView>;
     /// `hive recover`.
     fn recover(&self, request: RecoverRequest) -> Answer<'_, RecoverReport>;
 }

@@ -86,7 +86,14 @@ impl Node {
         command.args(["--secret-file".as_ref(), self.root.join("shared_secret").as_os_str()]);
         command.args(["--socket".as_ref(), self.socket.as_os_str()]);
         command.args(["--name", &self.name, "--label", &self.name, "--helper", "none", "--interface", "lo"]);
-        command.args(["--admin", "none", "--listen-address", "127.0.0.1", "--http", &format!("127.0.0.1:{}", self.http)]);
+        command.args([
+            "--admin",
+            "none",
+            "--listen-address",
+            "127.0.0.1",
+            "--http",
+            &format!("127.0.0.1:{}", self.http),
+        ]);
         command.args(["--port", &self.port.to_string(), "--discovery-mdns", "off", "--discovery-legacy-v1", "off"]);
         for port in join.iter().filter(|port| **port != self.port) {
             command.args(["--join", &format!("127.0.0.1:{port}")]);
