@@ -12,6 +12,8 @@ use clap::{CommandFactory as _, FromArgMatches as _};
 use crate::config::{ConfigError, Flags, Loaded, Surroundings, load};
 use crate::exec::helper::server::HelperOptions;
 
+mod admin;
+mod admin_args;
 mod agent_args;
 mod args;
 mod artifacts;
@@ -118,6 +120,7 @@ fn dispatch(cli: Cli) -> u8 {
         | Command::Doctor(_)
         | Command::Recover { .. }
         | Command::Secret { .. }
+        | Command::Admin { .. }
         | Command::Net { .. }
         | Command::Try(_)) => ask(&ui, &surroundings, cli.common.socket.as_deref(), cli.common.url.as_deref(), asking),
     };
@@ -194,7 +197,10 @@ fn misconfigured(error: ConfigError) -> Failure {
 
 /// Runs a command that may wait, until it is done or interrupted.
 fn ask(ui: &Ui, surroundings: &Surroundings, socket: Option<&str>, url: Option<&str>, command: Command) -> Outcome {
-    let client = Client::new(surroundings::target(surroundings, socket, url)?);
+    let mut client = Client::new(surroundings::target(surroundings, socket, url)?);
+    if let Some(key) = surroundings::key(surroundings) {
+        client = client.with_key(key)?;
+    }
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
@@ -237,6 +243,7 @@ async fn run(ui: &Ui, client: &Client, surroundings: &Surroundings, command: Com
         Command::Doctor(args) => doctor::doctor(ui, client, surroundings, args).await,
         Command::Recover { yes } => node::recover(ui, client, yes).await,
         Command::Secret { verb } => secret::secret(ui, client, surroundings, verb).await,
+        Command::Admin { verb } => admin::admin(ui, client, verb).await,
         Command::Net { verb } => net::net(ui, client, verb).await,
         Command::Try(args) => demo::run(ui, args).await,
         Command::Agent(_)

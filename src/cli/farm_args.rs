@@ -211,8 +211,8 @@ pub(crate) struct ImportArgs {
 }
 
 /// A time as people write it, in milliseconds.
-fn duration(text: &str) -> Result<u64, String> {
-    let wrong = || "expected a time as 90s, 30m or 2h".to_owned();
+pub(crate) fn long_duration(text: &str) -> Result<u64, String> {
+    let wrong = || "expected a time as 90s, 30m, 2h or 7d".to_owned();
     let unit = text.chars().last().ok_or_else(wrong)?;
     let seconds = match unit {
         's' => 1,
@@ -222,7 +222,12 @@ fn duration(text: &str) -> Result<u64, String> {
         _ => return Err(wrong()),
     };
     let number: u64 = text[..text.len() - unit.len_utf8()].parse().map_err(|_| wrong())?;
-    let ms = number.checked_mul(seconds * 1_000).ok_or_else(wrong)?;
+    number.checked_mul(seconds * 1_000).ok_or_else(wrong)
+}
+
+/// The same, a week at most.
+fn duration(text: &str) -> Result<u64, String> {
+    let ms = long_duration(text)?;
     if ms > 7 * 86_400_000 { Err("a week at most".to_owned()) } else { Ok(ms) }
 }
 
