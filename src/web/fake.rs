@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -34,6 +34,8 @@ pub(crate) struct FakeNode {
     pub(super) ready: AtomicBool,
     pub(super) acts: Mutex<Vec<String>>,
     pub(super) keyring: Option<Keyring>,
+    /// Keys that it was asked about.
+    pub(super) compared: AtomicU64,
     /// How long it takes over some answers.
     pub(super) delay: Duration,
 }
@@ -43,6 +45,7 @@ impl FakeNode {
         Self {
             ready: AtomicBool::new(true),
             acts: Mutex::default(),
+            compared: AtomicU64::new(0),
             keyring: Some(Keyring::new(&Secret::from_bytes(b"b7c1a0ffee11d2d3b7c1a0ffee11d2d3"))),
             delay: Duration::ZERO,
         }
@@ -187,6 +190,7 @@ impl NodeApi for FakeNode {
     }
 
     fn holder(&self, key: &[u8]) -> Option<Holder> {
+        self.compared.fetch_add(1, Ordering::Relaxed);
         let (name, scope, drone) = match key {
             b"the-admin-key-of-the-fake" => ("the admin key", Scope::Admin, None),
             b"token-that-reads" => ("token eyes", Scope::Read, None),

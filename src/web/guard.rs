@@ -373,3 +373,6 @@ impl Tries {
         source
     }
 }
+
+#[cfg(test)]
+mod tests;
