@@ -129,7 +129,14 @@ async fn no_route_that_changes_something_is_without_a_guard() {
             let got = ask(site.admin(), method, &path, &headers, BODY).await;
             assert_eq!(got.status, expected, "{method} {path} {headers:?}: {}", got.body);
         }
-        let keyed = ask(site.admin(), method, &format!("{path}{}key={KEY}", if path.contains('?') { '&' } else { '?' }), &[host], BODY).await;
+        let keyed = ask(
+            site.admin(),
+            method,
+            &format!("{path}{}key={KEY}", if path.contains('?') { '&' } else { '?' }),
+            &[host],
+            BODY,
+        )
+        .await;
         assert_eq!(keyed.status, 401, "{path}: a key in the query counts under /admin/api/ alone");
     }
     assert_eq!(site.done(), Vec::<String>::new(), "nothing happened");
