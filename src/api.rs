@@ -4,6 +4,7 @@
 //! durations are in milliseconds and say so in their name. Nothing secret is ever a field here.
 
 mod access;
+mod events;
 mod farm;
 mod jobs;
 pub mod legacy;
@@ -22,6 +23,7 @@ use crate::engine::member::Inventory;
 pub use self::access::{
     AccessView, AdminKeyChanged, AdminKeyRequest, AdminKeyView, TokenMade, TokenRequest, TokenView,
 };
+pub use self::events::EventList;
 pub use self::farm::{
     Changed, ControlRequest, DecisionView, DroneRequest, EtaView, FleetBuild, FleetDrone, FleetView, HistoryLine,
     HistoryView, Imported, PackageLine, PackageList, SessionGroup, SessionLine, SessionList, SessionState, SessionView,

@@ -112,6 +112,7 @@ fn dispatch(cli: Cli) -> u8 {
         | Command::Fleet
         | Command::Drone { .. }
         | Command::History(_)
+        | Command::Events(_)
         | Command::Monitor { .. }
         | Command::Explain { .. }
         | Command::Logs(_)
@@ -235,6 +236,7 @@ async fn run(ui: &Ui, client: &Client, surroundings: &Surroundings, command: Com
         Command::Fleet => farm::fleet(ui, client).await,
         Command::Drone { verb } => farm::drone(ui, client, verb).await,
         Command::History(args) => farm::history(ui, client, args).await,
+        Command::Events(args) => farm::events(ui, client, args).await,
         Command::Monitor { interval, once } => monitor::monitor(ui, client, interval, once).await,
         Command::Explain { what } => node::explain(ui, client, &what).await,
         Command::Logs(args) => logs::logs(ui, client, args).await,

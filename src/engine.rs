@@ -27,6 +27,7 @@ pub mod session;
 pub mod ballot;
 pub mod beacon;
 pub mod buildlog;
+pub mod event;
 pub mod forecast;
 pub mod founding;
 pub mod grammar;

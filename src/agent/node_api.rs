@@ -14,16 +14,16 @@ use tokio_util::io::ReaderStream;
 use super::refused::Refused;
 use super::shared::Shared;
 use super::{
-    Event, blobs, condition, controlling, coordinating, fleet, importing, internal, keys, legacy, logs, metrics, past,
-    recovering, serving, sessions, submitting, views,
+    Event, blobs, condition, controlling, coordinating, events, fleet, importing, internal, keys, legacy, logs,
+    metrics, past, recovering, serving, sessions, submitting, views,
 };
 use crate::api::legacy::{Call, QueueRequest, Queued, Registered, Registration, Told};
 use crate::api::{
     AccessView, AddressClaim, AdminKeyChanged, AdminKeyRequest, ApiError, ApiResult, ArtifactView, Changed,
-    ControlRequest, DoctorFacts, DroneRequest, ErrorCode, Explanation, ExplanationLine, FleetView, Health, HistoryView,
-    Identity, Imported, InterfaceView, JobLine, JobView, JoinRequest, LogFirstError, LogMatches, LogPhases, LogSearch,
-    LogStatus, NodeView, PackageList, PeersFile, RecoverReport, RecoverRequest, Refusal, SessionList, SessionView,
-    Status, StoredBlob, SubmitRequest, Submitted, TokenMade, TokenRequest,
+    ControlRequest, DoctorFacts, DroneRequest, ErrorCode, EventList, Explanation, ExplanationLine, FleetView, Health,
+    HistoryView, Identity, Imported, InterfaceView, JobLine, JobView, JoinRequest, LogFirstError, LogMatches,
+    LogPhases, LogSearch, LogStatus, NodeView, PackageList, PeersFile, RecoverReport, RecoverRequest, Refusal,
+    SessionList, SessionView, Status, StoredBlob, SubmitRequest, Submitted, TokenMade, TokenRequest,
 };
 use crate::blobs::fetch::FetchError;
 use crate::clock::now_ms;
@@ -35,8 +35,8 @@ use crate::exec::logs::look::{Found, Question};
 use crate::keyring::Keyring;
 use crate::web::NodeApi;
 use crate::web::node::{
-    Answer, ByteStream, Download, HistoryQuery, Holder, ImportAbout, JobQuery, LegacyRead, LogQuery, LogStream,
-    SessionQuery,
+    Answer, ByteStream, Download, EventQuery, HistoryQuery, Holder, ImportAbout, JobQuery, LegacyRead, LogQuery,
+    LogStream, SessionQuery,
 };
 
 /// How long a reset identity is awaited: a ballot, a claim, and some patience with a missing quorum.
@@ -506,6 +506,10 @@ impl NodeApi for Api {
 
     fn legacy_read(&self, what: LegacyRead) -> Answer<'_, serde_json::Value> {
         legacy::reads::read(&self.shared, what).boxed()
+    }
+
+    fn events(&self, query: EventQuery) -> Answer<'_, EventList> {
+        events::find(&self.shared, query).boxed()
     }
 
     fn access(&self) -> Answer<'_, AccessView> {

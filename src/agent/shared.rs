@@ -34,6 +34,7 @@ use crate::exec::logs::LogStore;
 use crate::exec::privilege::Executor;
 use crate::keyring::Keyring;
 use crate::mesh::MeshHandle;
+use crate::store::event_db::EventDb;
 
 /// Handles and facts, shared by reference.
 pub(crate) struct Shared {
@@ -51,6 +52,8 @@ pub(crate) struct Shared {
     pub discovery: DiscoveryHandle,
     /// Content-addressed files.
     pub blobs: BlobStore,
+    /// What happened before what is in memory; none when the file cannot be used.
+    pub event_db: Option<EventDb>,
     /// Logs of attempts.
     pub logs: LogStore,
     /// Runs attempts.

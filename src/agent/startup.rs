@@ -20,7 +20,7 @@ use super::files::Files;
 use super::node_api::Api;
 use super::preparing::Prepared;
 use super::shared::{Me, Shared, Soft};
-use super::{Agent, EVENTS_MAX, Event, Inputs, blobs, control, keys, peers, serving};
+use super::{Agent, EVENTS_MAX, Event, Inputs, blobs, control, events, keys, peers, serving};
 use crate::blobs::{BlobStore, exchange, unpack};
 use crate::clock::now_ms;
 use crate::config::{Config, LegacyDrones as ConfiguredDrones, LegacyMode as ConfiguredLegacy};
@@ -166,6 +166,7 @@ async fn start(prepared: Prepared) -> anyhow::Result<()> {
         BlobStore::open(&config.state_dir.join("blobs"), crate::blobs::Options::default()),
         "the blob store",
     )?;
+    let event_db = events::open(&config.state_dir);
     let logs = LogStore::open(log_options(&config)).context("Failed to open the logs")?;
     let executor = Arc::new(open_executor(&config).await?);
     let (events, events_out) = mpsc::channel(EVENTS_MAX);
@@ -196,6 +197,7 @@ async fn start(prepared: Prepared) -> anyhow::Result<()> {
         mesh,
         discovery,
         blobs,
+        event_db,
         logs,
         builder,
         executor,
@@ -237,6 +239,7 @@ async fn serve_and_run(shared: Arc<Shared>, bound: web::Bound, inputs: Inputs) -
     tasks::spawn("control", serving::serve(Arc::clone(&shared), control));
     tasks::spawn("signals", wait_for_signals(Arc::clone(&shared)));
     tasks::spawn("admin-key", keys::offer(Arc::clone(&shared)));
+    tasks::spawn("events", events::keep(Arc::clone(&shared)));
     tasks::spawn("housekeeping", keep_house(Arc::clone(&shared)));
     if shared.executor.has_helper() {
         tasks::spawn("helper-watch", watch_helper(Arc::clone(&shared)));

@@ -7,7 +7,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use super::admin_args::AdminVerb;
 use super::agent_args::AgentArgs;
-use super::farm_args::{ControlArgs, DroneVerb, HistoryArgs, ImportArgs, SessionVerb};
+use super::farm_args::{ControlArgs, DroneVerb, EventsArgs, HistoryArgs, ImportArgs, SessionVerb};
 
 /// Machines that find each other, agree, and build.
 #[derive(Debug, Parser)]
@@ -85,6 +85,8 @@ pub(crate) enum Command {
     /// List attempts that are over, and what is known of packages.
     #[command(args_conflicts_with_subcommands = true)]
     History(HistoryArgs),
+    /// Show what happened.
+    Events(EventsArgs),
     /// Show queue, drones, builds, events and a log on one screen, with keys to act on them.
     Monitor {
         /// Seconds between two looks.

@@ -80,6 +80,26 @@ pub(crate) struct ControlArgs {
     pub(crate) yes: bool,
 }
 
+/// `hive events`
+#[derive(Debug, Args)]
+pub(crate) struct EventsArgs {
+    /// Go on with what happens from now on.
+    #[arg(short, long)]
+    pub(crate) follow: bool,
+    /// Only after the event with this number.
+    #[arg(long, value_name = "ID")]
+    pub(crate) since: Option<u64>,
+    /// Only of this kind: assign, complete, fail, control …
+    #[arg(long = "type", value_name = "TYPE")]
+    pub(crate) kind: Option<String>,
+    /// Only those that concern this drone or node.
+    #[arg(long, value_name = "DRONE")]
+    pub(crate) drone: Option<String>,
+    /// At most so many, the newest.
+    #[arg(long, value_name = "N", default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..=1_000))]
+    pub(crate) limit: u32,
+}
+
 /// `hive session …`
 #[derive(Debug, Subcommand)]
 pub(crate) enum SessionVerb {

@@ -11,15 +11,15 @@ use futures::future::BoxFuture;
 use sha2::{Digest as _, Sha256};
 
 use super::node::{
-    Answer, ByteStream, Download, HistoryQuery, Holder, ImportAbout, JobQuery, LegacyRead, LogQuery, LogStream,
-    NodeApi, SessionQuery,
+    Answer, ByteStream, Download, EventQuery, HistoryQuery, Holder, ImportAbout, JobQuery, LegacyRead, LogQuery,
+    LogStream, NodeApi, SessionQuery,
 };
 use crate::api::legacy::{Call, Completed, QueueRequest, Queued, Registered, Registration, Told, WorkTold};
 use crate::api::{
     AccessView, AddressClaim, AdminKeyChanged, AdminKeyRequest, ApiError, ApiResult, ArtifactView, AttemptView,
-    Changed, ControlRequest, Coordinator, DoctorFacts, DroneRequest, ErrorCode, Explanation, FleetView, Health,
-    HistoryView, Identity, Imported, JobLine, JobView, JoinRequest, LogFirstError, LogMatch, LogMatches, LogPhases,
-    LogSearch, LogStatus, MemberState, MemberStatus, NodePhase, NodeView, PackageList, PeersFile, PeersSelf,
+    Changed, ControlRequest, Coordinator, DoctorFacts, DroneRequest, ErrorCode, EventList, Explanation, FleetView,
+    Health, HistoryView, Identity, Imported, JobLine, JobView, JoinRequest, LogFirstError, LogMatch, LogMatches,
+    LogPhases, LogSearch, LogStatus, MemberState, MemberStatus, NodePhase, NodeView, PackageList, PeersFile, PeersSelf,
     QueueStatus, RaftPart, RecoverReport, RecoverRequest, SelfStatus, SessionList, SessionView, Status, StoredBlob,
     SubmitRequest, Submitted, TokenMade, TokenRequest, TokenView,
 };
@@ -406,6 +406,11 @@ impl NodeApi for FakeNode {
 
     fn legacy_read(&self, what: LegacyRead) -> Answer<'_, serde_json::Value> {
         good(serde_json::json!({ "asked": format!("{what:?}") }))
+    }
+
+    fn events(&self, query: EventQuery) -> Answer<'_, EventList> {
+        self.act(format!("{query:?}"));
+        self.later(EventList { events: Vec::new(), latest_id: query.since.unwrap_or(7) })
     }
 
     fn access(&self) -> Answer<'_, AccessView> {

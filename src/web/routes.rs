@@ -139,6 +139,7 @@ fn own() -> Vec<Route> {
         read("/api/v2/sessions", Anyone, get(farm::sessions)),
         read("/api/v2/sessions/{which}", Anyone, get(farm::session)),
         read("/api/v2/fleet", Anyone, get(farm::fleet)),
+        read("/api/v2/events", Anyone, get(farm::events)),
         read("/api/v2/history", Anyone, get(farm::history)),
         read("/api/v2/build-stats/by-package", Anyone, get(farm::packages)),
         read("/bootstrap.sh", Anyone, get(bootstrap::script)),
