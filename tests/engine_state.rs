@@ -9,6 +9,8 @@ use engine_support::{
 };
 use hive::engine::access::{AccessChange, KeyHash, Scope, token_digest};
 use hive::engine::command::{Batch, Command, Origin, Progress, Proposal, RankedRole, RejectCode, Reply};
+use hive::engine::control::Control;
+use hive::engine::event::{EventKind, PER_ENTRY};
 use hive::engine::id::{HiveId, Token, UnixMillis};
 use hive::engine::job::{AttemptState, FailureClass, JobSpec, JobState, Outcome, Source};
 use hive::engine::state::{
@@ -727,6 +729,47 @@ fn a_new_epoch_marks_tokens_and_keeps_them_rising() {
     assert_eq!(replica.report(id, old, building()), Reply::Done, "work that the recovered state knows goes on");
     let id = replica.submit(pure_job(2));
     assert_eq!(replica.assign(id, 0), Token { epoch: epoch(2).id, counter: 2 });
+}
+
+// ---- events ----
+
+#[test]
+fn commands_tell_what_they_did_and_those_that_did_nothing_tell_nothing() {
+    let mut replica = Replica::founded(2);
+    let mut tell = |command: Command| -> Vec<(EventKind, Option<String>, String)> {
+        let proposal = replica.proposal(&command);
+        let batch = replica.batch(vec![proposal], 5);
+        let index = replica.state.applied_index();
+        let events = replica.apply(&batch).events;
+        let mut last = index * PER_ENTRY;
+        for event in &events {
+            assert!(event.id > last && event.index() == replica.state.applied_index(), "ids rise and name their entry");
+            last = event.id;
+        }
+        events.into_iter().map(|event| (event.kind, event.drone, event.message)).collect()
+    };
+    let submit = || Command::submit(session_id(1), "me", vec![pure_job(1)]);
+    assert_eq!(tell(submit()), [(EventKind::Queue, None, "1 job queued by me".to_owned())]);
+    let assigned = tell(Command::Assign { job: job_id(1), node: peer(0) });
+    assert_eq!(assigned.iter().map(|event| event.0).collect::<Vec<_>>(), [EventKind::Assign]);
+    assert!(assigned[0].1.is_some() && assigned[0].2 == "attempt 1", "{assigned:?}");
+    assert_eq!(tell(Command::Assign { job: job_id(1), node: peer(1) }), [], "refused");
+    let token = Token { epoch: epoch(1).id, counter: 1 };
+    let report = |token, progress| Command::Report { job: job_id(1), token, progress };
+    let kinds =
+        |events: Vec<(EventKind, Option<String>, String)>| events.iter().map(|event| event.0).collect::<Vec<_>>();
+    assert_eq!(kinds(tell(report(token, building()))), [EventKind::Start]);
+    let old = Token { counter: 0, ..token };
+    assert_eq!(kinds(tell(report(old, building()))), [EventKind::Stale]);
+    assert_eq!(kinds(tell(report(token, failed(FailureClass::Policy)))), [EventKind::Fail, EventKind::Blocked]);
+    let control = Command::Control { action: Control::Pause, by: "ann".to_owned(), why: "maintenance".to_owned() };
+    let paused = tell(control);
+    assert_eq!(
+        (paused[0].0, paused[0].2.starts_with("pause by ann: maintenance (")),
+        (EventKind::Control, true),
+        "{paused:?}"
+    );
+    assert_eq!(kinds(tell(Command::Cancel { job: job_id(1), reason: "no".to_owned() })), [EventKind::Cancel]);
 }
 
 // ---- keys ----

@@ -58,6 +58,18 @@ pub(super) async fn keep(shared: Arc<Shared>) {
     }
 }
 
+/// Hands over what is left, when the agent stops.
+pub(super) async fn flush(shared: &Shared) {
+    let (Some(db), Some((hive, _))) = (&shared.event_db, shared.hive()) else { return };
+    let left = async {
+        let mut kept = db.newest().await?;
+        keep_on((shared, db), &mut kept, hive, 0).await
+    };
+    if let Err(error) = left.await {
+        tracing::debug!(%error, "the last events are not kept");
+    }
+}
+
 async fn keep_on(
     (shared, db): (&Shared, &EventDb),
     kept: &mut u64,

@@ -245,7 +245,7 @@ async fn serve_and_run(shared: Arc<Shared>, bound: web::Bound, inputs: Inputs) -
         tasks::spawn("helper-watch", watch_helper(Arc::clone(&shared)));
     }
     let web = bound.serve(Arc::new(Api::new(Arc::clone(&shared))));
-    let agent = Agent::new(shared)?;
+    let agent = Agent::new(Arc::clone(&shared))?;
     notify(&[sd_notify::NotifyState::Ready]);
     let result = agent.run(inputs).await;
     notify(&[sd_notify::NotifyState::Stopping]);
@@ -253,6 +253,7 @@ async fn serve_and_run(shared: Arc<Shared>, bound: web::Bound, inputs: Inputs) -
         task.abort();
     }
     web.shutdown().await;
+    events::flush(&shared).await;
     result
 }
 
