@@ -29,6 +29,7 @@ mod coordinating;
 mod definitions;
 mod drafts;
 mod drone;
+mod events;
 mod expanding;
 mod files;
 mod fleet;

@@ -3,6 +3,8 @@
 //! These types are a promise: fields are added, never renamed or removed within one `schema` number. Times are RFC 3339 UTC,
 //! durations are in milliseconds and say so in their name. Nothing secret is ever a field here.
 
+mod access;
+mod events;
 mod farm;
 mod jobs;
 pub mod legacy;
@@ -18,6 +20,10 @@ use serde::{Deserialize, Serialize};
 use crate::engine::id::{EpochId, HiveId, JobId, PeerId, Sha256Hash, UnixMillis};
 use crate::engine::member::Inventory;
 
+pub use self::access::{
+    AccessView, AdminKeyChanged, AdminKeyRequest, AdminKeyView, TokenMade, TokenRequest, TokenView,
+};
+pub use self::events::EventList;
 pub use self::farm::{
     Changed, ControlRequest, DecisionView, DroneRequest, EtaView, FleetBuild, FleetDrone, FleetView, HistoryLine,
     HistoryView, Imported, PackageLine, PackageList, SessionGroup, SessionLine, SessionList, SessionState, SessionView,

@@ -12,6 +12,8 @@ use clap::{CommandFactory as _, FromArgMatches as _};
 use crate::config::{ConfigError, Flags, Loaded, Surroundings, load};
 use crate::exec::helper::server::HelperOptions;
 
+mod admin;
+mod admin_args;
 mod agent_args;
 mod args;
 mod artifacts;
@@ -110,6 +112,7 @@ fn dispatch(cli: Cli) -> u8 {
         | Command::Fleet
         | Command::Drone { .. }
         | Command::History(_)
+        | Command::Events(_)
         | Command::Monitor { .. }
         | Command::Explain { .. }
         | Command::Logs(_)
@@ -118,6 +121,7 @@ fn dispatch(cli: Cli) -> u8 {
         | Command::Doctor(_)
         | Command::Recover { .. }
         | Command::Secret { .. }
+        | Command::Admin { .. }
         | Command::Net { .. }
         | Command::Try(_)) => ask(&ui, &surroundings, cli.common.socket.as_deref(), cli.common.url.as_deref(), asking),
     };
@@ -194,7 +198,10 @@ fn misconfigured(error: ConfigError) -> Failure {
 
 /// Runs a command that may wait, until it is done or interrupted.
 fn ask(ui: &Ui, surroundings: &Surroundings, socket: Option<&str>, url: Option<&str>, command: Command) -> Outcome {
-    let client = Client::new(surroundings::target(surroundings, socket, url)?);
+    let mut client = Client::new(surroundings::target(surroundings, socket, url)?);
+    if let Some(key) = surroundings::key(surroundings) {
+        client = client.with_key(key)?;
+    }
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
@@ -229,6 +236,7 @@ async fn run(ui: &Ui, client: &Client, surroundings: &Surroundings, command: Com
         Command::Fleet => farm::fleet(ui, client).await,
         Command::Drone { verb } => farm::drone(ui, client, verb).await,
         Command::History(args) => farm::history(ui, client, args).await,
+        Command::Events(args) => farm::events(ui, client, args).await,
         Command::Monitor { interval, once } => monitor::monitor(ui, client, interval, once).await,
         Command::Explain { what } => node::explain(ui, client, &what).await,
         Command::Logs(args) => logs::logs(ui, client, args).await,
@@ -237,6 +245,7 @@ async fn run(ui: &Ui, client: &Client, surroundings: &Surroundings, command: Com
         Command::Doctor(args) => doctor::doctor(ui, client, surroundings, args).await,
         Command::Recover { yes } => node::recover(ui, client, yes).await,
         Command::Secret { verb } => secret::secret(ui, client, surroundings, verb).await,
+        Command::Admin { verb } => admin::admin(ui, client, verb).await,
         Command::Net { verb } => net::net(ui, client, verb).await,
         Command::Try(args) => demo::run(ui, args).await,
         Command::Agent(_)

@@ -50,8 +50,8 @@ pub struct Config {
     pub admin: Option<SocketAddr>,
     /// Where the admin key is written by the node that makes it.
     pub admin_key_file: PathBuf,
-    /// The admin key that the environment holds.
-    pub admin_key: Option<Hidden>,
+    /// The admin key that the environment holds, and the variable's name.
+    pub admin_key: Option<(&'static str, Hidden)>,
     /// Who may act as a drone of the build swarm.
     pub legacy_drones: LegacyDrones,
     /// How long such a drone may be silent before its work goes to another one, milliseconds.

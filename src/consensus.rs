@@ -29,6 +29,7 @@ use crate::transport::Transport;
 mod audit;
 mod codec;
 mod core;
+pub mod events;
 mod feed;
 mod lifecycle;
 mod link;

@@ -28,6 +28,7 @@ pub mod staging;
 pub mod ballot;
 pub mod beacon;
 pub mod buildlog;
+pub mod event;
 pub mod forecast;
 pub mod founding;
 pub mod grammar;

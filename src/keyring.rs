@@ -150,6 +150,11 @@ impl Secret {
         &self.0
     }
 
+    /// Its estimated strength, bits.
+    pub fn strength_bits(&self) -> f64 {
+        estimated_bits(&self.0)
+    }
+
     /// Identifies the secret without revealing it: 16 hexadecimal digits.
     pub fn fingerprint(&self) -> String {
         hex::encode(&self.derive(b"hive fingerprint v1")[..8])

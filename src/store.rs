@@ -15,6 +15,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 pub mod database;
+pub mod event_db;
 pub mod hive_db;
 pub mod incarnation;
 pub mod outbox;

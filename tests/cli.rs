@@ -308,7 +308,19 @@ fn what_the_configuration_names_is_checked_before_anything_is_bound() {
         write("hive.toml", &text, 0o644);
         let file = path("hive.toml").display().to_string();
         let state = path("state").display().to_string();
-        let mut line = vec!["agent", "--config", &file, "--state-dir", &state, "--http", &http, "--helper", "none"];
+        let mut line = vec![
+            "agent",
+            "--config",
+            &file,
+            "--state-dir",
+            &state,
+            "--http",
+            &http,
+            "--admin",
+            "none",
+            "--helper",
+            "none",
+        ];
         let strong = path("strong").display().to_string();
         if !text.contains("secret_file") {
             line.extend(["--secret-file", &strong]);
@@ -398,6 +410,8 @@ fn an_agent_whose_port_is_taken_names_the_process_and_ends_with_1() {
             &number,
             "--http",
             &http,
+            "--admin",
+            "none",
             "--listen-address",
             "127.0.0.1",
             "--helper",

@@ -7,12 +7,15 @@ use engine_support::{
     Replica, building, effectful_job, epoch, failed, git_job, job_id, member, peer, pure_job, rejected, session_id,
     succeeded,
 };
+use hive::engine::access::{AccessChange, KeyHash, Scope, token_digest};
 use hive::engine::command::{Batch, Command, Origin, Progress, Proposal, RankedRole, RejectCode, Reply};
+use hive::engine::control::Control;
+use hive::engine::event::{EventKind, PER_ENTRY};
 use hive::engine::id::{HiveId, Token, UnixMillis};
 use hive::engine::job::{AttemptState, FailureClass, JobSpec, JobState, Outcome, Source};
 use hive::engine::state::{
     DRONE_INFRA_FAILURES_MAX, DroneRecord, GROUNDED_MS, INFRA_FAILURES_MAX, MEMBERS_MAX, Row, State, TERMINAL_KEPT,
-    WINDOW, table,
+    TOKENS_MAX, WINDOW, table,
 };
 
 fn claim(node: u32, ballot: &str, ranking: &[(&str, Option<u32>)]) -> Command {
@@ -728,6 +731,119 @@ fn a_new_epoch_marks_tokens_and_keeps_them_rising() {
     assert_eq!(replica.assign(id, 0), Token { epoch: epoch(2).id, counter: 2 });
 }
 
+// ---- events ----
+
+#[test]
+fn commands_tell_what_they_did_and_those_that_did_nothing_tell_nothing() {
+    let mut replica = Replica::founded(2);
+    let mut tell = |command: Command| -> Vec<(EventKind, Option<String>, String)> {
+        let proposal = replica.proposal(&command);
+        let batch = replica.batch(vec![proposal], 5);
+        let index = replica.state.applied_index();
+        let events = replica.apply(&batch).events;
+        let mut last = index * PER_ENTRY;
+        for event in &events {
+            assert!(event.id > last && event.index() == replica.state.applied_index(), "ids rise and name their entry");
+            last = event.id;
+        }
+        events.into_iter().map(|event| (event.kind, event.drone, event.message)).collect()
+    };
+    let submit = || Command::submit(session_id(1), "me", vec![pure_job(1)]);
+    assert_eq!(tell(submit()), [(EventKind::Queue, None, "1 job queued by me".to_owned())]);
+    let assigned = tell(Command::Assign { job: job_id(1), node: peer(0) });
+    assert_eq!(assigned.iter().map(|event| event.0).collect::<Vec<_>>(), [EventKind::Assign]);
+    assert!(assigned[0].1.is_some() && assigned[0].2 == "attempt 1", "{assigned:?}");
+    assert_eq!(tell(Command::Assign { job: job_id(1), node: peer(1) }), [], "refused");
+    let token = Token { epoch: epoch(1).id, counter: 1 };
+    let report = |token, progress| Command::Report { job: job_id(1), token, progress };
+    let kinds =
+        |events: Vec<(EventKind, Option<String>, String)>| events.iter().map(|event| event.0).collect::<Vec<_>>();
+    assert_eq!(kinds(tell(report(token, building()))), [EventKind::Start]);
+    let old = Token { counter: 0, ..token };
+    assert_eq!(kinds(tell(report(old, building()))), [EventKind::Stale]);
+    assert_eq!(kinds(tell(report(token, failed(FailureClass::Policy)))), [EventKind::Fail, EventKind::Blocked]);
+    let control = Command::Control { action: Control::Pause, by: "ann".to_owned(), why: "maintenance".to_owned() };
+    let paused = tell(control);
+    assert_eq!(
+        (paused[0].0, paused[0].2.starts_with("pause by ann: maintenance (")),
+        (EventKind::Control, true),
+        "{paused:?}"
+    );
+    assert_eq!(kinds(tell(Command::Cancel { job: job_id(1), reason: "no".to_owned() })), [EventKind::Cancel]);
+}
+
+// ---- keys ----
+
+#[test]
+fn a_key_at_hand_counts_where_there_is_none_and_never_undoes_a_rotation() {
+    let mut replica = Replica::founded(1);
+    let hash = |salt, key: &str| KeyHash::of([salt; 16], key.as_bytes());
+    let access = |change| Command::Access { change, by: "ann".to_owned() };
+    assert!(replica.state.admin_key().is_none(), "a new hive has none");
+    let first = hash(1, "first");
+    assert_eq!(replica.run(access(AccessChange::SetFirstKey { hash: first })), Reply::Done);
+    let rotated = hash(2, "second");
+    assert_eq!(replica.run(access(AccessChange::SetKey { hash: rotated })), Reply::Done);
+    assert_eq!(replica.run(access(AccessChange::SetFirstKey { hash: first })), Reply::Done);
+    assert_eq!(replica.state.admin_key().map(|key| key.hash), Some(rotated));
+    replica.check_reload();
+    assert_eq!(replica.run(access(AccessChange::RemoveKey)), Reply::Done);
+    assert!(replica.state.admin_key().is_none());
+    replica.check_reload();
+    let nameless = Command::Access { change: AccessChange::SetKey { hash: first }, by: "a\nb".to_owned() };
+    assert_eq!(rejected(&replica.run(nameless)), Some(RejectCode::Invalid));
+}
+
+#[test]
+fn tokens_are_made_once_bounded_and_revoked() {
+    const LIFE_MS: u64 = 10 * 86_400_000;
+    let mut replica = Replica::founded(1);
+    let add = |name: &str, scope, drone: Option<&str>, lives_ms| Command::Access {
+        change: AccessChange::AddToken {
+            name: name.to_owned(),
+            scope,
+            drone: drone.map(str::to_owned),
+            digest: token_digest(name.as_bytes()),
+            lives_ms,
+        },
+        by: "ann".to_owned(),
+    };
+    let revoke = |name: &str| Command::Access {
+        change: AccessChange::RevokeToken { name: name.to_owned() },
+        by: "ann".to_owned(),
+    };
+    for (what, bad) in [
+        ("a name with a space", add("a b", Scope::Read, None, None)),
+        ("no drone", add("d", Scope::Drone, None, None)),
+        ("a drone too many", add("d", Scope::Queue, Some("d"), None)),
+        ("a drone outside the grammar", add("d", Scope::Drone, Some("../d"), None)),
+        ("no life", add("d", Scope::Read, None, Some(0))),
+        ("for ever and ever", add("d", Scope::Read, None, Some(u64::MAX))),
+    ] {
+        assert_eq!(rejected(&replica.run(bad)), Some(RejectCode::Invalid), "{what}");
+    }
+    assert_eq!(replica.run(add("ci", Scope::Queue, None, Some(LIFE_MS))), Reply::Done);
+    assert_eq!(rejected(&replica.run(add("ci", Scope::Admin, None, None))), Some(RejectCode::Conflict));
+    replica.check_reload();
+    replica.pass(LIFE_MS);
+    let over =
+        replica.state.tokens().next().map(|(_, token)| token.is_over(replica.state.hive_time_ms(), UnixMillis(0)));
+    assert_eq!(over, Some(true));
+    assert_eq!(
+        replica.run(add("ci", Scope::Drone, Some("d1"), None)),
+        Reply::Done,
+        "one that is over gives its name free"
+    );
+    for number in 1..TOKENS_MAX {
+        assert_eq!(replica.run(add(&format!("t{number}"), Scope::Read, None, None)), Reply::Done);
+    }
+    assert_eq!(rejected(&replica.run(add("one-more", Scope::Read, None, None))), Some(RejectCode::Conflict));
+    assert_eq!(replica.run(revoke("ci")), Reply::Done);
+    assert_eq!(rejected(&replica.run(revoke("ci"))), Some(RejectCode::NotFound));
+    assert_eq!(replica.state.tokens().count(), TOKENS_MAX - 1);
+    replica.check_reload();
+}
+
 // ---- rows ----
 
 #[test]
@@ -739,6 +855,7 @@ fn damaged_rows_are_named() {
         ("unknown meta", row(table::META, b"what"), vec![0x00]),
         ("short key", row(table::JOBS, b"x"), vec![0x00]),
         ("junk value", row(table::MEMBERS, b"12D3"), vec![0xff]),
+        ("unknown key", row(table::KEYS, b"what"), vec![0x00]),
         ("no slot", row(table::REPLIES, b"12D3"), vec![0x00]),
     ] {
         let rows = replica.store.clone().into_iter().chain([(row.clone(), value)]);

@@ -19,6 +19,8 @@ mod harness;
 
 #[path = "lab/building.rs"]
 mod building;
+#[path = "lab/controlling.rs"]
+mod controlling;
 #[path = "lab/faults.rs"]
 mod faults;
 #[path = "lab/forming.rs"]

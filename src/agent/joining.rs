@@ -12,6 +12,7 @@ use std::time::Duration;
 use anyhow::Context as _;
 
 use super::control::{self, Request};
+use super::keys;
 use super::propose;
 use super::shared::{OtherHive, Shared};
 use crate::api::NodePhase;
@@ -185,6 +186,7 @@ impl Joining {
                 "generated a new shared secret; copy this file to every machine that is to join"
             );
         }
+        keys::make_at_founding(shared);
         shared.consensus.found(hive_id, epoch, shared.member_info()).await.context("Failed to found a hive")?;
         tracing::info!(%hive_id, "founded a hive");
         self.founding = None;
@@ -558,7 +560,8 @@ pub(super) fn say_cloned(shared: &Shared, from: SocketAddr) {
 fn childless(shared: &Shared) -> bool {
     shared.read(|state| {
         let members = state.members().filter(|member| !member.left).count();
-        members <= 1 && state.jobs_len() == 0 && state.sessions().next().is_none()
+        let acknowledged = state.jobs_len() > 0 || state.sessions().next().is_some() || state.tokens().next().is_some();
+        members <= 1 && !acknowledged
     })
 }
 

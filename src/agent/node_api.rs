@@ -14,15 +14,16 @@ use tokio_util::io::ReaderStream;
 use super::refused::Refused;
 use super::shared::Shared;
 use super::{
-    Event, blobs, condition, controlling, coordinating, fleet, importing, internal, keys, legacy, logs, metrics, past,
-    recovering, serving, sessions, submitting, views,
+    Event, blobs, condition, controlling, coordinating, events, fleet, importing, internal, keys, legacy, logs,
+    metrics, past, recovering, serving, sessions, submitting, views,
 };
 use crate::api::legacy::{Call, QueueRequest, Queued, Registered, Registration, Told};
 use crate::api::{
-    AddressClaim, ApiError, ApiResult, ArtifactView, Changed, ControlRequest, DoctorFacts, DroneRequest, ErrorCode,
-    Explanation, ExplanationLine, FleetView, Health, HistoryView, Identity, Imported, InterfaceView, JobLine, JobView,
-    JoinRequest, LogFirstError, LogMatches, LogPhases, LogSearch, LogStatus, NodeView, PackageList, PeersFile,
-    RecoverReport, RecoverRequest, Refusal, SessionList, SessionView, Status, StoredBlob, SubmitRequest, Submitted,
+    AccessView, AddressClaim, AdminKeyChanged, AdminKeyRequest, ApiError, ApiResult, ArtifactView, Changed,
+    ControlRequest, DoctorFacts, DroneRequest, ErrorCode, EventList, Explanation, ExplanationLine, FleetView, Health,
+    HistoryView, Identity, Imported, InterfaceView, JobLine, JobView, JoinRequest, LogFirstError, LogMatches,
+    LogPhases, LogSearch, LogStatus, NodeView, PackageList, PeersFile, RecoverReport, RecoverRequest, Refusal,
+    SessionList, SessionView, Status, StoredBlob, SubmitRequest, Submitted, TokenMade, TokenRequest,
 };
 use crate::blobs::fetch::FetchError;
 use crate::clock::now_ms;
@@ -34,8 +35,8 @@ use crate::exec::logs::look::{Found, Question};
 use crate::keyring::Keyring;
 use crate::web::NodeApi;
 use crate::web::node::{
-    Answer, ByteStream, Download, HistoryQuery, Holder, ImportAbout, JobQuery, LegacyRead, LogQuery, LogStream,
-    SessionQuery,
+    Answer, ByteStream, Download, EventQuery, HistoryQuery, Holder, ImportAbout, JobQuery, LegacyRead, LogQuery,
+    LogStream, SessionQuery,
 };
 
 /// How long a reset identity is awaited: a ballot, a claim, and some patience with a missing quorum.
@@ -507,6 +508,26 @@ impl NodeApi for Api {
 
     fn legacy_read(&self, what: LegacyRead) -> Answer<'_, serde_json::Value> {
         legacy::reads::read(&self.shared, what).boxed()
+    }
+
+    fn events(&self, query: EventQuery) -> Answer<'_, EventList> {
+        events::find(&self.shared, query).boxed()
+    }
+
+    fn access(&self) -> Answer<'_, AccessView> {
+        async move { Ok(keys::view(&self.shared)) }.boxed()
+    }
+
+    fn change_admin_key(&self, request: AdminKeyRequest, by: String) -> Answer<'_, AdminKeyChanged> {
+        keys::change(&self.shared, request, by).boxed()
+    }
+
+    fn add_token(&self, request: TokenRequest, by: String) -> Answer<'_, TokenMade> {
+        keys::add_token(&self.shared, request, by).boxed()
+    }
+
+    fn revoke_token(&self, name: String, by: String) -> Answer<'_, AccessView> {
+        keys::revoke_token(&self.shared, name, by).boxed()
     }
 
     fn recover(&self, request: RecoverRequest) -> Answer<'_, RecoverReport> {

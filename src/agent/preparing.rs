@@ -9,6 +9,7 @@
 //! writing, logging.
 
 use super::definitions::Definitions;
+use super::keys;
 use crate::config::{ConfigError, Loaded, Problem};
 use crate::engine::policy::source::{FactSource, check_sources};
 use crate::keyring::{Secret, SecretError};
@@ -41,6 +42,12 @@ pub fn prepare(loaded: Loaded) -> Result<Prepared, ConfigError> {
         problems.push(Problem { place: loaded.place("secret_file"), message: told(&error) });
         None
     });
+    if let Some((variable, key)) = &config.admin_key
+        && let Some(why) = keys::weakness(&Secret::from_bytes(key.0.as_bytes()), config.weak_secret)
+    {
+        let message = format!("this admin key is not used: {why}; make one with: hive secret generate");
+        problems.push(Problem { place: (*variable).to_owned(), message });
+    }
     match definitions {
         Some(definitions) if problems.is_empty() => Ok(Prepared {
             secret_is_tentative: secret.is_none(),

@@ -35,6 +35,7 @@ use crate::exec::privilege::Executor;
 use crate::exec::staging::Staging;
 use crate::keyring::Keyring;
 use crate::mesh::MeshHandle;
+use crate::store::event_db::EventDb;
 
 /// Handles and facts, shared by reference.
 pub(crate) struct Shared {
@@ -52,6 +53,8 @@ pub(crate) struct Shared {
     pub discovery: DiscoveryHandle,
     /// Content-addressed files.
     pub blobs: BlobStore,
+    /// What happened before what is in memory; none when the file cannot be used.
+    pub event_db: Option<EventDb>,
     /// Logs of attempts.
     pub logs: LogStore,
     /// The staging directory, where this node has one.

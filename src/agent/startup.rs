@@ -20,7 +20,7 @@ use super::files::Files;
 use super::node_api::Api;
 use super::preparing::Prepared;
 use super::shared::{Me, Shared, Soft};
-use super::{Agent, EVENTS_MAX, Event, Inputs, blobs, control, peers, serving};
+use super::{Agent, EVENTS_MAX, Event, Inputs, blobs, control, events, keys, peers, serving};
 use crate::blobs::{BlobStore, exchange, unpack};
 use crate::clock::now_ms;
 use crate::config::{Config, LegacyDrones as ConfiguredDrones, LegacyMode as ConfiguredLegacy};
@@ -164,6 +164,7 @@ async fn start(prepared: Prepared) -> anyhow::Result<()> {
     )?;
 
     let blobs = open_blobs(&config)?;
+    let event_db = events::open(&config.state_dir);
     let logs = LogStore::open(log_options(&config)).context("Failed to open the logs")?;
     let executor = Arc::new(open_executor(&config).await?);
     let (events, events_out) = mpsc::channel(EVENTS_MAX);
@@ -194,6 +195,7 @@ async fn start(prepared: Prepared) -> anyhow::Result<()> {
         mesh,
         discovery,
         blobs,
+        event_db,
         logs,
         staging: config.staging_path.as_deref().map(Staging::new).map(Arc::new),
         builder,
@@ -240,12 +242,14 @@ async fn serve_and_run(shared: Arc<Shared>, bound: web::Bound, inputs: Inputs) -
     let control = shared.mesh.accept(control::PROTOCOL).context("Failed to serve control requests")?;
     tasks::spawn("control", serving::serve(Arc::clone(&shared), control));
     tasks::spawn("signals", wait_for_signals(Arc::clone(&shared)));
+    tasks::spawn("admin-key", keys::offer(Arc::clone(&shared)));
+    tasks::spawn("events", events::keep(Arc::clone(&shared)));
     tasks::spawn("housekeeping", keep_house(Arc::clone(&shared)));
     if shared.executor.has_helper() {
         tasks::spawn("helper-watch", watch_helper(Arc::clone(&shared)));
     }
     let web = bound.serve(Arc::new(Api::new(Arc::clone(&shared))));
-    let agent = Agent::new(shared)?;
+    let agent = Agent::new(Arc::clone(&shared))?;
     notify(&[sd_notify::NotifyState::Ready]);
     let result = agent.run(inputs).await;
     notify(&[sd_notify::NotifyState::Stopping]);
@@ -253,6 +257,7 @@ async fn serve_and_run(shared: Arc<Shared>, bound: web::Bound, inputs: Inputs) -
         task.abort();
     }
     web.shutdown().await;
+    events::flush(&shared).await;
     result
 }
 
@@ -484,8 +489,12 @@ fn helper(config: &Config) -> Option<PathBuf> {
 /// How programs run on this host. Agent and helper make it from the same settings, so that they mean the same.
 pub(crate) fn exec_options(config: &Config) -> ExecOptions {
     let mut hidden = vec![config.state_dir.clone()];
-    hidden
-        .extend([&config.secret_file, &config.socket].into_iter().filter_map(|file| file.parent()).map(PathBuf::from));
+    hidden.extend(
+        [&config.secret_file, &config.admin_key_file, &config.socket]
+            .into_iter()
+            .filter_map(|file| file.parent())
+            .map(PathBuf::from),
+    );
     hidden.push(config.build.secrets_dir.clone());
     let cores = inventory::detect(&inventory_options(config)).cpu_cores.max(1);
     ExecOptions {
@@ -503,9 +512,9 @@ pub(crate) fn exec_options(config: &Config) -> ExecOptions {
 
 /// Ports of this node and of the others, which mostly have the same: a build has no business there.
 fn closed_ports(config: &Config) -> Vec<u16> {
-    /// HTTP of the drones and clients that were there before hive.
-    const LEGACY_HTTP: u16 = 8093;
-    let own = [config.port, config.http.port(), LEGACY_HTTP];
+    /// Where others are controlled, whatever this node's own setting.
+    const ADMIN_HTTP: u16 = 8093;
+    let own = [config.port, config.http.port(), config.admin.map_or(0, |admin| admin.port()), ADMIN_HTTP];
     let mut ports: Vec<u16> = own.into_iter().filter(|port| *port != 0).collect();
     ports.sort_unstable();
     ports.dedup();

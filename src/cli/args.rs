@@ -5,8 +5,9 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use super::admin_args::AdminVerb;
 use super::agent_args::AgentArgs;
-use super::farm_args::{ControlArgs, DroneVerb, HistoryArgs, ImportArgs, SessionVerb};
+use super::farm_args::{ControlArgs, DroneVerb, EventsArgs, HistoryArgs, ImportArgs, SessionVerb};
 
 /// Machines that find each other, agree, and build.
 #[derive(Debug, Parser)]
@@ -32,7 +33,7 @@ pub(crate) struct Common {
     /// Unix socket of the agent to talk to [env: HIVE_SOCKET].
     #[arg(long, global = true, value_name = "PATH")]
     pub(crate) socket: Option<String>,
-    /// Address of an agent to read from, as http://HOST:PORT [env: HIVE_URL, SWARMV3_URL].
+    /// Address of an agent, as http://HOST:PORT; its admin port (8093) takes changes with a key [env: HIVE_URL, SWARMV3_URL; the key: HIVE_ADMIN_KEY].
     #[arg(long, global = true, value_name = "URL")]
     pub(crate) url: Option<String>,
 }
@@ -84,6 +85,8 @@ pub(crate) enum Command {
     /// List attempts that are over, and what is known of packages.
     #[command(args_conflicts_with_subcommands = true)]
     History(HistoryArgs),
+    /// Show what happened.
+    Events(EventsArgs),
     /// Show queue, drones, builds, events and a log on one screen, with keys to act on them.
     Monitor {
         /// Seconds between two looks.
@@ -120,6 +123,11 @@ pub(crate) enum Command {
     Secret {
         #[command(subcommand)]
         verb: SecretVerb,
+    },
+    /// Keys for control from other machines: the admin key, and tokens.
+    Admin {
+        #[command(subcommand)]
+        verb: AdminVerb,
     },
     /// This machine's network, and free addresses in it.
     Net {

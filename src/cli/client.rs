@@ -41,7 +41,7 @@ const ANSWER_MAX_LEN: usize = 32 << 20;
 pub(crate) enum Target {
     /// Its Unix socket.
     Socket(PathBuf),
-    /// `http://HOST:PORT/PREFIX`: reads only.
+    /// `http://HOST:PORT/PREFIX`: reads, and with a key at the admin port whatever its scope opens.
     Http {
         /// Host name or address, without brackets.
         host: String,
@@ -118,9 +118,10 @@ fn empty() -> Body {
 }
 
 /// The agent, as commands see it. Cheap to clone.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub(crate) struct Client {
     target: Target,
+    key: Option<header::HeaderValue>,
 }
 
 impl Client {
@@ -131,7 +132,21 @@ impl Client {
 
     /// A client of this agent. Nothing is connected yet.
     pub(crate) fn new(target: Target) -> Self {
-        Self { target }
+        Self { target, key: None }
+    }
+
+    /// The same with the admin key or a token. It is sent over TCP alone, and there only with what changes something, or was refused
+    /// without it.
+    pub(crate) fn with_key(self, key: &str) -> ApiResult<Self> {
+        let mut key = header::HeaderValue::from_str(key.trim()).map_err(|_| {
+            ApiError::new(
+                ErrorCode::Invalid,
+                "the key holds what no header can carry",
+                "it is one line of printable text",
+            )
+        })?;
+        key.set_sensitive(true);
+        Ok(Self { key: Some(key), ..self })
     }
 
     /// Asks for something.
@@ -234,8 +249,29 @@ impl Client {
         match &self.target {
             Target::Socket(socket) => {
                 let stream = within(UnixStream::connect(socket)).await.map_err(|error| socket_error(socket, &error))?;
-                self.send_over(stream, "", method, path, body, length).await
+                self.send_over(stream, ("", None), method, path, body, length).await
             }
+            Target::Http { .. } if method == Method::GET && self.key.is_some() => {
+                let answer = self.send_to_port(method.clone(), path, body, length, false).await?;
+                if answer.status() != hyper::StatusCode::UNAUTHORIZED {
+                    return Ok(answer);
+                }
+                self.send_to_port(method, path, empty(), None, true).await
+            }
+            Target::Http { .. } => self.send_to_port(method, path, body, length, true).await,
+        }
+    }
+
+    async fn send_to_port(
+        &self,
+        method: Method,
+        path: &str,
+        body: Body,
+        length: Option<u64>,
+        with_key: bool,
+    ) -> ApiResult<Response<Incoming>> {
+        match &self.target {
+            Target::Socket(_) => Err(ApiError::new(ErrorCode::Internal, "a socket has no port", "this is a bug")),
             Target::Http { host, port, prefix } => {
                 let stream = within(TcpStream::connect((host.as_str(), *port)))
                     .await
@@ -244,7 +280,8 @@ impl Client {
                 if let Err(error) = socket2::SockRef::from(&stream).set_tcp_keepalive(&keepalive()) {
                     tracing::debug!(%error, "no keep-alive on this connection");
                 }
-                self.send_over(stream, prefix, method, path, body, length).await
+                let key = self.key.as_ref().filter(|_| with_key);
+                self.send_over(stream, (prefix, key), method, path, body, length).await
             }
         }
     }
@@ -252,7 +289,7 @@ impl Client {
     async fn send_over(
         &self,
         stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
-        prefix: &str,
+        (prefix, key): (&str, Option<&header::HeaderValue>),
         method: Method,
         path: &str,
         body: Body,
@@ -271,6 +308,9 @@ impl Client {
             .header(header::HOST, self.target.host_header())
             .header(header::USER_AGENT, concat!("hive/", env!("CARGO_PKG_VERSION")))
             .header(header::CONTENT_TYPE, "application/json");
+        if let Some(key) = key {
+            request = request.header("x-admin-key", key);
+        }
         if let Some(length) = length {
             request = request.header(header::CONTENT_LENGTH, length).header(header::CONTENT_TYPE, "application/x-tar");
         }

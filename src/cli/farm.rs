@@ -2,20 +2,23 @@
 
 use std::os::fd::AsFd as _;
 use std::path::Path;
+use std::time::Duration;
 
 use futures::StreamExt as _;
 use tokio_util::io::ReaderStream;
 use uuid::Uuid;
 
 use super::client::{Client, segment};
-use super::farm_args::{Action, ControlArgs, DroneArgs, DroneVerb, HistoryArgs, HistoryVerb, ImportArgs, SessionVerb};
+use super::farm_args::{
+    Action, ControlArgs, DroneArgs, DroneVerb, EventsArgs, HistoryArgs, HistoryVerb, ImportArgs, SessionVerb,
+};
 use super::node::confirmed;
 use super::output::{Failure, Outcome, Ui};
 use super::text::bytes;
 use super::{queue, render};
 use crate::api::{
-    CancelRequest, Changed, ControlRequest, DroneRequest, ErrorCode, FleetView, HistoryView, Imported, PackageList,
-    SessionList, SessionView,
+    CancelRequest, Changed, ControlRequest, DroneRequest, ErrorCode, EventList, FleetView, HistoryView, Imported,
+    PackageList, SessionList, SessionView,
 };
 use crate::engine::id::JobId;
 
@@ -96,6 +99,41 @@ pub(crate) async fn fleet(ui: &Ui, client: &Client) -> Outcome {
     let answer = client.get::<FleetView>("/api/v2/fleet").await?;
     ui.answer(&answer, |fleet| render::farm::fleet(fleet, ui.paint))?;
     Ok(0)
+}
+
+/// Between two looks of `hive events --follow`.
+const FOLLOW_EVERY: Duration = Duration::from_millis(500);
+
+/// `hive events`
+pub(crate) async fn events(ui: &Ui, client: &Client, args: EventsArgs) -> Outcome {
+    let EventsArgs { follow, mut since, kind, drone, limit } = args;
+    loop {
+        let mut path = format!("/api/v2/events?limit={limit}");
+        for (name, value) in [("type", &kind), ("drone", &drone)] {
+            if let Some(value) = value {
+                path.push_str(&format!("&{name}={}", segment(value)));
+            }
+        }
+        if let Some(since) = since {
+            path.push_str(&format!("&since={since}"));
+        }
+        let answer = client.get::<EventList>(&path).await?;
+        if !follow {
+            ui.answer(&answer, |list| render::farm::events(list, ui.paint))?;
+            return Ok(0);
+        }
+        let list = answer.data;
+        if ui.json {
+            list.events.iter().try_for_each(|event| ui.raw_json(event))?;
+        } else {
+            ui.text(&render::farm::events(&list, ui.paint))?;
+        }
+        let full = list.events.len() >= limit as usize && since.is_some();
+        since = if full { list.events.last().map(|event| event.id) } else { Some(list.latest_id) };
+        if !full {
+            tokio::time::sleep(FOLLOW_EVERY).await;
+        }
+    }
 }
 
 /// `hive drone …`

@@ -80,6 +80,26 @@ pub(crate) struct ControlArgs {
     pub(crate) yes: bool,
 }
 
+/// `hive events`
+#[derive(Debug, Args)]
+pub(crate) struct EventsArgs {
+    /// Go on with what happens from now on.
+    #[arg(short, long)]
+    pub(crate) follow: bool,
+    /// Only after the event with this number.
+    #[arg(long, value_name = "ID")]
+    pub(crate) since: Option<u64>,
+    /// Only of this kind: assign, complete, fail, control …
+    #[arg(long = "type", value_name = "TYPE")]
+    pub(crate) kind: Option<String>,
+    /// Only those that concern this drone or node.
+    #[arg(long, value_name = "DRONE")]
+    pub(crate) drone: Option<String>,
+    /// At most so many, the newest.
+    #[arg(long, value_name = "N", default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..=1_000))]
+    pub(crate) limit: u32,
+}
+
 /// `hive session …`
 #[derive(Debug, Subcommand)]
 pub(crate) enum SessionVerb {
@@ -211,8 +231,8 @@ pub(crate) struct ImportArgs {
 }
 
 /// A time as people write it, in milliseconds.
-fn duration(text: &str) -> Result<u64, String> {
-    let wrong = || "expected a time as 90s, 30m or 2h".to_owned();
+pub(crate) fn long_duration(text: &str) -> Result<u64, String> {
+    let wrong = || "expected a time as 90s, 30m, 2h or 7d".to_owned();
     let unit = text.chars().last().ok_or_else(wrong)?;
     let seconds = match unit {
         's' => 1,
@@ -222,7 +242,12 @@ fn duration(text: &str) -> Result<u64, String> {
         _ => return Err(wrong()),
     };
     let number: u64 = text[..text.len() - unit.len_utf8()].parse().map_err(|_| wrong())?;
-    let ms = number.checked_mul(seconds * 1_000).ok_or_else(wrong)?;
+    number.checked_mul(seconds * 1_000).ok_or_else(wrong)
+}
+
+/// The same, a week at most.
+fn duration(text: &str) -> Result<u64, String> {
+    let ms = long_duration(text)?;
     if ms > 7 * 86_400_000 { Err("a week at most".to_owned()) } else { Ok(ms) }
 }
 

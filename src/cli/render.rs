@@ -7,6 +7,7 @@ use super::text::{
 };
 use crate::api::{Explanation, Identity, MemberState, PeersFile, QueueStatus, RecoverReport, Status, words};
 
+pub(crate) mod access;
 pub(crate) mod farm;
 pub(crate) mod jobs;
 

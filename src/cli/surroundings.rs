@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use super::client::Target;
 use crate::api::{ApiError, ErrorCode};
 use crate::config::Surroundings;
+use crate::config::table::KEY_VARIABLES;
 
 /// The user that the service runs as.
 const SERVICE_USER: &str = "hive";
@@ -48,6 +49,12 @@ pub(crate) fn target(surroundings: &Surroundings, socket: Option<&str>, url: Opt
         return Target::from_url(url);
     }
     Ok(Target::Socket(default_socket(surroundings, Path::exists)))
+}
+
+/// The admin key or token that commands send to a port.
+pub(crate) fn key(surroundings: &Surroundings) -> Option<&str> {
+    let value = |name: &&str| surroundings.variables.get(*name).map(|key| key.trim()).filter(|key| !key.is_empty());
+    KEY_VARIABLES.iter().find_map(value)
 }
 
 fn default_socket(surroundings: &Surroundings, exists: impl Fn(&Path) -> bool) -> PathBuf {

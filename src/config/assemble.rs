@@ -109,10 +109,10 @@ pub fn load(surroundings: &Surroundings, file: Option<&Path>, flags: &Flags) -> 
     assembly.environment(surroundings);
     assembly.flags(flags);
     let Assembly { values, mut problems, warnings } = assembly;
-    let key = table::KEY_VARIABLES
-        .iter()
-        .find_map(|name| surroundings.variables.get(*name).map(|key| key.trim()).filter(|key| !key.is_empty()));
-    let resolved = Resolved { values: &values, host_name: &surroundings.host_name, admin_key: key };
+    let given =
+        |name: &'static str| Some((name, surroundings.variables.get(name)?.trim())).filter(|(_, key)| !key.is_empty());
+    let admin_key = table::KEY_VARIABLES.iter().find_map(|name| given(name));
+    let resolved = Resolved { values: &values, host_name: &surroundings.host_name, admin_key };
     match resolved.config() {
         Ok(config) if problems.is_empty() => {
             let entries = SETTINGS.iter().filter_map(|setting| {
@@ -120,6 +120,7 @@ pub fn load(surroundings: &Surroundings, file: Option<&Path>, flags: &Flags) -> 
                 // What follows from the machine or from another setting is shown as what it came to.
                 let value = match (setting.key, value) {
                     ("name", Value::Unset) => Value::Text(config.name.clone()),
+                    ("admin_key_file", Value::Unset) => Value::Text(config.admin_key_file.display().to_string()),
                     ("build.work_dir", Value::Unset) => Value::Text(config.build.work_dir.display().to_string()),
                     (_, value) => value,
                 };
@@ -261,7 +262,7 @@ impl Assembly {
 struct Resolved<'a> {
     values: &'a BTreeMap<&'static str, (Value, Origin)>,
     host_name: &'a str,
-    admin_key: Option<&'a str>,
+    admin_key: Option<(&'static str, &'a str)>,
 }
 
 impl Resolved<'_> {
@@ -336,12 +337,13 @@ impl Resolved<'_> {
     fn config(&self) -> Result<Config, Problem> {
         let state_dir = self.needed_path("state_dir")?;
         let socket = self.needed_path("socket")?;
+        let secret_file = self.needed_path("secret_file")?;
         if socket.as_os_str().len() > SOCKET_PATH_MAX_LEN {
             return Err(self.problem("socket", format!("expected a path of at most {SOCKET_PATH_MAX_LEN} bytes")));
         }
         Ok(Config {
             name: self.name()?,
-            secret_file: self.needed_path("secret_file")?,
+            secret_file: secret_file.clone(),
             weak_secret: matches!(self.value("weak_secret"), Value::Switch(true)),
             port: self.number("port")?,
             listen_address: self.text("listen_address").map(|_| self.parsed("listen_address")).transpose()?,
@@ -349,8 +351,8 @@ impl Resolved<'_> {
             http_hosts: self.list("http_hosts"),
             cors_origins: self.list("cors_origins"),
             admin: self.text("admin").map(|_| self.parsed("admin")).transpose()?,
-            admin_key_file: self.needed_path("admin_key_file")?,
-            admin_key: self.admin_key.map(|key| Hidden(key.to_owned())),
+            admin_key_file: self.path("admin_key_file")?.unwrap_or_else(|| secret_file.with_file_name("admin_key")),
+            admin_key: self.admin_key.map(|(name, key)| (name, Hidden(key.to_owned()))),
             legacy_drones: self.choice("legacy_drones", LegacyDrones::from_word)?,
             legacy_lease_ms: self.number::<u64>("legacy_lease_s")?.saturating_mul(1_000),
             legacy_networks: self.list("legacy_networks"),

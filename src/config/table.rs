@@ -194,7 +194,7 @@ pub const SETTINGS: &[Setting] = &[
     },
     Setting {
         key: "admin_key_file",
-        default: Default::PerUser("/etc/build/admin_key", "{config}/hive/admin_key"),
+        default: Default::Unset("`admin_key` beside the shared secret"),
         placeholder: "FILE",
         meaning: "Where a node that founds a hive writes the admin key that it makes.",
         advice: "Mode 0600. Only this node has it; the hive keeps a digest.",

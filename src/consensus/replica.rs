@@ -14,9 +14,11 @@ use sha2::{Digest as _, Sha256};
 use tokio::sync::watch;
 
 use super::codec;
+use super::events::EventRing;
 use super::types::{Entry, StoredMembership};
 use crate::clock;
 use crate::engine::command::{Batch, ENVELOPE_VERSION, Reply};
+use crate::engine::event::{Event, EventKind, PER_ENTRY};
 use crate::engine::id::{Epoch, HiveId, JobId, PeerId};
 use crate::engine::job::Job;
 use crate::engine::state::{Applied, Halt, State};
@@ -89,6 +91,7 @@ struct Inner {
     applying: tokio::sync::Mutex<()>,
     snapshot: tokio::sync::Mutex<Option<Arc<SnapshotFile>>>,
     status: watch::Sender<ReplicaStatus>,
+    events: EventRing,
 }
 
 /// The replica. Cheap to clone.
@@ -110,6 +113,20 @@ fn members(membership: &StoredMembership, voters: bool) -> Vec<RaftMember> {
     let ids: Vec<u64> = membership.voter_ids().collect();
     let wanted = membership.nodes().filter(|(id, _)| ids.contains(id) == voters);
     wanted.map(|(id, node)| RaftMember { raft_id: *id, peer_id: node.peer_id.clone() }).collect()
+}
+
+/// A term began: last in its entry, as it is no command's doing. The log does not say who leads.
+fn another_leads(at: LogPoint) -> Event {
+    Event {
+        id: at.index.saturating_mul(PER_ENTRY).saturating_add(PER_ENTRY - 1),
+        at: clock::unix_now(),
+        kind: EventKind::Coordinator,
+        message: format!("a coordinator was elected (term {})", at.term),
+        drone: None,
+        package: None,
+        job: None,
+        session: None,
+    }
 }
 
 fn status_of(position: &Position, halted: Option<Halt>) -> ReplicaStatus {
@@ -169,6 +186,7 @@ impl Replica {
             applying: tokio::sync::Mutex::new(()),
             snapshot: tokio::sync::Mutex::new(None),
             status,
+            events: EventRing::default(),
         };
         Ok(Self { inner: Arc::new(inner) })
     }
@@ -186,6 +204,11 @@ impl Replica {
     /// To be told of every applied entry (several may be told as one).
     pub fn watch(&self) -> watch::Receiver<ReplicaStatus> {
         self.inner.status.subscribe()
+    }
+
+    /// What happened lately.
+    pub fn events(&self) -> &EventRing {
+        &self.inner.events
     }
 
     fn db(&self) -> HiveDb {
@@ -246,10 +269,13 @@ impl Replica {
                 membership = Some(stored);
             }
         }
+        let new_term = meta.applied.filter(|before| before.term != at.term).map(|_| another_leads(at));
         meta.applied = Some(at);
         meta.chain = self.read(State::chain);
         self.db().apply(applied.changes, &meta).await?;
         let membership = membership.unwrap_or_else(|| self.membership());
+        // Before the position is told: whoever waits for it finds them there.
+        self.inner.events.push(applied.events.into_iter().chain(new_term).collect());
         self.publish(Position { meta, membership });
         Ok(applied.replies)
     }
@@ -274,6 +300,7 @@ impl Replica {
         *self.inner.db.write().unwrap_or_else(PoisonError::into_inner) = db;
         *self.inner.state.write().unwrap_or_else(PoisonError::into_inner) = State::new();
         *self.inner.snapshot.lock().await = None;
+        self.inner.events.clear();
         // Whatever entry was not understood, it was one of the history that is gone.
         self.inner.status.send_modify(|status| status.halted = None);
         self.publish(Position { meta, membership: StoredMembership::default() });

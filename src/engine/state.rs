@@ -19,6 +19,7 @@
 mod access;
 mod control;
 mod drones;
+mod events;
 mod gates;
 mod jobs;
 mod legacy;
@@ -39,6 +40,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::{Deserialize, Serialize};
 
 use super::command::{Batch, COMMAND_MAX_BYTES, Command, ENVELOPE_VERSION, FEATURE_LEVEL, Origin, RejectCode, Reply};
+use super::event::{self, Event};
 use super::id::UnixMillis;
 
 pub use self::access::TOKENS_MAX;
@@ -56,6 +58,9 @@ pub use self::reports::{
     BLOCK_MAX_MS, BLOCK_MS, BLOCKS_MAX, BUILD_FAILURES_MAX, DIFFERENT_DRONES_MAX, INFRA_FAILURES_MAX, LOSSES_MAX,
 };
 pub use self::sessions::SESSIONS_KEPT;
+
+/// Most events of one entry; the last position is left to what is no command.
+const EVENTS_MAX: usize = 4_095;
 
 /// Numbers of the tables.
 pub mod table {
@@ -109,6 +114,8 @@ pub struct Change {
 pub struct Applied {
     /// One per proposal, in order.
     pub replies: Vec<Reply>,
+    /// What happened, in order.
+    pub events: Vec<Event>,
     /// What to write, in the same transaction as the applied index.
     pub changes: Vec<Change>,
 }
@@ -149,6 +156,8 @@ pub struct State {
     dirty: BTreeSet<rows::RowKey>,
     /// Values of history rows written by the batch being applied: the only rows whose value is not held in memory.
     history: BTreeMap<rows::RowKey, Vec<u8>>,
+    /// What the batch being applied did, for people. Empty between batches.
+    told: Vec<Event>,
 }
 
 /// What a command may know besides itself and the state.
@@ -219,7 +228,12 @@ impl State {
             .zip(commands)
             .map(|(proposal, command)| self.answer(context, &proposal.origin, command))
             .collect();
-        Ok(Applied { replies, changes: self.take_changes(index) })
+        let mut events = std::mem::take(&mut self.told);
+        events.truncate(EVENTS_MAX);
+        for (event, position) in events.iter_mut().zip(0..) {
+            event.id = index.saturating_mul(event::PER_ENTRY).saturating_add(position);
+        }
+        Ok(Applied { replies, events, changes: self.take_changes(index) })
     }
 
     /// Hash over all changes ever applied; equal on all replicas at the same index.
@@ -262,12 +276,16 @@ impl State {
             origins::Seen::Refused(reject) => return reject.into(),
             origins::Seen::Never => {}
         }
+        let clue = command.as_ref().and_then(|command| self.clue(command));
         let executed = match command {
             Some(command) => self.execute(context, command),
             None => reject(RejectCode::Invalid, format!("the command is longer than {COMMAND_MAX_BYTES} bytes")),
         };
         let reply = executed.unwrap_or_else(Reply::from);
         self.remember_reply(origin, &reply);
+        if let Some(clue) = clue {
+            self.tell(context, clue, &reply);
+        }
         reply
     }
 

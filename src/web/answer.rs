@@ -113,6 +113,9 @@ impl From<ApiError> for Problem {
 impl IntoResponse for Problem {
     fn into_response(self) -> Response {
         let mut response = json(self.status, &Envelope::<()>::error(self.error));
+        if self.status == StatusCode::UNAUTHORIZED {
+            response.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+        }
         if let Some(reason) = self.refused {
             response.extensions_mut().insert(Refused(reason));
         }
@@ -301,7 +304,14 @@ pub(super) async fn no_such_method() -> Problem {
     .counted("method")
 }
 
-/// Answer of the port to what only the socket does.
+/// Answer of the public port to what needs a key.
+pub(super) async fn admin_only() -> Problem {
+    let message = "this is done at the admin port, with a key, or over the agent's own socket";
+    let hint = "run the command on that machine, or over its socket: ssh HOST sudo hive …; or with a key: hive --url http://HOST:8093 …";
+    Problem::new(StatusCode::FORBIDDEN, ErrorCode::Forbidden, message, hint).counted("local_only")
+}
+
+/// Answer of the ports to what only the socket does.
 pub(super) async fn local_only() -> Problem {
     let message = "this is done over the agent's own socket only, not over the port";
     let hint = "run the command on that machine, or over its socket: ssh HOST sudo hive …";

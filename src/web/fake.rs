@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -11,16 +11,17 @@ use futures::future::BoxFuture;
 use sha2::{Digest as _, Sha256};
 
 use super::node::{
-    Answer, ByteStream, Download, HistoryQuery, Holder, ImportAbout, JobQuery, LegacyRead, LogQuery, LogStream,
-    NodeApi, SessionQuery,
+    Answer, ByteStream, Download, EventQuery, HistoryQuery, Holder, ImportAbout, JobQuery, LegacyRead, LogQuery,
+    LogStream, NodeApi, SessionQuery,
 };
 use crate::api::legacy::{Call, Completed, QueueRequest, Queued, Registered, Registration, Told, WorkTold};
 use crate::api::{
-    AddressClaim, ApiError, ApiResult, ArtifactView, AttemptView, Changed, ControlRequest, Coordinator, DoctorFacts,
-    DroneRequest, ErrorCode, Explanation, FleetView, Health, HistoryView, Identity, Imported, JobLine, JobView,
-    JoinRequest, LogFirstError, LogMatch, LogMatches, LogPhases, LogSearch, LogStatus, MemberState, MemberStatus,
-    NodePhase, NodeView, PackageList, PeersFile, PeersSelf, QueueStatus, RaftPart, RecoverReport, RecoverRequest,
-    SelfStatus, SessionList, SessionView, Status, StoredBlob, SubmitRequest, Submitted,
+    AccessView, AddressClaim, AdminKeyChanged, AdminKeyRequest, ApiError, ApiResult, ArtifactView, AttemptView,
+    Changed, ControlRequest, Coordinator, DoctorFacts, DroneRequest, ErrorCode, EventList, Explanation, FleetView,
+    Health, HistoryView, Identity, Imported, JobLine, JobView, JoinRequest, LogFirstError, LogMatch, LogMatches,
+    LogPhases, LogSearch, LogStatus, MemberState, MemberStatus, NodePhase, NodeView, PackageList, PeersFile, PeersSelf,
+    QueueStatus, RaftPart, RecoverReport, RecoverRequest, SelfStatus, SessionList, SessionView, Status, StoredBlob,
+    SubmitRequest, Submitted, TokenMade, TokenRequest, TokenView,
 };
 use crate::engine::access::Scope;
 use crate::engine::id::{EpochId, HiveId, JobId, PeerId, SessionId, Sha256Hash, Token, UnixMillis};
@@ -33,6 +34,8 @@ pub(crate) struct FakeNode {
     pub(super) ready: AtomicBool,
     pub(super) acts: Mutex<Vec<String>>,
     pub(super) keyring: Option<Keyring>,
+    /// Keys that it was asked about.
+    pub(super) compared: AtomicU64,
     /// How long it takes over some answers.
     pub(super) delay: Duration,
 }
@@ -42,6 +45,7 @@ impl FakeNode {
         Self {
             ready: AtomicBool::new(true),
             acts: Mutex::default(),
+            compared: AtomicU64::new(0),
             keyring: Some(Keyring::new(&Secret::from_bytes(b"b7c1a0ffee11d2d3b7c1a0ffee11d2d3"))),
             delay: Duration::ZERO,
         }
@@ -187,6 +191,7 @@ impl NodeApi for FakeNode {
     }
 
     fn holder(&self, key: &[u8]) -> Option<Holder> {
+        self.compared.fetch_add(1, Ordering::Relaxed);
         let (name, scope, drone) = match key {
             b"the-admin-key-of-the-fake" => ("the admin key", Scope::Admin, None),
             b"token-that-reads" => ("token eyes", Scope::Read, None),
@@ -402,6 +407,36 @@ impl NodeApi for FakeNode {
 
     fn legacy_read(&self, what: LegacyRead) -> Answer<'_, serde_json::Value> {
         good(serde_json::json!({ "asked": format!("{what:?}") }))
+    }
+
+    fn events(&self, query: EventQuery) -> Answer<'_, EventList> {
+        self.act(format!("{query:?}"));
+        self.later(EventList { events: Vec::new(), latest_id: query.since.unwrap_or(7) })
+    }
+
+    fn access(&self) -> Answer<'_, AccessView> {
+        self.later(AccessView::default())
+    }
+
+    fn change_admin_key(&self, request: AdminKeyRequest, by: String) -> Answer<'_, AdminKeyChanged> {
+        self.act(format!(
+            "admin key: {} by {by}",
+            if matches!(request, AdminKeyRequest::Rotate) { "rotate" } else { "other" }
+        ));
+        self.later(AdminKeyChanged { key: None, fingerprint: None, file: None, problem: None })
+    }
+
+    fn add_token(&self, request: TokenRequest, by: String) -> Answer<'_, TokenMade> {
+        self.act(format!("token {} added by {by}", request.name));
+        let TokenRequest { name, scope, drone, .. } = request;
+        let about =
+            TokenView { name, scope, drone, made_by: by, made_at: UnixMillis(0), expires_at: None, over: false };
+        self.later(TokenMade { token: "hive-token-00".to_owned(), about })
+    }
+
+    fn revoke_token(&self, name: String, by: String) -> Answer<'_, AccessView> {
+        self.act(format!("token {name} revoked by {by}"));
+        self.later(AccessView::default())
     }
 
     fn recover(&self, request: RecoverRequest) -> Answer<'_, RecoverReport> {

@@ -11,8 +11,9 @@ use uuid::Uuid;
 use super::Context;
 use super::access::Caller;
 use super::answer::{Handled, JsonBody, Params, Problem, stream_body};
-use super::node::{HistoryQuery, ImportAbout, SessionQuery};
-use crate::api::{CancelRequest, ControlRequest, DroneRequest};
+use super::node::{EventQuery, HistoryQuery, ImportAbout, SessionQuery};
+use crate::api::{AdminKeyRequest, CancelRequest, ControlRequest, DroneRequest, TokenRequest};
+use crate::engine::event::EventKind;
 use crate::engine::id::SessionId;
 
 /// Sessions listed when nothing else is said.
@@ -127,6 +128,57 @@ pub(super) async fn history(State(context): State<Context>, Params(params): Para
         limit: params.limit.unwrap_or(LINES_DEFAULT).min(LINES_MAX),
     };
     Ok(context.answer(context.node.history(query).await))
+}
+
+#[derive(Deserialize)]
+pub(super) struct EventsParams {
+    since: Option<u64>,
+    #[serde(rename = "type")]
+    kind: Option<String>,
+    drone: Option<String>,
+    limit: Option<usize>,
+}
+
+pub(super) async fn events(State(context): State<Context>, Params(params): Params<EventsParams>) -> Handled {
+    let kind = params
+        .kind
+        .as_deref()
+        .map(|word| EventKind::from_word(word).ok_or_else(|| Problem::invalid("type: there is no such kind of event")));
+    let query = EventQuery {
+        since: params.since,
+        kind: kind.transpose()?,
+        drone: params.drone.map(short).transpose()?,
+        limit: params.limit.unwrap_or(LINES_DEFAULT).min(LINES_MAX),
+    };
+    Ok(context.answer(context.node.events(query).await))
+}
+
+pub(super) async fn access(State(context): State<Context>) -> Response {
+    context.answer(context.node.access().await)
+}
+
+pub(super) async fn change_admin_key(
+    State(context): State<Context>,
+    Extension(caller): Extension<Caller>,
+    JsonBody(request): JsonBody<AdminKeyRequest>,
+) -> Response {
+    context.answer(context.node.change_admin_key(request, caller.name).await)
+}
+
+pub(super) async fn add_token(
+    State(context): State<Context>,
+    Extension(caller): Extension<Caller>,
+    JsonBody(request): JsonBody<TokenRequest>,
+) -> Response {
+    context.answer(context.node.add_token(request, caller.name).await)
+}
+
+pub(super) async fn revoke_token(
+    State(context): State<Context>,
+    Extension(caller): Extension<Caller>,
+    Path(name): Path<String>,
+) -> Handled {
+    Ok(context.answer(context.node.revoke_token(short(name)?, caller.name).await))
 }
 
 #[derive(Deserialize)]

@@ -14,13 +14,16 @@ use std::collections::{BTreeMap, VecDeque};
 use std::net::{IpAddr, Ipv6Addr};
 use std::sync::{Mutex, PoisonError};
 
+use axum::extract::{Extension, Query, Request, State};
 use axum::http::header::{self, HeaderName};
 use axum::http::{HeaderMap, HeaderValue, StatusCode, Uri};
+use axum::middleware::Next;
+use axum::response::{IntoResponse, Response};
 use ipnet::IpNet;
 
 use super::Context;
 use super::access::Caller;
-use super::answer::Problem;
+use super::answer::{Problem, Remote};
 use super::hive::{authority, is_ours};
 use super::node::Holder;
 use crate::api::ErrorCode;
@@ -33,6 +36,9 @@ pub const KEY_HEADER: HeaderName = HeaderName::from_static("x-admin-key");
 const FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
 /// Longest key that is looked at, bytes.
 const KEY_MAX: usize = 512;
+
+/// Paths of the build swarm's admin API, whose clients may name the key in the query.
+const QUERY_KEY_PATHS: &str = "/admin/api/";
 
 /// Failed tries of a source before it is held up.
 const TRIES_MAX: u32 = 5;
@@ -144,6 +150,67 @@ pub(super) fn open_to(context: &Context, remote: IpAddr) -> bool {
     rules.legacy_drones == LegacyDrones::Open && rules.legacy_networks.iter().any(|network| network.contains(&remote))
 }
 
+/// Lets a request through that comes with a key of this scope, and marks it with who asks. What changes something is logged before it
+/// happens. `admin`: it came to the admin port, where old clients of some paths put the key into the query.
+pub(super) async fn keyed(
+    State((context, needs, admin)): State<(Context, Scope, bool)>,
+    Extension(Remote(from)): Extension<Remote>,
+    mut request: Request,
+    next: Next,
+) -> Response {
+    let in_query = admin && request.uri().path().starts_with(QUERY_KEY_PATHS);
+    let query_key = in_query.then(|| key_of_query(request.uri())).flatten();
+    match authorize(&context, request.headers(), query_key.as_deref(), from, needs) {
+        Ok(caller) => {
+            note(&caller, &request);
+            request.extensions_mut().insert(caller);
+            next.run(request).await
+        }
+        Err(problem) => problem.into_response(),
+    }
+}
+
+fn key_of_query(uri: &Uri) -> Option<String> {
+    let Query(pairs) = Query::<Vec<(String, String)>>::try_from_uri(uri).ok()?;
+    pairs.into_iter().find(|(name, _)| name == "key").map(|(_, key)| key)
+}
+
+/// Logs what is about to be changed over the local socket.
+pub(super) async fn noted(Extension(caller): Extension<Caller>, request: Request, next: Next) -> Response {
+    note(&caller, &request);
+    next.run(request).await
+}
+
+fn note(caller: &Caller, request: &Request) {
+    if !request.method().is_safe() {
+        tracing::info!(by = caller.name, method = %request.method(), path = request.uri().path(), "asked to change something");
+    }
+}
+
+/// Refuses requests that call this node by a name that is not its own.
+pub(super) async fn own_name(State(context): State<Context>, request: Request, next: Next) -> Response {
+    match called_so(&context, request.headers()) {
+        Ok(()) => next.run(request).await,
+        Err(problem) => problem.into_response(),
+    }
+}
+
+/// Lets pages of listed origins read what everyone may read.
+pub(super) async fn share(State(context): State<Context>, request: Request, next: Next) -> Response {
+    let origins = &context.keeper.rules.cors_origins;
+    let origin = request.headers().get(header::ORIGIN).cloned();
+    let listed = origin.filter(|origin| origins.iter().any(|listed| listed.as_bytes() == origin.as_bytes()));
+    let mut response = next.run(request).await;
+    if !origins.is_empty() {
+        // Whether or not it is listed: a cache must not hand one page's answer to another.
+        response.headers_mut().append(header::VARY, HeaderValue::from_static("origin"));
+    }
+    if let Some(origin) = listed {
+        response.headers_mut().insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, origin);
+    }
+    response
+}
+
 fn identify(
     context: &Context,
     headers: &HeaderMap,
@@ -193,13 +260,8 @@ fn bearer(value: &[u8]) -> Option<&[u8]> {
 /// Refuses what a page of another site sends through somebody's browser: by a name that is not this node's (DNS rebinding), from
 /// another origin, or across sites.
 fn of_this_site(context: &Context, headers: &HeaderMap) -> Result<(), Problem> {
+    called_so(context, headers)?;
     let host = headers.get(header::HOST);
-    if !is_ours(host, &context.host_names) {
-        let message = "this node is not called that";
-        let hint = "use its address, or list the name in http_hosts";
-        let problem = Problem::new(StatusCode::MISDIRECTED_REQUEST, ErrorCode::Invalid, message, hint);
-        return Err(problem.counted("host"));
-    }
     let own_origin = headers.get_all(header::ORIGIN).iter().all(|origin| same_place(origin, host));
     let same_site = headers.get_all(FETCH_SITE).iter().all(|site| matches!(site.as_bytes(), b"same-origin" | b"none"));
     if own_origin && same_site {
@@ -207,6 +269,15 @@ fn of_this_site(context: &Context, headers: &HeaderMap) -> Result<(), Problem> {
     }
     let hint = "use the page of this node itself, or a program that is no browser";
     Err(forbidden("this request comes from a page of another site", hint).counted("origin"))
+}
+
+pub(super) fn called_so(context: &Context, headers: &HeaderMap) -> Result<(), Problem> {
+    if is_ours(headers.get(header::HOST), &context.host_names) {
+        return Ok(());
+    }
+    let message = "this node is not called that";
+    let hint = "use its address, or list the name in http_hosts";
+    Err(Problem::new(StatusCode::MISDIRECTED_REQUEST, ErrorCode::Invalid, message, hint).counted("host"))
 }
 
 /// Whether an origin names the host to which the request goes, port included. The scheme may differ: a proxy may speak TLS.
@@ -302,3 +373,6 @@ impl Tries {
         source
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -15,6 +15,7 @@ use futures::future::BoxFuture;
 use http_body_util::BodyExt as _;
 
 use super::answer::{CONTROL_BODY_MAX, Handled, Problem, Remote, read_body};
+use super::guard::called_so;
 use super::{Context, auth};
 use crate::api::{ErrorCode, JoinRequest};
 use crate::engine::id::PEER_ID_MAX_LEN;
@@ -54,12 +55,7 @@ where
     F: for<'a> FnOnce(&'a Context, &'a [u8]) -> BoxFuture<'a, Handled>,
 {
     let (parts, body) = request.into_parts();
-    if !is_ours(parts.headers.get(header::HOST), &context.host_names) {
-        let message = "this node is not called that";
-        let hint = "use its address, or the name that hive status shows";
-        let problem = Problem::new(StatusCode::MISDIRECTED_REQUEST, ErrorCode::Invalid, message, hint);
-        return Err(problem.counted("host"));
-    }
+    called_so(context, &parts.headers)?;
     let Some(keyring) = context.node.keyring() else {
         return Err(Problem::new(
             StatusCode::SERVICE_UNAVAILABLE,

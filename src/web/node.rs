@@ -12,12 +12,14 @@ use futures::stream::BoxStream;
 
 use crate::api::legacy::{Call, QueueRequest, Queued, Registered, Registration, Told};
 use crate::api::{
-    AddressClaim, ApiResult, ArtifactView, Changed, ControlRequest, DoctorFacts, DroneRequest, Explanation, FleetView,
-    Health, HistoryView, Identity, Imported, JobLine, JobView, JoinRequest, LogFirstError, LogMatches, LogPhases,
-    LogSearch, LogStatus, NodeView, PackageList, PeersFile, RecoverReport, RecoverRequest, SessionList, SessionView,
-    Status, StoredBlob, SubmitRequest, Submitted,
+    AccessView, AddressClaim, AdminKeyChanged, AdminKeyRequest, ApiResult, ArtifactView, Changed, ControlRequest,
+    DoctorFacts, DroneRequest, EventList, Explanation, FleetView, Health, HistoryView, Identity, Imported, JobLine,
+    JobView, JoinRequest, LogFirstError, LogMatches, LogPhases, LogSearch, LogStatus, NodeView, PackageList, PeersFile,
+    RecoverReport, RecoverRequest, SessionList, SessionView, Status, StoredBlob, SubmitRequest, Submitted, TokenMade,
+    TokenRequest,
 };
 use crate::engine::access::Scope;
+use crate::engine::event::EventKind;
 use crate::engine::id::{JobId, SessionId, Sha256Hash};
 use crate::engine::job::JobState;
 use crate::keyring::Keyring;
@@ -166,6 +168,19 @@ pub struct Download {
     pub bytes: ByteStream,
 }
 
+/// Which events to list.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct EventQuery {
+    /// Only those after this one, the oldest of them first to be had; none: the newest.
+    pub since: Option<u64>,
+    /// Only of this kind.
+    pub kind: Option<EventKind>,
+    /// Only those that concern this drone or node.
+    pub drone: Option<String>,
+    /// At most so many.
+    pub limit: usize,
+}
+
 /// Whose key a request came with.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Holder {
@@ -264,6 +279,16 @@ pub trait NodeApi: Send + Sync + 'static {
     fn legacy_queue(&self, request: QueueRequest, submitter: String) -> Answer<'_, Queued>;
     /// What its readers ask, in its shapes.
     fn legacy_read(&self, what: LegacyRead) -> Answer<'_, serde_json::Value>;
+    /// What happened, oldest first.
+    fn events(&self, query: EventQuery) -> Answer<'_, EventList>;
+    /// Who may control the hive from another machine.
+    fn access(&self) -> Answer<'_, AccessView>;
+    /// Changes the admin key.
+    fn change_admin_key(&self, request: AdminKeyRequest, by: String) -> Answer<'_, AdminKeyChanged>;
+    /// Makes a token.
+    fn add_token(&self, request: TokenRequest, by: String) -> Answer<'_, TokenMade>;
+    /// Revokes a token.
+    fn revoke_token(&self, name: String, by: String) -> Answer<'_, AccessView>;
     /// `hive recover`.
     fn recover(&self, request: RecoverRequest) -> Answer<'_, RecoverReport>;
 }

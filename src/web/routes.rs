@@ -15,12 +15,13 @@ use serde::Deserialize;
 
 use super::access::Caller;
 use super::answer::{
-    BLOB_MAX, Handled, JsonBody, Params, Problem, SUBMIT_BODY_MAX, count_refused, harden, local_only, no_such_method,
-    no_such_path, stream_body, within_time,
+    BLOB_MAX, Handled, JsonBody, Params, Problem, SUBMIT_BODY_MAX, admin_only, count_refused, harden, local_only,
+    no_such_method, no_such_path, stream_body, within_time,
 };
 use super::node::JobQuery;
-use super::{Context, bootstrap, farm, hive, legacy, logs, page};
+use super::{Context, bootstrap, farm, guard, hive, legacy, logs, page};
 use crate::api::{AddressClaim, ApiError, CancelRequest, ErrorCode, RecoverRequest, SubmitRequest};
+use crate::engine::access::Scope;
 use crate::engine::id::{JobId, Sha256Hash};
 use crate::engine::job::JobState;
 
@@ -38,9 +39,12 @@ pub(super) enum Door {
     Anyone,
     /// Whoever proves to know the secret.
     Secret,
-    /// Drones and operators of the Python swarm; the handler asks the guard, as the drone's name may stand in the body.
+    /// Drones and operators of the Python swarm, at both ports and the socket; the handler asks the guard, as the drone's name may stand
+    /// in the body.
     Legacy,
-    /// The local socket.
+    /// Whoever has a key with this scope, at the admin port.
+    Key(Scope),
+    /// The local socket alone.
     Local,
 }
 
@@ -110,7 +114,8 @@ fn inherited() -> Vec<Route> {
 }
 
 fn own() -> Vec<Route> {
-    use Door::{Anyone, Local, Secret};
+    use Door::{Anyone, Key, Local, Secret};
+    use Scope::{Admin, Queue};
     vec![
         read("/", Anyone, get(page::status)),
         read("/jobs/{id}", Anyone, get(page::job)),
@@ -135,6 +140,7 @@ fn own() -> Vec<Route> {
         read("/api/v2/sessions", Anyone, get(farm::sessions)),
         read("/api/v2/sessions/{which}", Anyone, get(farm::session)),
         read("/api/v2/fleet", Anyone, get(farm::fleet)),
+        read("/api/v2/events", Anyone, get(farm::events)),
         read("/api/v2/history", Anyone, get(farm::history)),
         read("/api/v2/build-stats/by-package", Anyone, get(farm::packages)),
         read("/bootstrap.sh", Anyone, get(bootstrap::script)),
@@ -145,18 +151,22 @@ fn own() -> Vec<Route> {
         write("/hive/join", Secret, post(hive::join)),
         read("/api/v2/peers", Anyone, get(peers)),
         read("/api/v2/identity", Anyone, get(identity)),
-        read("/api/v2/doctor", Local, get(doctor)),
-        read("/api/v2/listen", Local, get(listen)),
-        files(Method::POST, "/api/v2/jobs", Local, post(submit)),
-        write("/api/v2/jobs/{id}/cancel", Local, post(cancel)),
-        files(Method::POST, "/api/v2/queue/import", Local, post(farm::import)),
-        write("/api/v2/control", Local, post(farm::control)),
-        write("/api/v2/nodes/{name}/{action}", Local, post(farm::change_drone)),
-        write("/api/v2/sessions/{which}/cancel", Local, post(farm::cancel_session)),
-        write("/api/v2/identity/reset", Local, post(reset_identity)),
+        read("/api/v2/doctor", Key(Admin), get(doctor)),
+        read("/api/v2/listen", Key(Admin), get(listen)),
+        files(Method::POST, "/api/v2/jobs", Key(Queue), post(submit)),
+        write("/api/v2/jobs/{id}/cancel", Key(Queue), post(cancel)),
+        files(Method::POST, "/api/v2/queue/import", Key(Queue), post(farm::import)),
+        write("/api/v2/sessions/{which}/cancel", Key(Queue), post(farm::cancel_session)),
+        files(Method::PUT, "/api/v2/blobs", Key(Queue), put(store_blob)),
+        write("/api/v2/control", Key(Admin), post(farm::control)),
+        write("/api/v2/nodes/{name}/{action}", Key(Admin), post(farm::change_drone)),
+        write("/api/v2/identity/reset", Key(Admin), post(reset_identity)),
+        read("/api/v2/access", Local, get(farm::access)),
+        write("/api/v2/access/key", Local, post(farm::change_admin_key)),
+        write("/api/v2/access/tokens", Local, post(farm::add_token)),
+        write("/api/v2/access/tokens/{name}/revoke", Local, post(farm::revoke_token)),
         write("/api/v2/addresses", Local, post(claim_address)),
         write("/api/v2/recover", Local, post(recover)),
-        files(Method::PUT, "/api/v2/blobs", Local, put(store_blob)),
     ]
 }
 
@@ -171,23 +181,42 @@ fn assemble(context: Context, handler: impl Fn(Route) -> MethodRouter<Context>) 
     router.fallback(no_such_path).method_not_allowed_fallback(no_such_method).with_state(context)
 }
 
-/// What the port answers.
-pub(super) fn public(context: Context) -> Router {
-    // Said twice on purpose: a write that is entered for anyone by mistake stays away from the port.
-    let handler = |route: Route| match route.door {
-        Door::Anyone if route.method == Method::GET => route.handler,
+/// A route as a listener serves it over TCP; `admin`: at the port where keys count.
+fn over_tcp(context: &Context, admin: bool, route: Route) -> MethodRouter<Context> {
+    let keyed = |scope| from_fn_with_state((context.clone(), scope, admin), guard::keyed);
+    match route.door {
+        // Said twice on purpose: a write that is entered for anyone by mistake stays away from the ports.
+        Door::Anyone if route.method == Method::GET => {
+            route.handler.layer(from_fn_with_state(context.clone(), guard::share))
+        }
         Door::Secret | Door::Legacy => route.handler,
+        Door::Key(scope) if admin => route.handler.layer(keyed(scope)),
         // For every method that the path does not take from anyone.
+        Door::Key(_) => MethodRouter::new().fallback(admin_only),
         Door::Anyone | Door::Local => MethodRouter::new().fallback(local_only),
-    };
+    }
+}
+
+/// What the public port answers.
+pub(super) fn public(context: Context) -> Router {
     let counted = from_fn_with_state(context.clone(), count_refused);
-    assemble(context, handler).layer(from_fn(hive::named_host)).layer(counted).layer(map_response(harden))
+    let router = assemble(context.clone(), |route| over_tcp(&context, false, route));
+    router.layer(from_fn(hive::named_host)).layer(counted).layer(map_response(harden))
+}
+
+/// What the admin port answers.
+pub(super) fn admin(context: Context) -> Router {
+    let counted = from_fn_with_state(context.clone(), count_refused);
+    let own_name = from_fn_with_state(context.clone(), guard::own_name);
+    let router = assemble(context.clone(), |route| over_tcp(&context, true, route));
+    router.layer(own_name).layer(from_fn(hive::named_host)).layer(counted).layer(map_response(harden))
 }
 
 /// What the socket answers.
 pub(super) fn local(context: Context) -> Router {
     let counted = from_fn_with_state(context.clone(), count_refused);
-    assemble(context, |route| route.handler).layer(counted).layer(map_response(harden))
+    let handler = |route: Route| route.handler.layer(from_fn(guard::noted));
+    assemble(context, handler).layer(counted).layer(map_response(harden))
 }
 
 /// A job id in a path.
@@ -438,7 +467,7 @@ mod tests {
     #[tokio::test]
     async fn what_belongs_to_the_socket_does_nothing_on_the_port() {
         let site = Site::new();
-        for route in table().into_iter().filter(|route| route.door == Door::Local) {
+        for route in table().into_iter().filter(|route| matches!(route.door, Door::Local | Door::Key(_))) {
             let path = route.path.replace("{id}", &JOB.to_string());
             for method in ["GET", "POST", "PUT", "DELETE", "PATCH"] {
                 let got = site.ask(false, request(method, &path, "{}")).await;

@@ -56,8 +56,10 @@ const KEEPALIVE: Duration = Duration::from_secs(60);
 #[derive(Debug, thiserror::Error)]
 pub enum BindError {
     /// Somebody else has the port.
-    #[error("TCP port {} of HTTP is taken by {}; stop it, or choose another with --http", address.port(), ports::named(holder.as_ref()))]
+    #[error("TCP port {} of HTTP is taken by {}; stop it, or choose another with {flag}", address.port(), ports::named(holder.as_ref()))]
     PortTaken {
+        /// The flag that chooses it.
+        flag: &'static str,
         /// What was asked for.
         address: SocketAddr,
         /// Who holds it, where that can be told.
@@ -141,21 +143,25 @@ impl Meter {
 pub struct Bound {
     options: Options,
     public: TcpListener,
+    admin: Option<TcpListener>,
     local: UnixListener,
 }
 
-/// Binds the port and the socket. Within a Tokio runtime.
+/// Binds the ports and the socket. Within a Tokio runtime.
 pub fn bind(options: Options) -> Result<Bound, BindError> {
-    let address = options.http;
-    let public = listen(address).map_err(|source| {
-        if source.kind() == io::ErrorKind::AddrInUse {
-            BindError::PortTaken { address, holder: ports::holder(ports::Protocol::Tcp, address.port()) }
-        } else {
-            BindError::Port { address, source }
-        }
-    })?;
+    let open = |address: SocketAddr, flag| {
+        listen(address).map_err(|source| {
+            if source.kind() == io::ErrorKind::AddrInUse {
+                BindError::PortTaken { flag, address, holder: ports::holder(ports::Protocol::Tcp, address.port()) }
+            } else {
+                BindError::Port { address, source }
+            }
+        })
+    };
+    let public = open(options.http, "--http")?;
+    let admin = options.admin.map(|address| open(address, "--admin")).transpose()?;
     let local = listen_locally(&options.socket)?;
-    Ok(Bound { options, public, local })
+    Ok(Bound { options, public, admin, local })
 }
 
 fn listen(address: SocketAddr) -> io::Result<TcpListener> {
@@ -198,6 +204,7 @@ fn listen_locally(path: &Path) -> Result<UnixListener, BindError> {
 #[derive(Debug)]
 pub struct Handle {
     address: SocketAddr,
+    admin_address: Option<SocketAddr>,
     socket: PathBuf,
     stop: CancellationToken,
     tracker: TaskTracker,
@@ -207,6 +214,11 @@ impl Bound {
     /// The address of the public port, with the port number that was taken.
     pub fn address(&self) -> io::Result<SocketAddr> {
         self.public.local_addr()
+    }
+
+    /// The address at which the hive is controlled with a key, with the port number that was taken.
+    pub fn admin_address(&self) -> io::Result<Option<SocketAddr>> {
+        self.admin.as_ref().map(TcpListener::local_addr).transpose()
     }
 
     /// Answers from now on.
@@ -223,11 +235,16 @@ impl Bound {
             node,
         };
         let address = self.public.local_addr().unwrap_or(self.options.http);
-        let public = accept_public(self.public, routes::public(context.clone()), connections.clone());
-        let local = accept_local(self.local, routes::local(context), connections);
+        let admin_address = self.admin_address().ok().flatten();
+        let public = accept_tcp(self.public, routes::public(context.clone()), connections.clone());
         tasks::spawn("http", tracker.track_future(public));
+        if let Some(listener) = self.admin {
+            let admin = accept_tcp(listener, routes::admin(context.clone()), connections.clone());
+            tasks::spawn("admin-http", tracker.track_future(admin));
+        }
+        let local = accept_local(self.local, routes::local(context), connections);
         tasks::spawn("local-api", tracker.track_future(local));
-        Handle { address, socket: self.options.socket, stop, tracker }
+        Handle { address, admin_address, socket: self.options.socket, stop, tracker }
     }
 }
 
@@ -235,6 +252,11 @@ impl Handle {
     /// The address of the public port.
     pub fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// The address at which the hive is controlled with a key.
+    pub fn admin_address(&self) -> Option<SocketAddr> {
+        self.admin_address
     }
 
     /// Stops listening, lets answers under way end for most of a second, closes the rest, and removes the socket.
@@ -299,7 +321,7 @@ impl Connections {
     }
 }
 
-async fn accept_public(listener: TcpListener, router: Router, connections: Connections) {
+async fn accept_tcp(listener: TcpListener, router: Router, connections: Connections) {
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,

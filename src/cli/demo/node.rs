@@ -12,6 +12,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use crate::cli::client::{Client, Target};
 use crate::cli::output::Failure;
 use crate::cli::text::clean_lines;
+use crate::config::table::KEY_VARIABLES;
 
 /// Time for an agent to end when asked; it hands leadership over first.
 pub(super) const END_MS: u64 = 4_000;
@@ -85,13 +86,21 @@ impl Node {
         command.args(["--secret-file".as_ref(), self.root.join("shared_secret").as_os_str()]);
         command.args(["--socket".as_ref(), self.socket.as_os_str()]);
         command.args(["--name", &self.name, "--label", &self.name, "--helper", "none", "--interface", "lo"]);
-        command.args(["--listen-address", "127.0.0.1", "--http", &format!("127.0.0.1:{}", self.http)]);
+        command.args([
+            "--admin",
+            "none",
+            "--listen-address",
+            "127.0.0.1",
+            "--http",
+            &format!("127.0.0.1:{}", self.http),
+        ]);
         command.args(["--port", &self.port.to_string(), "--discovery-mdns", "off", "--discovery-legacy-v1", "off"]);
         for port in join.iter().filter(|port| **port != self.port) {
             command.args(["--join", &format!("127.0.0.1:{port}")]);
         }
         for (name, _) in std::env::vars_os() {
-            if name.to_string_lossy().starts_with("HIVE_") {
+            let name_text = name.to_string_lossy();
+            if name_text.starts_with("HIVE_") || KEY_VARIABLES.contains(&&*name_text) {
                 command.env_remove(name);
             }
         }

@@ -3,12 +3,13 @@
 use super::jobs::time;
 use super::{queue_line, role, state_cell};
 use crate::api::{
-    Changed, DecisionView, EtaView, FleetBuild, FleetDrone, FleetView, HistoryView, PackageList, SessionLine,
-    SessionList, SessionState, SessionView, words,
+    Changed, DecisionView, EtaView, EventList, FleetBuild, FleetDrone, FleetView, HistoryView, PackageList,
+    SessionLine, SessionList, SessionState, SessionView, words,
 };
 use crate::cli::text::{
     Cell, Colour, Paint, bytes, cell, clean, duration, left, painted, right, short_duration, table,
 };
+use crate::engine::event::EventKind;
 use crate::engine::job::{AttemptState, JobState};
 
 /// What an action changed.
@@ -37,6 +38,37 @@ fn phase_cell(phase: SessionState) -> Cell {
 
 fn done(line: &SessionLine) -> String {
     format!("{}/{}", line.completed_packages, line.total_packages)
+}
+
+/// `hive events`, one line each.
+pub(crate) fn events(list: &EventList, paint: Paint) -> String {
+    let mut text = String::new();
+    for event in &list.events {
+        let what = [event.drone.as_deref(), event.package.as_deref(), Some(event.message.as_str())];
+        let what: Vec<_> = what.into_iter().flatten().filter(|part| !part.is_empty()).map(clean).collect();
+        let kind = paint.paint(kind_colour(event.kind), &format!("{:<13}", event.kind.as_str()));
+        text.push_str(&format!("{}  {kind} {}\n", time(event.at), what.join("  ")));
+    }
+    text
+}
+
+fn kind_colour(kind: EventKind) -> Colour {
+    match kind {
+        EventKind::Complete => Colour::Good,
+        EventKind::Fail | EventKind::Grounded | EventKind::Blocked => Colour::Bad,
+        EventKind::Reclaim | EventKind::Stale | EventKind::MemberLeft | EventKind::Coordinator => Colour::Doubtful,
+        EventKind::Control | EventKind::Access | EventKind::Cancel | EventKind::Hive => Colour::Strong,
+        EventKind::Assign
+        | EventKind::Start
+        | EventKind::Return
+        | EventKind::Rebalance
+        | EventKind::Unblock
+        | EventKind::Register
+        | EventKind::Queue
+        | EventKind::Session
+        | EventKind::MemberJoined
+        | EventKind::Role => Colour::Dim,
+    }
 }
 
 /// `hive session list`.
