@@ -262,6 +262,33 @@ pub(super) async fn metrics(State(context): State<Context>, Params(params): Para
     answer(&context, LegacyRead::Metrics { since: params.since, node: params.node }).await
 }
 
+#[derive(Deserialize)]
+pub(super) struct FeedParams {
+    since: Option<u64>,
+    limit: Option<usize>,
+}
+
+pub(super) async fn events(State(context): State<Context>, Params(params): Params<FeedParams>) -> Answered {
+    answer(&context, LegacyRead::Events { since: params.since, limit: params.limit }).await
+}
+
+#[derive(Deserialize)]
+pub(super) struct PastEventsParams {
+    since: Option<f64>,
+    #[serde(rename = "type")]
+    kind: Option<String>,
+    drone: Option<String>,
+    limit: Option<usize>,
+}
+
+pub(super) async fn events_history(
+    State(context): State<Context>,
+    Params(params): Params<PastEventsParams>,
+) -> Answered {
+    let PastEventsParams { since, kind, drone, limit } = params;
+    answer(&context, LegacyRead::EventsHistory { since, kind, drone, limit }).await
+}
+
 pub(super) async fn drone_health(
     State(context): State<Context>,
     local: Option<Extension<Caller>>,

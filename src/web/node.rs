@@ -129,6 +129,24 @@ pub enum LegacyRead {
     DroneHealth,
     /// `portage-config`.
     PortageConfig,
+    /// `events`.
+    Events {
+        /// Those after this id.
+        since: Option<u64>,
+        /// At most so many.
+        limit: Option<usize>,
+    },
+    /// `events/history`.
+    EventsHistory {
+        /// Those after this time, seconds since 1970.
+        since: Option<f64>,
+        /// Only of this type.
+        kind: Option<String>,
+        /// Only of this drone.
+        drone: Option<String>,
+        /// At most so many.
+        limit: Option<usize>,
+    },
 }
 
 /// Which part of a log to stream.

@@ -92,6 +92,8 @@ fn inherited() -> Vec<Route> {
         read("/api/v1/build-stats/by-package", Anyone, get(legacy::packages)),
         read("/api/v1/versions", Anyone, get(legacy::versions)),
         read("/api/v1/metrics", Anyone, get(legacy::metrics)),
+        read("/api/v1/events", Anyone, get(legacy::events)),
+        read("/api/v1/events/history", Anyone, get(legacy::events_history)),
         read("/api/v1/portage-config", Anyone, get(legacy::portage_config)),
         read("/api/v1/drone-health", Legacy, get(legacy::drone_health)),
         read("/api/v1/work", Legacy, get(legacy::work)),

@@ -365,6 +365,13 @@ fn readers_of_the_old_swarm_find_every_field() {
         let metrics = read("metrics?since=0");
         check("metrics", &metrics, "timestamp:number history:list current_queue:map drones:map");
         assert!(!metrics["history"].as_array().expect("rows").is_empty());
+        let feed = read("events?limit=50");
+        check("events", &feed, "events:list latest_id:number");
+        check("event", &feed["events"][0], "id:number timestamp:number event_type:text message:text details:map");
+        let last = feed["latest_id"].as_u64().expect("a number");
+        assert_eq!(read(&format!("events?since={last}"))["events"], json!([]), "nothing after the newest");
+        let past = read("events/history?type=complete&drone=drone-a");
+        assert_eq!((&past["total"], &past["events"][0]["package"]), (&json!(1), &json!("=dev-libs/one-1")), "{past}");
         check("orchestrator", &read("orchestrator"), "ip:text name:text port:number");
         check("portage-config", &read("portage-config"), "portage_timestamp:text?");
         check("drone-health", &read("drone-health"), "drones:list");

@@ -10,15 +10,16 @@ use std::sync::{Arc, PoisonError};
 use serde_json::{Map, Value, json};
 
 use crate::agent::shared::Shared;
-use crate::agent::{past, sessions, views};
+use crate::agent::{events, past, sessions, views};
 use crate::api::{ApiResult, HistoryLine, MemberState, SessionLine};
 use crate::clock::{now_ms, unix_now};
+use crate::engine::event::{Event, EventKind};
 use crate::engine::forecast::remaining;
 use crate::engine::id::{PeerId, UnixMillis};
 use crate::engine::job::{Attempt, AttemptState, FailureClass, Job, JobState};
 use crate::engine::legacy::{OFFLINE_AFTER_MS, Vitals};
 use crate::engine::state::{DroneRecord, State};
-use crate::web::node::{HistoryQuery, LegacyRead, SessionQuery};
+use crate::web::node::{EventQuery, HistoryQuery, LegacyRead, SessionQuery};
 
 /// Packages named per state in the status.
 const NAMED_MAX: usize = 10;
@@ -26,6 +27,9 @@ const NAMED_MAX: usize = 10;
 const QUEUE_DEFAULT: usize = 10_000;
 /// Most rows of a list.
 const ROWS_MAX: usize = 100_000;
+/// Events listed when nothing else is said, and at most.
+const EVENTS_DEFAULT: usize = 200;
+const EVENTS_MAX: usize = 1_000;
 /// Sums over everything are worked out anew so often, milliseconds.
 const TOTALS_MS: u64 = 5_000;
 /// Sessions listed.
@@ -62,6 +66,14 @@ pub(in crate::agent) async fn read(shared: &Arc<Shared>, what: LegacyRead) -> Ap
             json!({ "drones": machines.iter().map(|machine| health(shared, machine)).collect::<Vec<_>>() })
         }
         LegacyRead::PortageConfig => portage_config(shared),
+        LegacyRead::Events { since, limit } => {
+            let limit = limit.unwrap_or(EVENTS_DEFAULT).min(EVENTS_MAX);
+            let list = events::find(shared, EventQuery { since, limit, ..EventQuery::default() }).await?;
+            json!({ "events": list.events.iter().map(event).collect::<Vec<_>>(), "latest_id": list.latest_id })
+        }
+        LegacyRead::EventsHistory { since, kind, drone, limit } => {
+            past_events(shared, since, kind, drone, limit).await?
+        }
         LegacyRead::Metrics { since, node } => metrics(shared, since, node.as_deref()).await,
     })
 }
@@ -485,6 +497,39 @@ fn health(shared: &Shared, machine: &Machine) -> Value {
         "grounded_until": until(record.grounded_until_ms),
         "upload_failures": record.upload_failures,
         "uploads_paused_until": until(record.uploads_paused_until_ms),
+    })
+}
+
+async fn past_events(
+    shared: &Shared,
+    since: Option<f64>,
+    kind: Option<String>,
+    drone: Option<String>,
+    limit: Option<usize>,
+) -> ApiResult<Value> {
+    let limit = limit.unwrap_or(EVENTS_DEFAULT).min(EVENTS_MAX);
+    // A word that the hive has no events of is no error: there are none.
+    let wanted = kind.as_deref().map(EventKind::from_word);
+    if wanted == Some(None) {
+        return Ok(json!({ "events": [], "total": 0 }));
+    }
+    let query = EventQuery { since: None, kind: wanted.flatten(), drone, limit };
+    let list = events::find(shared, query).await?;
+    let after = |event: &&Event| since.is_none_or(|since| seconds(event.at) > since);
+    let rows: Vec<Value> = list.events.iter().filter(after).map(event).collect();
+    Ok(json!({ "total": rows.len(), "events": rows }))
+}
+
+fn event(event: &Event) -> Value {
+    json!({
+        "id": event.id,
+        "timestamp": seconds(event.at),
+        "event_type": event.kind.as_str(),
+        "type": event.kind.as_str(),
+        "message": event.message,
+        "details": { "job": event.job, "session": event.session },
+        "drone_id": event.drone,
+        "package": event.package,
     })
 }
 
