@@ -189,9 +189,9 @@ pub(super) async fn change(shared: &Shared, request: AdminKeyRequest, by: String
     let path = &shared.config.admin_key_file;
     let kept = match &key {
         Some(key) => replace(path, key),
-        None => fs::remove_file(path).or_else(|error| match error.kind() {
-            io::ErrorKind::NotFound => Ok(()),
-            _ => Err(error),
+        None => fs::remove_file(path).or_else(|error| {
+            // There was none here.
+            if error.kind() == io::ErrorKind::NotFound { Ok(()) } else { Err(error) }
         }),
     };
     shared.notice("admin-key", None);

@@ -276,6 +276,9 @@ fn log_start(shared: &Shared) {
         state_dir = %shared.config.state_dir.display(),
         "listening"
     );
+    if let Some(admin) = shared.config.admin.filter(|admin| !admin.ip().is_loopback()) {
+        tracing::warn!(%admin, "the admin port speaks plain HTTP beyond this machine: whoever can listen there reads the key");
+    }
     if shared.me.secret_is_tentative {
         tracing::warn!(
             file = %shared.config.secret_file.display(),

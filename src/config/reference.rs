@@ -39,7 +39,7 @@ pub fn reference() -> String {
     for (variable, key, form) in INHERITED {
         let _ = write!(out, " `{variable}` sets `{key}` to `{}`;", form.replace("{}", "…"));
     }
-    out.push_str(" `SWARMV3_URL` is read by the commands like `HIVE_URL`.\n");
+    out.push_str(" `SWARMV3_URL` is read by the commands like `HIVE_URL`, `ADMIN_KEY` and `ADMIN_SECRET` like `HIVE_ADMIN_KEY`.\n");
     out
 }
 
