@@ -268,7 +268,7 @@ impl Replica {
     /// Sets `hive.db` aside and begins anew with nothing.
     pub(crate) async fn start_over(&self) -> Result<(), StoreError> {
         let _one_at_a_time = self.inner.applying.lock().await;
-        self.db().database().close().await;
+        self.db().close().await;
         set_aside(&self.inner.directory, hive_db::FILE)?;
         let (db, meta, _) = HiveDb::open(&self.inner.directory, self.inner.fatal.clone())?;
         *self.inner.db.write().unwrap_or_else(PoisonError::into_inner) = db;
@@ -300,7 +300,7 @@ impl Replica {
     }
 
     pub(crate) async fn close(&self) {
-        self.db().database().close().await;
+        self.db().close().await;
     }
 
     /// What the snapshot file that would be handed out now stands for, without making one.

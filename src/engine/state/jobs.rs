@@ -113,7 +113,8 @@ pub(super) struct Entry {
 
 #[derive(Clone, Debug, Default)]
 pub(super) struct Jobs {
-    pub(super) jobs: BTreeMap<JobId, Entry>,
+    /// Boxed: they are taken out and put back with every change, and would move their neighbours each time.
+    pub(super) jobs: BTreeMap<JobId, Box<Entry>>,
     pub(super) sessions: Sessions,
     pub(super) drones: Drones,
     pub(super) packages: Packages,
@@ -289,7 +290,7 @@ impl Jobs {
         self.sessions.add(&job);
         self.build_gate(&job);
         let urgency_ms = self.packages.expected_ms(job.spec.package());
-        let entry = Entry { work_hash: hash_of(&job.spec), urgency_ms, job };
+        let entry = Box::new(Entry { work_hash: hash_of(&job.spec), urgency_ms, job });
         self.index(&entry);
         let id = entry.job.spec.id;
         self.jobs.insert(id, entry);
@@ -444,13 +445,13 @@ impl Jobs {
         if job.spec.id != id {
             return Err("key and value name different jobs".to_owned());
         }
-        self.jobs.insert(id, Entry { work_hash: hash_of(&job.spec), urgency_ms: 0, job });
+        self.jobs.insert(id, Box::new(Entry { work_hash: hash_of(&job.spec), urgency_ms: 0, job }));
         Ok(())
     }
 
     /// All rows are there: makes the indexes.
     pub(super) fn loaded(&mut self) {
-        let entries: Vec<Entry> = std::mem::take(&mut self.jobs).into_values().collect();
+        let entries: Vec<Box<Entry>> = std::mem::take(&mut self.jobs).into_values().collect();
         let (mut open, mut dead) = (BTreeSet::new(), Vec::new());
         // What others wait for is looked up by state first; held jobs are found afterwards.
         for entry in &entries {
