@@ -14,7 +14,9 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use hive::consensus::{Consensus, Identity, Options};
-use hive::discovery::{self, BeaconContent, Discovery, DiscoveryHandle, HiveEpoch, LegacyMode, MemberContact, interfaces};
+use hive::discovery::{
+    self, BeaconContent, Discovery, DiscoveryHandle, HiveEpoch, LegacyMode, MemberContact, interfaces,
+};
 use hive::engine::beacon::BeaconState;
 use hive::engine::command::{Command, FEATURE_LEVEL, Progress, Reply};
 use hive::engine::id::{Epoch, HiveId, JobId, PeerId, Token};
@@ -181,7 +183,8 @@ impl Drone {
         let me = key.peer_id();
         let keyring = Keyring::new(&Secret::from_bytes(SECRET.as_bytes()));
         let local = LocalFacts { name: name.clone(), ..LocalFacts::default() };
-        let introduction = Introduction { key, keyring: keyring.clone(), incarnation: 1, local: local.clone(), policy: open_policy() };
+        let introduction =
+            Introduction { key, keyring: keyring.clone(), incarnation: 1, local: local.clone(), policy: open_policy() };
         let options =
             mesh::Options { port, listen_ips: vec![IpAddr::V4(HERE)], mdns: false, ..mesh::Options::default() };
         let (mesh, mut events) = mesh::start(options, introduction).await.expect("a mesh");
@@ -290,9 +293,9 @@ impl Drone {
             if !asking && asked_at.is_none_or(|at| at.elapsed() >= CONFIRM) {
                 let assigned = drone.consensus.replica().read(|state| drone.assigned(state));
                 begun.retain(|token| assigned.contains_key(token));
-                let waits = assigned.iter().filter(|(token, (_, state))| {
-                    *state == AttemptState::Assigned && !begun.contains(token)
-                });
+                let waits = assigned
+                    .iter()
+                    .filter(|(token, (_, state))| *state == AttemptState::Assigned && !begun.contains(token));
                 let asked: Vec<LeaseAsked> = waits
                     .map(|(token, (job, _))| LeaseAsked { job: *job, token: *token, phase: LeasePhase::Begins })
                     .take(LEASES_MAX)

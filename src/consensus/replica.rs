@@ -237,8 +237,10 @@ impl Replica {
             EntryPayload::Blank => {}
             EntryPayload::Normal(encoded) => {
                 let batch = decode_batch(at.index, &encoded.0).map_err(|halt| self.halt(halt))?;
+                let understood = self.read(|state| state.understand(at.index, &batch));
+                let understood = understood.map_err(|halt| self.halt(halt))?;
                 let mut state = self.inner.state.write().unwrap_or_else(PoisonError::into_inner);
-                applied = state.apply(at.index, &batch).map_err(|halt| self.halt(halt))?;
+                applied = state.carry_out(at.index, &batch, understood);
             }
             EntryPayload::Membership(new) => {
                 let stored = StoredMembership::new(Some(entry.log_id), new.clone());

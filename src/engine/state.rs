@@ -113,6 +113,10 @@ pub struct Applied {
     pub changes: Vec<Change>,
 }
 
+/// The commands of a batch, decoded; none for one that is too long.
+#[derive(Debug)]
+pub struct Understood(Vec<Option<Command>>);
+
 /// This replica cannot go on: the entry is not understood. Nothing was changed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("entry {index} cannot be applied: {why}")]
@@ -210,16 +214,21 @@ impl State {
     ///
     /// `index` must be greater than that of the entry before; entries that hold no batch (blank, membership) may lie between.
     pub fn apply(&mut self, index: u64, batch: &Batch) -> Result<Applied, Halt> {
-        let commands = self.understand(index, batch)?;
+        let understood = self.understand(index, batch)?;
+        Ok(self.carry_out(index, batch, understood))
+    }
+
+    /// The second half of [`apply`](Self::apply): the same batch, as it was [understood](Self::understand) by this state.
+    pub fn carry_out(&mut self, index: u64, batch: &Batch, understood: Understood) -> Applied {
         self.meta.hive_time_ms = self.meta.hive_time_ms.saturating_add(batch.elapsed_ms);
         let context = Context { at: batch.at };
         let replies = batch
             .proposals
             .iter()
-            .zip(commands)
+            .zip(understood.0)
             .map(|(proposal, command)| self.answer(context, &proposal.origin, command))
             .collect();
-        Ok(Applied { replies, changes: self.take_changes(index) })
+        Applied { replies, changes: self.take_changes(index) }
     }
 
     /// Hash over all changes ever applied; equal on all replicas at the same index.
@@ -227,9 +236,9 @@ impl State {
         self.chain.hash
     }
 
-    /// Decodes everything before anything is applied, so that a halt leaves no trace. A command that is only too long is
-    /// understood, as far as it takes to refuse it.
-    fn understand(&self, index: u64, batch: &Batch) -> Result<Vec<Option<Command>>, Halt> {
+    /// Decodes everything before anything is applied, so that a halt leaves no trace, and nobody who reads waits for it. A command that is
+    /// only too long is understood, as far as it takes to refuse it.
+    pub fn understand(&self, index: u64, batch: &Batch) -> Result<Understood, Halt> {
         let halt = |why: String| Halt { index, why };
         if batch.version != ENVELOPE_VERSION {
             let version = batch.version;
@@ -253,7 +262,7 @@ impl State {
             let command = proposal.decode();
             command.map(Some).map_err(|error| halt(format!("command {position}: {error}; upgrade hive here")))
         };
-        batch.proposals.iter().enumerate().map(decode).collect()
+        batch.proposals.iter().enumerate().map(decode).collect::<Result<_, _>>().map(Understood)
     }
 
     fn answer(&mut self, context: Context, origin: &Origin, command: Option<Command>) -> Reply {
