@@ -17,8 +17,9 @@ use serde_json::Value;
 use crate::Effort;
 use crate::client::{Client, socket_of};
 use crate::drones::Drones;
-use crate::harness::{Host, Lab, s};
+use crate::harness::{Agent, Host, Lab, s};
 use crate::hive_of::{coordinator, hive_of, watch};
+use crate::idle::{TICKS_PER_S, processor_ticks};
 use crate::row::{Judged, Row};
 
 /// The voters build nothing.
@@ -85,9 +86,10 @@ pub fn import_many(lab: &mut Lab, effort: Effort) -> Vec<Row> {
 
 /// Jobs per second from the queue to their accepted result, with native drones.
 pub fn native(lab: &mut Lab, effort: Effort) -> Vec<Row> {
-    let (hosts, _agents) = hive_of(lab, 3, &NO_BUILDS);
+    let (hosts, agents) = hive_of(lab, 3, &NO_BUILDS);
     let leader = &hosts[coordinator(&hosts)];
-    let (jobs, drones, slots) = (effort.pick(60_000, 1_000), 4, 256);
+    // As many slots as keep the hive busy; a drone asks for at most 1,280 leases a second.
+    let (jobs, drones, slots) = (effort.pick(60_000, 1_000), 3, 400);
     import(leader, "measured", jobs);
     let scratch = leader.state().with_file_name("drones");
     let drones_joined = Drones::join(leader, &scratch, drones, slots);
@@ -95,6 +97,8 @@ pub fn native(lab: &mut Lab, effort: Effort) -> Vec<Row> {
     let first = watch("the first results", s(60), Duration::from_millis(2), || {
         Some(received(leader)).filter(|received| *received > 0)
     });
+    let pids: Vec<u32> = agents.iter().map(Agent::pid).collect();
+    let ticks_before = (ticks(&pids), processor_ticks(std::process::id()));
     let (began, mut last) = (Instant::now(), (Instant::now(), first));
     let mut rates = Vec::new();
     let span = Duration::from_millis(effort.pick(1_000, 100));
@@ -110,6 +114,10 @@ pub fn native(lab: &mut Lab, effort: Effort) -> Vec<Row> {
         assert!(began.elapsed() < deadline, "{now} of {jobs} jobs within {deadline:?}");
     };
     let rate = (jobs as u64 - first) as f64 / (done - began).as_secs_f64();
+    // What other work on the machine does not change.
+    let per_job_us = |ticks: u64| ticks as f64 / TICKS_PER_S * 1e6 / (jobs as u64 - first) as f64;
+    let of_voters = per_job_us(ticks(&pids) - ticks_before.0);
+    let of_drones = per_job_us(processor_ticks(std::process::id()) - ticks_before.1);
     let wrong = reconcile(&hosts, jobs, &drones_joined);
     vec![
         Row::new("native dispatch and completion", "jobs/s", vec![rate])
@@ -117,7 +125,14 @@ pub fn native(lab: &mut Lab, effort: Effort) -> Vec<Row> {
             .note(format!("three voters, {drones} drones of {slots} slots, {jobs} jobs"))
             .wrong(wrong),
         Row::new("the same in pieces of the time", "jobs/s", rates),
+        Row::new("processor time per job: three voters", "µs", vec![of_voters]),
+        Row::new("processor time per job: the drones", "µs", vec![of_drones]),
     ]
+}
+
+/// Processor time of all of them, in ticks.
+fn ticks(pids: &[u32]) -> u64 {
+    pids.iter().map(|pid| processor_ticks(*pid)).sum()
 }
 
 /// What the drones were told and what every voter has must be the same.
@@ -147,7 +162,7 @@ pub fn status_under_load(lab: &mut Lab, effort: Effort) -> Vec<Row> {
     let scratch = leader.state().with_file_name("drones");
     // What is dispatched comes on top, so that as many wait all the time.
     import(leader, "second", effort.pick(60_000, 4_000));
-    let _drones = Drones::join(leader, &scratch, 4, effort.pick(256, 16));
+    let _drones = Drones::join(leader, &scratch, 3, effort.pick(400, 16));
     watch("the first results", s(60), Duration::from_millis(2), || {
         Some(received(leader)).filter(|received| *received > 0)
     });

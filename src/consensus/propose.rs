@@ -45,6 +45,8 @@ const FORWARD_TIMEOUT: Duration = Duration::from_secs(2);
 /// A proposal that waits for the batcher.
 struct Waiting {
     proposal: Proposal,
+    /// Written by this process, so that it is understood here.
+    own: bool,
     answer: oneshot::Sender<Answer>,
 }
 
@@ -293,7 +295,7 @@ async fn propose_group(core: &Arc<Core>, group: &[Command], sent: &mut bool) -> 
 async fn ask(core: &Arc<Core>, leader: Option<PeerId>, proposals: Vec<Proposal>) -> Vec<Answer> {
     let here = core.node().is_some_and(|node| node.raft.is_leader());
     match leader {
-        _ if here => ask_batcher(core, proposals).await,
+        _ if here => ask_batcher(core, proposals, true).await,
         Some(leader) if leader != core.identity.peer_id => {
             let Some(hive) = core.replica.status().hive else { return Vec::new() };
             let mut status = core.status.subscribe();
@@ -346,11 +348,11 @@ async fn call(callers: &Callers, leader: &PeerId, group: &mut [Forwarded]) -> io
     if answers.len() == asked { Ok(answers) } else { Err(io::Error::other("the leader answered something else")) }
 }
 
-async fn ask_batcher(core: &Arc<Core>, proposals: Vec<Proposal>) -> Vec<Answer> {
+async fn ask_batcher(core: &Arc<Core>, proposals: Vec<Proposal>, own: bool) -> Vec<Answer> {
     let mut pending = Vec::with_capacity(proposals.len());
     for proposal in proposals {
         let (answer, answered) = oneshot::channel();
-        if core.proposals.tx.send(Waiting { proposal, answer }).await.is_err() {
+        if core.proposals.tx.send(Waiting { proposal, own, answer }).await.is_err() {
             return Vec::new();
         }
         pending.push(answered);
@@ -370,7 +372,7 @@ pub(crate) async fn answer(core: Arc<Core>, peer: PeerId, body: Vec<u8>) -> Vec<
             if count > BATCH_COMMANDS_MAX || proposals.iter().any(|proposal| proposal.origin.peer_id != peer) {
                 vec![Answer::Refused("the proposals name another origin, or are too many".to_owned()); count]
             } else if core.node().is_some_and(|node| node.raft.is_leader()) {
-                ask_batcher(&core, proposals).await
+                ask_batcher(&core, proposals, false).await
             } else {
                 vec![Answer::NotLeader(core.status.borrow().leader.clone()); count]
             }
@@ -441,6 +443,10 @@ async fn submit(core: &Arc<Core>, group: Vec<Waiting>, elapsed: &mut Elapsed, sl
     // An entry that is not understood stops every replica, so this one looks before it appends.
     let mut understood = Vec::with_capacity(group.len());
     for waiting in group {
+        if waiting.own {
+            understood.push(waiting);
+            continue;
+        }
         match waiting.proposal.decode() {
             Ok(_) => understood.push(waiting),
             Err(error) => drop(waiting.answer.send(Answer::Refused(error.to_string()))),

@@ -69,14 +69,15 @@ pub mod table {
     pub const DRONES: u8 = 4;
     /// Key: SessionId. Value: `Session`.
     pub const SESSIONS: u8 = 5;
-    /// Key: JobId. Value: `Job`. All that are not over, and the newest that are.
+    /// Key: position in the order of submission (8 bytes, big-endian), so that neighbours in the queue are neighbours on the disk. Value:
+    /// `Job`. All that are not over, and the newest that are.
     pub const JOBS: u8 = 6;
     /// Key: PeerId. Value: incarnation and highest sequence number of its proposals.
     pub const ORIGINS: u8 = 7;
     /// Key: PeerId, a zero byte, slot (2 bytes, big-endian). Value: sequence number and reply.
     pub const REPLIES: u8 = 8;
-    /// Key: JobId, position in the order of ending (8 bytes, big-endian), 1 when it was received, else 0. Value: `Job`. Written,
-    /// never read back here.
+    /// Key: position in the order of ending (8 bytes, big-endian), 1 when it was received, else 0, JobId. Value: `Job`. Written, never
+    /// read back here.
     pub const HISTORY: u8 = 9;
     /// Key: package without its version. Value: `PackageRecord`.
     pub const PACKAGES: u8 = 10;

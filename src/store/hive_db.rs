@@ -457,6 +457,44 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn rows_gather_and_the_last_value_of_each_is_written_with_its_position() {
+        let directory = tempfile::tempdir().expect("temporary directory");
+        let (db, ..) = HiveDb::open(directory.path(), FatalHook::exit()).expect("opens");
+        for index in 1..=100u8 {
+            db.apply(vec![change(1, Some(index)), change(index, Some(7))], &meta(index.into())).await.expect("taken");
+        }
+        let sql = "SELECT count(*), max(value) FROM kv WHERE key = x'01'";
+        // Nobody asks: it is written by itself.
+        let until_ms = crate::clock::now_ms() + 10_000;
+        let mut ticks = tokio::time::interval(Duration::from_millis(10));
+        loop {
+            let reader = Connection::open(directory.path().join(FILE)).expect("opens");
+            let row = reader.query_row(sql, [], |row| Ok((row.get::<_, i64>(0)?, row.get::<_, Option<Vec<u8>>>(1)?)));
+            let row = row.expect("reads");
+            let position = read_meta(directory.path(), &reader).expect("reads");
+            if position.applied.is_some() {
+                assert_eq!(row, (1, Some(vec![100])), "never a part of it: {position:?}");
+                assert_eq!(position, meta(100));
+                break;
+            }
+            assert_eq!(row.0, 0);
+            assert!(crate::clock::now_ms() < until_ms, "nothing was written");
+            ticks.tick().await;
+        }
+        assert_eq!(db.point(57).await.expect("reads"), Some((2, meta(57).chain)), "every point of the chain is there");
+        let bytes = vec![0; PENDING_MAX_BYTES];
+        let large = Change { row: change(9, None).row, value: Some(bytes) };
+        db.apply(vec![large], &meta(101)).await.expect("written");
+        assert_eq!(db.pending.gathered().bytes, 0, "whoever brings too much waits for the writer");
+        db.close().await;
+        assert!(
+            matches!(db.apply(vec![change(2, None)], &meta(102)).await, Ok(())),
+            "taken, and dropped with the rest"
+        );
+        assert!(matches!(db.barrier().await, Err(StoreError::Closed)));
+    }
+
+    #[tokio::test]
     async fn history_travels_but_is_not_held_in_memory() {
         let directory = tempfile::tempdir().expect("temporary directory");
         let (db, ..) = HiveDb::open(directory.path(), FatalHook::exit()).expect("opens");
@@ -495,11 +533,14 @@ mod tests {
         let (db, ..) = HiveDb::open(directory.path(), FatalHook::exit()).expect("opens");
         let done = || db.database().exclusive(|connection| checkpoint(connection));
         db.apply(vec![change(1, Some(1))], &meta(1)).await.expect("queued");
+        db.flush().await.expect("written");
         assert!(done().await.expect("runs").expect("checkpoints"));
         db.apply(vec![change(1, Some(2))], &meta(2)).await.expect("queued");
+        db.flush().await.expect("written");
         let reader = Connection::open(directory.path().join(FILE)).expect("opens");
         reader.execute_batch("BEGIN; SELECT * FROM kv;").expect("reads");
         db.apply(vec![change(1, Some(3))], &meta(3)).await.expect("queued");
+        db.flush().await.expect("written");
         assert!(!done().await.expect("runs").expect("checkpoints"));
         db.barrier().await.expect("durable all the same");
         drop(reader);

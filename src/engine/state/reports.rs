@@ -120,7 +120,7 @@ impl State {
     /// A step of a live attempt that ends nothing. `step` changes the job only when it succeeds.
     fn advance(&mut self, id: JobId, step: impl FnOnce(&mut Job) -> Executed) -> Executed {
         let reply = self.jobs.update(&id, step).unwrap_or(Ok(Reply::Done))?;
-        self.dirty.insert(RowKey::Job(id));
+        self.touch_job(&id);
         Ok(reply)
     }
 
