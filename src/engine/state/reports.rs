@@ -19,7 +19,6 @@
 //! and after [`BLOCKS_MAX`] of them the job has failed; those for policy, and those made by hand, stay.
 
 use super::queue::{REASON_MAX_LEN, end_live};
-use super::rows::RowKey;
 use super::{Context, Executed, State, clip, reject};
 use crate::engine::command::{Progress, RejectCode, Reply};
 use crate::engine::grammar;
