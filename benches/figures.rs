@@ -25,6 +25,10 @@ mod harness;
 
 #[path = "figures/client.rs"]
 mod client;
+#[path = "figures/drones.rs"]
+mod drones;
+#[path = "figures/farm.rs"]
+mod farm;
 #[path = "figures/faults.rs"]
 mod faults;
 #[path = "figures/forming.rs"]
@@ -78,7 +82,7 @@ struct Figure {
     on_disk: bool,
 }
 
-const FIGURES: [Figure; 9] = [
+const FIGURES: [Figure; 12] = [
     Figure { name: "start", measure: forming::start_to_identity, deadline_s: (480, 90), in_short: true, on_disk: true },
     Figure {
         name: "twenty",
@@ -105,6 +109,9 @@ const FIGURES: [Figure; 9] = [
         in_short: true,
         on_disk: true,
     },
+    Figure { name: "native", measure: farm::native, deadline_s: (300, 120), in_short: true, on_disk: true },
+    Figure { name: "import", measure: farm::import_many, deadline_s: (480, 120), in_short: true, on_disk: true },
+    Figure { name: "status", measure: farm::status_under_load, deadline_s: (300, 120), in_short: true, on_disk: true },
     Figure { name: "idle", measure: idle::idle, deadline_s: (180, 90), in_short: true, on_disk: false },
 ];
 

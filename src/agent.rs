@@ -88,6 +88,10 @@ const TICK: Duration = Duration::from_millis(100);
 /// And so often while nothing is. What happens is an event and waits for no tick.
 const IDLE_TICK: Duration = Duration::from_millis(500);
 
+/// Looking at everything again because the state has moved pauses for so long: a busy hive commits hundreds of entries a second, and one
+/// look serves many of them.
+const APPLIED_PAUSE: Duration = Duration::from_millis(5);
+
 /// What happened, from inside the agent.
 #[derive(Debug)]
 pub enum Event {
@@ -261,6 +265,7 @@ impl Agent {
         let mut applied = self.shared.consensus.replica().watch();
         let mut leadership = self.shared.consensus.watch_leadership();
         let mut watchdog = startup::Watchdog::new();
+        let mut earliest = tokio::time::Instant::now();
         loop {
             let pause = if self.is_idle() { IDLE_TICK } else { TICK };
             tokio::select! {
@@ -274,11 +279,15 @@ impl Agent {
                     None => anyhow::bail!("the mesh has ended"),
                 },
                 Some(event) = inputs.builds.recv() => self.drone.on_build(&self.shared.clone(), event).await?,
-                _ = applied.changed() => {}
+                _ = async {
+                    tokio::time::sleep_until(earliest).await;
+                    applied.changed().await
+                } => {}
                 _ = leadership.changed() => {}
                 () = tokio::time::sleep(pause) => {}
             }
             self.tick().await?;
+            earliest = tokio::time::Instant::now() + APPLIED_PAUSE;
             watchdog.pet(now_ms());
         }
         self.stop().await;

@@ -23,6 +23,7 @@ mod hive;
 mod legacy;
 mod logs;
 mod page;
+mod recent;
 mod routes;
 mod serve;
 
@@ -88,6 +89,7 @@ struct Context {
     bootstrap: Arc<Bootstrap>,
     host_names: Arc<Vec<String>>,
     meter: Arc<serve::Meter>,
+    recent: Arc<recent::Recent>,
     /// See [`answer::REQUEST_TIMEOUT`].
     request_timeout: Duration,
 }
@@ -101,6 +103,7 @@ impl Context {
             bootstrap: Arc::new(Bootstrap::new(options.executable.clone())),
             host_names: Arc::new(options.host_names.clone()),
             meter,
+            recent: Arc::default(),
             request_timeout: answer::REQUEST_TIMEOUT,
         }
     }

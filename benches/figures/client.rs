@@ -13,6 +13,8 @@ use crate::harness::Host;
 
 /// Longer than any write may take.
 const TIMEOUT: Duration = Duration::from_secs(15);
+/// Longer than any import may take.
+const PATIENCE: Duration = Duration::from_secs(120);
 
 /// Where a host's socket lies as seen from outside of its mounts.
 pub fn socket_of(host: &Host) -> PathBuf {
@@ -34,12 +36,23 @@ impl Client {
     /// Status code and body. None when the connection broke.
     pub fn ask(&mut self, method: &str, path: &str, body: Option<&Value>) -> Option<(u16, Value)> {
         let body = body.map(Value::to_string).unwrap_or_default();
+        self.exchange(method, path, "application/json", body.as_bytes())
+    }
+
+    /// Sends these bytes.
+    pub fn send(&mut self, path: &str, kind: &str, body: &[u8]) -> Option<(u16, Value)> {
+        // However long it takes: that is what is measured.
+        self.stream.get_ref().set_read_timeout(Some(PATIENCE)).ok()?;
+        self.exchange("POST", path, kind, body)
+    }
+
+    fn exchange(&mut self, method: &str, path: &str, kind: &str, body: &[u8]) -> Option<(u16, Value)> {
         let head = format!(
-            "{method} {path} HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n",
+            "{method} {path} HTTP/1.1\r\nhost: localhost\r\ncontent-type: {kind}\r\ncontent-length: {}\r\n\r\n",
             body.len()
         );
         let stream = self.stream.get_mut();
-        stream.write_all(format!("{head}{body}").as_bytes()).ok()?;
+        stream.write_all(&[head.as_bytes(), body].concat()).ok()?;
         let mut line = String::new();
         self.stream.read_line(&mut line).ok()?;
         let code = line.split(' ').nth(1)?.parse().ok()?;

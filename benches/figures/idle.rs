@@ -9,9 +9,10 @@ use crate::hive_of::{hive_of, watch};
 use crate::row::{Judged, Row};
 
 /// Ticks of processor time per second, as `/proc` counts them on Linux.
-const TICKS_PER_S: f64 = 100.0;
+pub const TICKS_PER_S: f64 = 100.0;
 
-fn processor_ticks(pid: u32) -> u64 {
+/// Processor time that a process has used, in ticks.
+pub fn processor_ticks(pid: u32) -> u64 {
     let text = fs::read_to_string(format!("/proc/{pid}/stat")).expect("the agent runs");
     // The program's name is in parentheses and may hold spaces.
     let fields: Vec<&str> = text.rsplit(')').next().expect("fields").split_whitespace().collect();

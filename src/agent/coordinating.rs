@@ -44,6 +44,8 @@ const PREFETCH: u32 = 1;
 const PLAN_INTERVAL_MS: u64 = 200;
 /// The same without a job that waits or runs, milliseconds. A new one moves the state.
 const IDLE_PLAN_INTERVAL_MS: u64 = 2_000;
+/// Assignments of one plan that the log names.
+const ASSIGNED_SAID_MAX: usize = 16;
 /// Before the next plan when one was not committed, milliseconds; doubles.
 const PLAN_PAUSE_MS: u64 = 250;
 const PLAN_PAUSE_MAX_MS: u64 = 5_000;
@@ -153,9 +155,7 @@ impl Coordinating {
         if commands.is_empty() {
             return;
         }
-        for (job, drone) in &plan.report.assigned {
-            tracing::info!(%job, drone = %shared.name_of(drone), "assigning");
-        }
+        say_assigned(shared, &plan.report.assigned);
         for (job, why) in &plan.report.lost {
             tracing::warn!(%job, why, "giving up an attempt, or taking it back");
         }
@@ -218,6 +218,18 @@ impl Coordinating {
         if let Some(migration) = review.ask {
             ask_again(shared, migration);
         }
+    }
+}
+
+/// One line for each, unless they are so many that nobody reads them: `hive history` has them all.
+fn say_assigned(shared: &Shared, assigned: &BTreeMap<JobId, PeerId>) {
+    if assigned.len() > ASSIGNED_SAID_MAX {
+        let drones: std::collections::BTreeSet<&PeerId> = assigned.values().collect();
+        tracing::info!(jobs = assigned.len(), drones = drones.len(), "assigning");
+        return;
+    }
+    for (job, drone) in assigned {
+        tracing::info!(%job, drone = %shared.name_of(drone), "assigning");
     }
 }
 

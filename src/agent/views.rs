@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use std::net::SocketAddr;
 
 use super::condition;
-use super::shared::{Shared, StatusReport};
+use super::shared::{Shared, Soft, StatusReport};
 use crate::api::{
     AttemptView, Coordinator, JobLine, JobView, LogStatus, MemberState, MemberStatus, NodePhase, NodeView, PeersEntry,
     PeersFile, PeersSelf, QueueStatus, RaftPart, SelfStatus, Status,
@@ -14,7 +14,7 @@ use crate::api::{
 use crate::clock::{now_ms, unix_now};
 use crate::consensus::ConsensusStatus;
 use crate::discovery::LegacyPeerView;
-use crate::engine::id::PeerId;
+use crate::engine::id::{Epoch, HiveId, PeerId};
 use crate::engine::job::{Attempt, Job, JobState};
 use crate::engine::member::Member;
 use crate::engine::role::FOUNDER;
@@ -25,16 +25,22 @@ use crate::store::space::measure;
 pub(super) fn status(shared: &Shared) -> Status {
     let consensus = shared.consensus.status();
     let hive = shared.hive();
-    let mut members = member_list(shared, &consensus);
-    members.extend(legacy_list(shared));
-    members.sort_by(|left, right| left.name.cmp(&right.name));
     // Raft remembers the last leader; one that nobody has heard for a while coordinates nothing.
     let leads = consensus.quorum || consensus.age_ms() < COORDINATOR_SHOWN_MS;
-    let coordinator = consensus.leader.as_ref().filter(|_| leads).map(|peer| Coordinator {
-        name: shared.read(|state| state.name_of(peer).to_owned()),
+    // One look at the state: each may have to wait for an entry that is being applied.
+    let (known, leader_name, queue) = shared.read(|state| {
+        let known: Vec<Member> = state.members().cloned().collect();
+        let leader_name = consensus.leader.as_ref().map(|peer| state.name_of(peer).to_owned());
+        (known, leader_name, queue_status(state))
+    });
+    let coordinator = consensus.leader.as_ref().zip(leader_name).filter(|_| leads).map(|(peer, name)| Coordinator {
+        name,
         peer_id: peer.clone(),
         term: consensus.term,
     });
+    let mut members: Vec<MemberStatus> = known.iter().map(|member| member_status(shared, &consensus, member)).collect();
+    members.extend(legacy_list(shared));
+    members.sort_by(|left, right| left.name.cmp(&right.name));
     Status {
         hive_id: hive.map(|(hive_id, _)| hive_id),
         this: SelfStatus {
@@ -50,8 +56,8 @@ pub(super) fn status(shared: &Shared) -> Status {
         notices: condition::notices(shared, &consensus, &members),
         degraded: condition::degraded(shared, &consensus, &members),
         members,
-        log: log_status(shared),
-        queue: shared.read(queue_status),
+        log: log_status_of(&consensus, hive),
+        queue,
         as_of: unix_now(),
     }
 }
@@ -63,8 +69,10 @@ pub(super) fn phase(shared: &Shared) -> NodePhase {
 
 /// Where this node stands in the log.
 pub(super) fn log_status(shared: &Shared) -> LogStatus {
-    let consensus = shared.consensus.status();
-    let hive = shared.hive();
+    log_status_of(&shared.consensus.status(), shared.hive())
+}
+
+fn log_status_of(consensus: &ConsensusStatus, hive: Option<(HiveId, Epoch)>) -> LogStatus {
     LogStatus {
         epoch: hive.map_or(0, |(_, epoch)| epoch.counter),
         epoch_id: hive.map(|(_, epoch)| epoch.id),
@@ -101,18 +109,18 @@ pub(super) fn role_of(member: &Member) -> Option<String> {
     }
 }
 
-fn member_list(shared: &Shared, consensus: &ConsensusStatus) -> Vec<MemberStatus> {
-    let members: Vec<Member> = shared.read(|state| state.members().cloned().collect());
-    members.iter().map(|member| member_status(shared, consensus, member)).collect()
-}
-
 fn member_status(shared: &Shared, consensus: &ConsensusStatus, member: &Member) -> MemberStatus {
     let peer = &member.info.peer_id;
     let state = if member.left { MemberState::Left } else { shared.liveness(peer) };
-    let (report, heard_ms) = if *peer == shared.me.peer_id {
-        (Some(own_report(shared)), Some(now_ms()))
+    let (load, staging, heard_ms) = if *peer == shared.me.peer_id {
+        (Some(load_centi()), shared.staging.is_some(), Some(now_ms()))
     } else {
-        shared.soft(|soft| (soft.reports.get(peer).cloned(), soft.heard_ms.get(peer).copied()))
+        let look = |soft: &Soft| {
+            let report = soft.reports.get(peer);
+            (report.map(|report| report.load_centi), report.is_some_and(|report| report.staging))
+        };
+        let ((load, staging), heard_ms) = shared.soft(|soft| (look(soft), soft.heard_ms.get(peer).copied()));
+        (load, staging, heard_ms)
     };
     MemberStatus {
         name: member.display_name.clone(),
@@ -123,8 +131,8 @@ fn member_status(shared: &Shared, consensus: &ConsensusStatus, member: &Member) 
         raft: raft_part(consensus, member),
         version: member.info.version.clone(),
         last_seen_ms: heard_ms.map(|at| now_ms().saturating_sub(at)),
-        staging: report.as_ref().is_some_and(|report| report.staging),
-        load: report.map(|report| f64::from(report.load_centi) / 100.0),
+        staging,
+        load: load.map(|centi| f64::from(centi) / 100.0),
         cores: member.info.inventory.cpu_cores,
         founder: member.founder,
     }

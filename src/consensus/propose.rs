@@ -1,9 +1,10 @@
 //! Proposing from anywhere: numbered, batched by the leader, forwarded by everyone else, repeated until answered.
 //!
 //! A proposal keeps its number through every retry, so the state answers a repetition with the first reply. The leader puts up
-//! to 256 commands into one entry; while some entries are on their way to a majority, the next one fills up.
+//! to 256 commands into one entry; while some entries are on their way to a majority, the next one fills up. Who does not lead
+//! forwards at once while few requests are on their way to the leader; what comes meanwhile goes together in the next one.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::io;
 use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -30,6 +31,8 @@ use crate::transport::{decode, encode};
 const BATCH_MAX_BYTES: usize = 384 << 10;
 /// Entries on their way to a majority at once. More would only make each of them smaller.
 const BATCHES_IN_FLIGHT: usize = 4;
+/// Requests on their way to a leader at once, from one node.
+const FORWARDS_IN_FLIGHT: usize = 4;
 /// Proposals that may wait for the batcher.
 const WAITING_MAX: usize = 4_096;
 /// Distance between the oldest unanswered and the newest number: the state keeps 1,024 replies per node.
@@ -42,6 +45,8 @@ const FORWARD_TIMEOUT: Duration = Duration::from_secs(2);
 /// A proposal that waits for the batcher.
 struct Waiting {
     proposal: Proposal,
+    /// Written by this process, so that it is understood here.
+    own: bool,
     answer: oneshot::Sender<Answer>,
 }
 
@@ -71,6 +76,64 @@ pub(crate) struct Proposals {
     tx: mpsc::Sender<Waiting>,
     numbers: Arc<Numbers>,
     callers: Arc<Mutex<Option<HiveCallers>>>,
+    lanes: Arc<Mutex<Lanes>>,
+}
+
+/// Proposals that go to a leader together, and where each asker waits for its answers.
+struct Forwarded {
+    proposals: Vec<Proposal>,
+    answer: oneshot::Sender<Vec<Answer>>,
+}
+
+/// The way to one leader.
+#[derive(Default)]
+struct Lane {
+    under_way: usize,
+    waiting: VecDeque<Forwarded>,
+}
+
+/// By leader: what waits for one that has vanished does not keep its successor waiting.
+#[derive(Default)]
+struct Lanes(BTreeMap<PeerId, Lane>);
+
+impl Lanes {
+    /// What goes now, if anything may; else it waits.
+    fn enter(&mut self, leader: &PeerId, forwarded: Forwarded) -> Option<Vec<Forwarded>> {
+        let lane = self.0.entry(leader.clone()).or_default();
+        if lane.under_way >= FORWARDS_IN_FLIGHT {
+            lane.waiting.push_back(forwarded);
+            return None;
+        }
+        lane.under_way += 1;
+        Some(vec![forwarded])
+    }
+
+    /// A request has ended: what goes next in its place.
+    fn next(&mut self, leader: &PeerId) -> Option<Vec<Forwarded>> {
+        let lane = self.0.get_mut(leader)?;
+        let (mut group, mut commands, mut bytes) = (Vec::new(), 0, 0);
+        while let Some(next) = lane.waiting.pop_front() {
+            // Whoever asked has found another leader, or has no time left.
+            if next.answer.is_closed() {
+                continue;
+            }
+            commands += next.proposals.len();
+            bytes += next.proposals.iter().map(|proposal| proposal.command.len()).sum::<usize>();
+            if !group.is_empty() && (commands > BATCH_COMMANDS_MAX || bytes > BATCH_MAX_BYTES) {
+                lane.waiting.push_front(next);
+                break;
+            }
+            group.push(next);
+        }
+        if group.is_empty() {
+            lane.under_way -= 1;
+            if lane.under_way == 0 {
+                self.0.remove(leader);
+            }
+            return None;
+        }
+        Some(group)
+    }
 }
 
 /// Callers of one hive and epoch.
@@ -132,10 +195,14 @@ pub(crate) struct Batcher(mpsc::Receiver<Waiting>);
 
 pub(crate) fn channel() -> (Proposals, Batcher) {
     let (tx, rx) = mpsc::channel(WAITING_MAX);
-    (Proposals { tx, numbers: Arc::default(), callers: Arc::default() }, Batcher(rx))
+    (Proposals { tx, numbers: Arc::default(), callers: Arc::default(), lanes: Arc::default() }, Batcher(rx))
 }
 
 impl Proposals {
+    fn lanes(&self) -> MutexGuard<'_, Lanes> {
+        self.lanes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// A number for a proposal that does not go through the queue.
     pub(crate) fn take_number(&self) -> u64 {
         let mut state = self.numbers.state();
@@ -228,16 +295,13 @@ async fn propose_group(core: &Arc<Core>, group: &[Command], sent: &mut bool) -> 
 async fn ask(core: &Arc<Core>, leader: Option<PeerId>, proposals: Vec<Proposal>) -> Vec<Answer> {
     let here = core.node().is_some_and(|node| node.raft.is_leader());
     match leader {
-        _ if here => ask_batcher(core, proposals).await,
+        _ if here => ask_batcher(core, proposals, true).await,
         Some(leader) if leader != core.identity.peer_id => {
             let Some(hive) = core.replica.status().hive else { return Vec::new() };
             let mut status = core.status.subscribe();
             let replaced = status.wait_for(|status| status.leader.as_ref().is_some_and(|now| *now != leader));
             tokio::select! {
-                answered = forward(core, hive, &leader, proposals) => answered.unwrap_or_else(|error| {
-                    tracing::debug!(%leader, %error, "a proposal was not answered; it is sent again");
-                    Vec::new()
-                }),
+                answered = forward(core, hive, &leader, proposals) => answered,
                 // A leader that vanished does not answer; its successor is not kept waiting for that.
                 _ = replaced => Vec::new(),
             }
@@ -246,26 +310,49 @@ async fn ask(core: &Arc<Core>, leader: Option<PeerId>, proposals: Vec<Proposal>)
     }
 }
 
-async fn forward(
-    core: &Arc<Core>,
-    hive: (HiveId, Epoch),
-    leader: &PeerId,
-    proposals: Vec<Proposal>,
-) -> io::Result<Vec<Answer>> {
-    let callers = core.proposals.callers(core, hive);
-    let body = encode(&Request { proposals })?;
-    let (leader, runtime) = (leader.clone(), core.runtime.clone());
-    // The caller's task lives on the consensus thread, wherever the proposal was made.
-    let call = runtime.spawn(async move { callers.to(&leader).call(&leader, body, FORWARD_TIMEOUT).await });
-    let bytes = call.await.map_err(io::Error::other)??;
-    decode::<Response>(&bytes).map(|response| response.answers)
+/// No answers: it could not be asked, or did not answer.
+async fn forward(core: &Arc<Core>, hive: (HiveId, Epoch), leader: &PeerId, proposals: Vec<Proposal>) -> Vec<Answer> {
+    let (answer, answered) = oneshot::channel();
+    let group = core.proposals.lanes().enter(leader, Forwarded { proposals, answer });
+    if let Some(group) = group {
+        // On the consensus thread, wherever the proposal was made; ends by itself when nothing waits for this leader.
+        core.spawn("forward", run_lane(Arc::clone(core), hive, leader.clone(), group));
+    }
+    answered.await.unwrap_or_default()
 }
 
-async fn ask_batcher(core: &Arc<Core>, proposals: Vec<Proposal>) -> Vec<Answer> {
+async fn run_lane(core: Arc<Core>, hive: (HiveId, Epoch), leader: PeerId, mut group: Vec<Forwarded>) {
+    let callers = core.proposals.callers(&core, hive);
+    loop {
+        match call(&callers, &leader, &mut group).await {
+            Ok(answers) => {
+                let mut answers = answers.into_iter();
+                for (count, answer) in group.drain(..).map(|asked| (asked.proposals.len(), asked.answer)) {
+                    let _ = answer.send(answers.by_ref().take(count).collect());
+                }
+            }
+            // Dropping them tells whoever asked.
+            Err(error) => tracing::debug!(%leader, %error, "proposals were not answered; they are sent again"),
+        }
+        let Some(next) = core.proposals.lanes().next(&leader) else { return };
+        group = next;
+    }
+}
+
+async fn call(callers: &Callers, leader: &PeerId, group: &mut [Forwarded]) -> io::Result<Vec<Answer>> {
+    let proposals: Vec<Proposal> = group.iter_mut().flat_map(|asked| asked.proposals.iter().cloned()).collect();
+    let asked = proposals.len();
+    let body = encode(&Request { proposals })?;
+    let bytes = callers.to(leader).call(leader, body, FORWARD_TIMEOUT).await?;
+    let answers = decode::<Response>(&bytes)?.answers;
+    if answers.len() == asked { Ok(answers) } else { Err(io::Error::other("the leader answered something else")) }
+}
+
+async fn ask_batcher(core: &Arc<Core>, proposals: Vec<Proposal>, own: bool) -> Vec<Answer> {
     let mut pending = Vec::with_capacity(proposals.len());
     for proposal in proposals {
         let (answer, answered) = oneshot::channel();
-        if core.proposals.tx.send(Waiting { proposal, answer }).await.is_err() {
+        if core.proposals.tx.send(Waiting { proposal, own, answer }).await.is_err() {
             return Vec::new();
         }
         pending.push(answered);
@@ -285,7 +372,7 @@ pub(crate) async fn answer(core: Arc<Core>, peer: PeerId, body: Vec<u8>) -> Vec<
             if count > BATCH_COMMANDS_MAX || proposals.iter().any(|proposal| proposal.origin.peer_id != peer) {
                 vec![Answer::Refused("the proposals name another origin, or are too many".to_owned()); count]
             } else if core.node().is_some_and(|node| node.raft.is_leader()) {
-                ask_batcher(&core, proposals).await
+                ask_batcher(&core, proposals, false).await
             } else {
                 vec![Answer::NotLeader(core.status.borrow().leader.clone()); count]
             }
@@ -356,6 +443,10 @@ async fn submit(core: &Arc<Core>, group: Vec<Waiting>, elapsed: &mut Elapsed, sl
     // An entry that is not understood stops every replica, so this one looks before it appends.
     let mut understood = Vec::with_capacity(group.len());
     for waiting in group {
+        if waiting.own {
+            understood.push(waiting);
+            continue;
+        }
         match waiting.proposal.decode() {
             Ok(_) => understood.push(waiting),
             Err(error) => drop(waiting.answer.send(Answer::Refused(error.to_string()))),
@@ -419,6 +510,39 @@ mod tests {
         assert!(futures::poll!(&mut blocked).is_pending(), "the oldest is still open");
         drop(first);
         assert_eq!(blocked.await.numbers, 770..1_026);
+    }
+
+    fn forwarded(commands: usize) -> (Forwarded, oneshot::Receiver<Vec<Answer>>) {
+        let (answer, answered) = oneshot::channel();
+        let origin = Origin { peer_id: PeerId::new("n1"), incarnation: 1, sequence: 1 };
+        let proposal = Proposal { origin, version: ENVELOPE_VERSION, command: vec![0; 100] };
+        (Forwarded { proposals: vec![proposal; commands], answer }, answered)
+    }
+
+    #[test]
+    fn what_waits_for_a_leader_goes_together_and_nobody_waits_for_another_leader() {
+        let (mut lanes, leader, other) = (Lanes::default(), PeerId::new("a"), PeerId::new("b"));
+        for _ in 0..FORWARDS_IN_FLIGHT {
+            assert!(lanes.enter(&leader, forwarded(1).0).is_some(), "at once");
+        }
+        let mut waiting: Vec<_> = [1, 200, 55, 1]
+            .map(|commands| {
+                let (next, answered) = forwarded(commands);
+                assert!(lanes.enter(&leader, next).is_none(), "later");
+                answered
+            })
+            .into();
+        assert!(lanes.enter(&other, forwarded(1).0).is_some());
+        // Whoever has gone is left out.
+        waiting.remove(0);
+        let sizes = |group: Option<Vec<Forwarded>>| -> Vec<usize> {
+            group.into_iter().flatten().map(|asked| asked.proposals.len()).collect()
+        };
+        assert_eq!(sizes(lanes.next(&leader)), [200, 55, 1], "as many as one request holds");
+        for _ in 0..FORWARDS_IN_FLIGHT {
+            assert!(lanes.next(&leader).is_none());
+        }
+        assert!(lanes.next(&other).is_none() && lanes.0.is_empty(), "nothing stays behind");
     }
 
     #[test]

@@ -260,8 +260,10 @@ impl Replica {
             EntryPayload::Blank => {}
             EntryPayload::Normal(encoded) => {
                 let batch = decode_batch(at.index, &encoded.0).map_err(|halt| self.halt(halt))?;
+                let understood = self.read(|state| state.understand(at.index, &batch));
+                let understood = understood.map_err(|halt| self.halt(halt))?;
                 let mut state = self.inner.state.write().unwrap_or_else(PoisonError::into_inner);
-                applied = state.apply(at.index, &batch).map_err(|halt| self.halt(halt))?;
+                applied = state.carry_out(at.index, &batch, understood);
             }
             EntryPayload::Membership(new) => {
                 let stored = StoredMembership::new(Some(entry.log_id), new.clone());
@@ -294,7 +296,7 @@ impl Replica {
     /// Sets `hive.db` aside and begins anew with nothing.
     pub(crate) async fn start_over(&self) -> Result<(), StoreError> {
         let _one_at_a_time = self.inner.applying.lock().await;
-        self.db().database().close().await;
+        self.db().close().await;
         set_aside(&self.inner.directory, hive_db::FILE)?;
         let (db, meta, _) = HiveDb::open(&self.inner.directory, self.inner.fatal.clone())?;
         *self.inner.db.write().unwrap_or_else(PoisonError::into_inner) = db;
@@ -327,7 +329,7 @@ impl Replica {
     }
 
     pub(crate) async fn close(&self) {
-        self.db().database().close().await;
+        self.db().close().await;
     }
 
     /// What the snapshot file that would be handed out now stands for, without making one.

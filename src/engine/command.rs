@@ -263,11 +263,28 @@ impl Proposal {
         }
         let command: Command = ciborium::de::from_reader_with_recursion_limit(self.command.as_slice(), NESTING_MAX)
             .map_err(|error| NotUnderstood::Malformed(error.to_string()))?;
-        if encode(&command) == self.command {
-            Ok(command)
-        } else {
-            Err(NotUnderstood::Malformed("it holds something that this build does not know".to_owned()))
+        // Compared while it is written: no copy of it is made.
+        let mut rest = Expected(Some(&self.command));
+        match ciborium::into_writer(&command, &mut rest) {
+            Ok(()) if rest.0 == Some(&[]) => Ok(command),
+            Ok(()) | Err(_) => {
+                Err(NotUnderstood::Malformed("it holds something that this build does not know".to_owned()))
+            }
         }
+    }
+}
+
+/// Takes only what is written as expected. None: something else was written.
+struct Expected<'a>(Option<&'a [u8]>);
+
+impl std::io::Write for Expected<'_> {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0 = self.0.and_then(|rest| rest.strip_prefix(bytes));
+        if self.0.is_some() { Ok(bytes.len()) } else { Err(std::io::ErrorKind::InvalidData.into()) }
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
     }
 }
 

@@ -230,15 +230,57 @@ impl FromStr for Token {
     }
 }
 
+impl Token {
+    /// Its form in binary formats: the epoch and the counter, big-endian.
+    fn to_bytes(self) -> [u8; 24] {
+        let mut bytes = [0; 24];
+        bytes[..16].copy_from_slice(&self.epoch.0);
+        bytes[16..].copy_from_slice(&self.counter.to_be_bytes());
+        bytes
+    }
+
+    fn from_bytes(bytes: &[u8]) -> Option<Self> {
+        let (epoch, counter) = bytes.split_first_chunk::<16>()?;
+        Some(Self { epoch: EpochId(*epoch), counter: u64::from_be_bytes(counter.try_into().ok()?) })
+    }
+}
+
+/// Text for people, a byte string of 24 bytes in binary formats: it stands in every attempt and every report.
 impl Serialize for Token {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(self)
+        if serializer.is_human_readable() {
+            serializer.collect_str(self)
+        } else {
+            serializer.serialize_bytes(&self.to_bytes())
+        }
     }
 }
 
 impl<'de> Deserialize<'de> for Token {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        String::deserialize(deserializer)?.parse().map_err(de::Error::custom)
+        struct Either;
+
+        impl de::Visitor<'_> for Either {
+            type Value = Token;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a token: 24 bytes, or 32 hexadecimal digits, '-' and a number")
+            }
+
+            fn visit_str<E: de::Error>(self, text: &str) -> Result<Token, E> {
+                text.parse().map_err(E::custom)
+            }
+
+            fn visit_bytes<E: de::Error>(self, bytes: &[u8]) -> Result<Token, E> {
+                Token::from_bytes(bytes).ok_or_else(|| E::invalid_length(bytes.len(), &self))
+            }
+        }
+
+        if deserializer.is_human_readable() {
+            deserializer.deserialize_any(Either)
+        } else {
+            deserializer.deserialize_bytes(Either)
+        }
     }
 }
 

@@ -74,14 +74,15 @@ pub mod table {
     pub const DRONES: u8 = 4;
     /// Key: SessionId. Value: `Session`.
     pub const SESSIONS: u8 = 5;
-    /// Key: JobId. Value: `Job`. All that are not over, and the newest that are.
+    /// Key: position in the order of submission (8 bytes, big-endian), so that neighbours in the queue are neighbours on the disk. Value:
+    /// `Job`. All that are not over, and the newest that are.
     pub const JOBS: u8 = 6;
     /// Key: PeerId. Value: incarnation and highest sequence number of its proposals.
     pub const ORIGINS: u8 = 7;
     /// Key: PeerId, a zero byte, slot (2 bytes, big-endian). Value: sequence number and reply.
     pub const REPLIES: u8 = 8;
-    /// Key: JobId, position in the order of ending (8 bytes, big-endian), 1 when it was received, else 0. Value: `Job`. Written,
-    /// never read back here.
+    /// Key: position in the order of ending (8 bytes, big-endian), 1 when it was received, else 0, JobId. Value: `Job`. Written, never
+    /// read back here.
     pub const HISTORY: u8 = 9;
     /// Key: package without its version. Value: `PackageRecord`.
     pub const PACKAGES: u8 = 10;
@@ -119,6 +120,10 @@ pub struct Applied {
     /// What to write, in the same transaction as the applied index.
     pub changes: Vec<Change>,
 }
+
+/// The commands of a batch, decoded; none for one that is too long.
+#[derive(Debug)]
+pub struct Understood(Vec<Option<Command>>);
 
 /// This replica cannot go on: the entry is not understood. Nothing was changed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -219,13 +224,18 @@ impl State {
     ///
     /// `index` must be greater than that of the entry before; entries that hold no batch (blank, membership) may lie between.
     pub fn apply(&mut self, index: u64, batch: &Batch) -> Result<Applied, Halt> {
-        let commands = self.understand(index, batch)?;
+        let understood = self.understand(index, batch)?;
+        Ok(self.carry_out(index, batch, understood))
+    }
+
+    /// The second half of [`apply`](Self::apply): the same batch, as it was [understood](Self::understand) by this state.
+    pub fn carry_out(&mut self, index: u64, batch: &Batch, understood: Understood) -> Applied {
         self.meta.hive_time_ms = self.meta.hive_time_ms.saturating_add(batch.elapsed_ms);
         let context = Context { at: batch.at };
         let replies = batch
             .proposals
             .iter()
-            .zip(commands)
+            .zip(understood.0)
             .map(|(proposal, command)| self.answer(context, &proposal.origin, command))
             .collect();
         let mut events = std::mem::take(&mut self.told);
@@ -233,7 +243,7 @@ impl State {
         for (event, position) in events.iter_mut().zip(0..) {
             event.id = index.saturating_mul(event::PER_ENTRY).saturating_add(position);
         }
-        Ok(Applied { replies, events, changes: self.take_changes(index) })
+        Applied { replies, events, changes: self.take_changes(index) }
     }
 
     /// Hash over all changes ever applied; equal on all replicas at the same index.
@@ -241,9 +251,9 @@ impl State {
         self.chain.hash
     }
 
-    /// Decodes everything before anything is applied, so that a halt leaves no trace. A command that is only too long is
-    /// understood, as far as it takes to refuse it.
-    fn understand(&self, index: u64, batch: &Batch) -> Result<Vec<Option<Command>>, Halt> {
+    /// Decodes everything before anything is applied, so that a halt leaves no trace, and nobody who reads waits for it. A command that is
+    /// only too long is understood, as far as it takes to refuse it.
+    pub fn understand(&self, index: u64, batch: &Batch) -> Result<Understood, Halt> {
         let halt = |why: String| Halt { index, why };
         if batch.version != ENVELOPE_VERSION {
             let version = batch.version;
@@ -267,7 +277,7 @@ impl State {
             let command = proposal.decode();
             command.map(Some).map_err(|error| halt(format!("command {position}: {error}; upgrade hive here")))
         };
-        batch.proposals.iter().enumerate().map(decode).collect()
+        batch.proposals.iter().enumerate().map(decode).collect::<Result<_, _>>().map(Understood)
     }
 
     fn answer(&mut self, context: Context, origin: &Origin, command: Option<Command>) -> Reply {

@@ -49,13 +49,21 @@ enum Job {
     Close(oneshot::Sender<()>),
 }
 
+/// So long an answer about them is given again, milliseconds: it is asked for with every look at the status.
+const TIMINGS_KEPT_MS: u64 = 250;
+
 #[derive(Debug, Default)]
-struct Timings(Mutex<VecDeque<(u64, u64)>>);
+struct Timings {
+    /// When a commit was done, and how long it took.
+    samples: Mutex<VecDeque<(u64, u64)>>,
+    /// When the percentile was worked out last, and what it was.
+    answer: Mutex<Option<(u64, Option<u64>)>>,
+}
 
 impl Timings {
     fn add(&self, took_ms: u64) {
         let now_ms = clock::now_ms();
-        let mut samples = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut samples = self.samples.lock().unwrap_or_else(PoisonError::into_inner);
         if samples.len() >= TIMINGS_MAX {
             samples.pop_front();
         }
@@ -63,12 +71,23 @@ impl Timings {
     }
 
     fn p99_ms(&self) -> Option<u64> {
-        let oldest_ms = clock::now_ms().saturating_sub(TIMINGS_WINDOW_MS);
-        let samples = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut recent: Vec<u64> =
-            samples.iter().filter(|(at_ms, _)| *at_ms >= oldest_ms).map(|(_, took_ms)| *took_ms).collect();
+        let now_ms = clock::now_ms();
+        let mut answer = self.answer.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((_, known)) =
+            answer.filter(|(at_ms, known)| known.is_some() && now_ms.saturating_sub(*at_ms) < TIMINGS_KEPT_MS)
+        {
+            return known;
+        }
+        let oldest_ms = now_ms.saturating_sub(TIMINGS_WINDOW_MS);
+        let mut recent: Vec<u64> = {
+            let samples = self.samples.lock().unwrap_or_else(PoisonError::into_inner);
+            samples.iter().filter(|(at_ms, _)| *at_ms >= oldest_ms).map(|(_, took_ms)| *took_ms).collect()
+        };
         recent.sort_unstable();
-        recent.get((recent.len() * 99).div_ceil(100).checked_sub(1)?).copied()
+        let last = (recent.len() * 99).div_ceil(100).checked_sub(1);
+        let found = last.and_then(|last| recent.get(last).copied());
+        *answer = Some((now_ms, found));
+        found
     }
 }
 

@@ -1,12 +1,22 @@
-//! `hive.db`: the rows of the replicated state with the log point they stand for, in one transaction per applied entry.
+//! `hive.db`: the rows of the replicated state with the log point they stand for, always in one transaction.
 //!
-//! Commits survive the end of the process; a power cut may take back the last ones, and the log then repeats them. So the log
-//! is purged only after [`HiveDb::barrier`]. A snapshot is an online backup of this file; installing one reads its rows through
+//! ```text
+//!   apply ─► pending rows, the last value of each ─► after a quarter of a second, or a few MiB ─► one transaction
+//! ```
+//!
+//! A job's row changes with each of its steps, a reply's slot with each proposal of its node; written entry by entry, the same pages
+//! would go to the disk again and again, and that would be most of what a busy voter does. So rows gather for a moment, and the file
+//! stands for an entry that is a moment old. Nothing rests on it: what was committed is in the log, durable on a majority, and whoever
+//! ends, by a signal or a power cut, repeats from the log what its file lacks. So the log is purged only after
+//! [`HiveDb::barrier`]; whoever reads the file through this handle gets what is pending written first. A snapshot is an online backup of this file; installing one reads its rows through
 //! a connection of its own and never runs its schema. Values of the history table are never held in memory: there may be 100,000
 //! of them, and nobody needs them to go on.
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use rusqlite::{Connection, OpenFlags, OptionalExtension as _, params};
@@ -17,12 +27,24 @@ use super::raft_db::LogPoint;
 use super::{FatalHook, StoreError, sync_directory};
 use crate::engine::id::{Epoch, HiveId};
 use crate::engine::state::{Change, Row, table};
+use crate::tasks;
 use crate::transport::{decode, encode};
 
 /// Name of the file in the state directory.
 pub const FILE: &str = "hive.db";
 /// Points of the chain that are kept, so that a follower that was away can prove that it is on the same history.
 pub const POINTS_KEPT: u64 = 16_384;
+
+/// So long rows gather before they are written.
+const GATHER: Duration = Duration::from_millis(250);
+/// So many bytes of them are written at once, if the writer has nothing else to do.
+const PENDING_BYTES: usize = 4 << 20;
+/// With so many of them, whoever brings more waits for the writer.
+const PENDING_MAX_BYTES: usize = 16 << 20;
+/// Pages of the file that SQLite keeps in memory at most, KiB. Rows of jobs are spread over the whole file by their random ids.
+const CACHE_KIB: i64 = 16 << 10;
+/// Pages of the write-ahead log after which they are moved into the file: the same page is mostly changed many times before.
+const CHECKPOINT_PAGES: i64 = 4_000;
 
 const MIGRATIONS: Migrations = &["CREATE TABLE kv(tbl INTEGER NOT NULL, key BLOB NOT NULL, value BLOB NOT NULL,
          PRIMARY KEY(tbl, key)) STRICT, WITHOUT ROWID;
@@ -51,6 +73,46 @@ pub type Rows = Vec<(Row, Vec<u8>)>;
 pub struct HiveDb {
     db: Database,
     fatal: FatalHook,
+    pending: Arc<Pending>,
+}
+
+/// What was applied and is not written yet.
+#[derive(Debug, Default)]
+struct Pending {
+    gathered: Mutex<Gathered>,
+    /// Somebody waits for the moment to write it.
+    awaited: AtomicBool,
+    /// It was handed to the writer.
+    writing: AtomicBool,
+}
+
+#[derive(Debug, Default)]
+struct Gathered {
+    /// The last value of each row, none when it is deleted. In the order of keys, so that neighbours are written together.
+    rows: BTreeMap<Row, Option<Vec<u8>>>,
+    points: Vec<(LogPoint, [u8; 32])>,
+    /// What the file stands for with all of that; none when nothing is pending.
+    meta: Option<HiveMeta>,
+    bytes: usize,
+}
+
+impl Pending {
+    fn gathered(&self) -> MutexGuard<'_, Gathered> {
+        self.gathered.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Gathered {
+    fn add(&mut self, changes: Vec<Change>, meta: &HiveMeta) {
+        for Change { row, value } in changes {
+            let bytes = row.key.len() + value.as_ref().map_or(0, Vec::len);
+            let replaced = self.rows.insert(row, value);
+            let freed = replaced.map_or(0, |value| value.map_or(0, |value| value.len()));
+            self.bytes = (self.bytes + bytes).saturating_sub(freed);
+        }
+        self.points.extend(meta.applied.map(|at| (at, meta.chain)));
+        self.meta = Some(meta.clone());
+    }
 }
 
 fn damaged(path: &Path, what: impl ToString) -> StoreError {
@@ -83,8 +145,8 @@ fn write_meta(connection: &Connection, meta: &[u8]) -> rusqlite::Result<()> {
         .map(drop)
 }
 
-fn write_rows(connection: &Connection, changes: &[Change]) -> rusqlite::Result<()> {
-    for Change { row, value } in changes {
+fn write_rows(connection: &Connection, rows: &BTreeMap<Row, Option<Vec<u8>>>) -> rusqlite::Result<()> {
+    for (row, value) in rows {
         match value {
             Some(value) => connection
                 .prepare_cached(
@@ -113,6 +175,17 @@ fn write_point(connection: &Connection, at: LogPoint, chain: &[u8; 32]) -> rusql
     Ok(())
 }
 
+/// All of it; the caller's transaction keeps it together.
+fn write(connection: &Connection, gathered: &Gathered) -> rusqlite::Result<()> {
+    let Some(meta) = &gathered.meta else { return Ok(()) };
+    let meta = encode(meta).map_err(|error| rusqlite::Error::ToSqlConversionFailure(error.into()))?;
+    write_rows(connection, &gathered.rows)?;
+    for (at, chain) in &gathered.points {
+        write_point(connection, *at, chain)?;
+    }
+    write_meta(connection, &meta)
+}
+
 /// Opens a snapshot file for reading its rows; its schema's triggers and views are never run.
 fn open_snapshot(path: &Path) -> Result<Connection, StoreError> {
     let fail = |source| StoreError::Sqlite { path: path.to_owned(), source };
@@ -138,10 +211,15 @@ impl HiveDb {
         let path = directory.join(FILE);
         let (db, (meta, rows)) =
             Database::open(&path, Durability::Normal, MIGRATIONS, "hive-state-db", fatal.clone(), |connection| {
+                // Negative: KiB instead of pages.
+                let tune = connection
+                    .pragma_update(None, "cache_size", -CACHE_KIB)
+                    .and_then(|()| connection.pragma_update(None, "wal_autocheckpoint", CHECKPOINT_PAGES));
+                tune.map_err(StoreError::sqlite(&path))?;
                 make_durable(&path, connection)?;
                 Ok((read_meta(&path, connection)?, read_rows(&path, connection)?))
             })?;
-        Ok((Self { db, fatal }, meta, rows))
+        Ok((Self { db, fatal, pending: Arc::default() }, meta, rows))
     }
 
     /// The database underneath.
@@ -149,30 +227,70 @@ impl HiveDb {
         &self.db
     }
 
-    /// Queues the changes of one entry and what they lead to, to be written in one transaction.
+    /// Takes the changes of one entry and what they lead to. They are written a moment later, never apart from each other.
     pub async fn apply(&self, changes: Vec<Change>, meta: &HiveMeta) -> Result<(), StoreError> {
-        let bytes = encode(meta).map_err(|error| damaged(self.db.path(), error))?;
-        let point = meta.applied.map(|at| (at, meta.chain));
-        self.db
-            .submit(move |connection| {
-                write_rows(connection, &changes)?;
-                if let Some((at, chain)) = &point {
-                    write_point(connection, *at, chain)?;
+        let bytes = {
+            let mut gathered = self.pending.gathered();
+            gathered.add(changes, meta);
+            gathered.bytes
+        };
+        if !self.pending.awaited.swap(true, Ordering::AcqRel) {
+            let later = self.clone();
+            tasks::spawn("state rows", async move {
+                tokio::time::sleep(GATHER).await;
+                // Before they are taken: what arrives after that is awaited anew.
+                later.pending.awaited.store(false, Ordering::Release);
+                if let Err(error) = later.submit().await {
+                    tracing::debug!(%error, "rows are not written any more");
                 }
-                write_meta(connection, &bytes)?;
-                Ok(Box::new(|| {}) as Done)
-            })
-            .await
+            });
+        }
+        if bytes >= PENDING_MAX_BYTES {
+            self.flush().await
+        } else if bytes >= PENDING_BYTES && !self.pending.writing.load(Ordering::Relaxed) {
+            self.submit().await
+        } else {
+            Ok(())
+        }
     }
 
-    /// Makes everything queued before durable.
+    /// Hands what is pending to the writer.
+    async fn submit(&self) -> Result<(), StoreError> {
+        let pending = Arc::clone(&self.pending);
+        pending.writing.store(true, Ordering::Relaxed);
+        // Taken by the writer when its turn comes: what arrives until then goes along.
+        let taken = self.db.submit(move |connection| {
+            let gathered = std::mem::take(&mut *pending.gathered());
+            write(connection, &gathered)?;
+            Ok(Box::new(move || pending.writing.store(false, Ordering::Relaxed)) as Done)
+        });
+        taken.await
+    }
+
+    /// Writes what is pending, and returns when the file has it.
+    async fn flush(&self) -> Result<(), StoreError> {
+        self.submit().await?;
+        self.db.write(|_| Ok(())).await
+    }
+
+    /// Writes what is pending and closes the file.
+    pub async fn close(&self) {
+        if let Err(error) = self.submit().await {
+            tracing::debug!(%error, "the database was closed before");
+        }
+        self.db.close().await;
+    }
+
+    /// Makes everything applied before durable.
     pub async fn barrier(&self) -> Result<(), StoreError> {
+        self.submit().await?;
         let path = self.db.path().to_owned();
         self.db.exclusive(move |connection| make_durable(&path, connection)).await?
     }
 
-    /// Writes a copy of the database as it is after everything queued before, and says what it stands for.
+    /// Writes a copy of the database as it is after everything applied before, and says what it stands for.
     pub async fn backup(&self, target: &Path) -> Result<HiveMeta, StoreError> {
+        self.submit().await?;
         let path = target.to_owned();
         self.db
             .exclusive(move |connection| {
@@ -197,6 +315,7 @@ impl HiveDb {
         let bytes = encode(meta).map_err(|error| damaged(snapshot, error))?;
         let point = meta.applied.map(|at| (at, meta.chain));
         let (from, own) = (snapshot.to_owned(), self.db.path().to_owned());
+        self.submit().await?;
         let installed = self.db.exclusive(move |connection| {
             let source = open_snapshot(&from)?;
             let transaction = connection.transaction().map_err(StoreError::sqlite(&own))?;
@@ -227,6 +346,7 @@ impl HiveDb {
 
     /// The value of a row that is not in memory (history).
     pub async fn row(&self, row: Row) -> Result<Option<Vec<u8>>, StoreError> {
+        self.submit().await?;
         self.db
             .write(move |connection| {
                 connection
@@ -240,6 +360,7 @@ impl HiveDb {
 
     /// The chain at an index, with the term of the entry; none when it is too old or not there yet.
     pub async fn point(&self, index: u64) -> Result<Option<(u64, [u8; 32])>, StoreError> {
+        self.submit().await?;
         let index = index.cast_signed();
         let found: Option<(i64, Vec<u8>)> = self
             .db
@@ -329,10 +450,48 @@ mod tests {
         target.apply(vec![change(5, Some(5))], &meta(1)).await.expect("queued");
         let (snapshot_meta, _) = read_snapshot(&file).expect("reads");
         target.install(&file, &snapshot_meta).await.expect("installs");
-        target.database().close().await;
+        target.close().await;
         let (_, loaded, rows) = HiveDb::open(other.path(), FatalHook::exit()).expect("opens");
         assert_eq!(loaded, meta(2));
         assert_eq!(rows, vec![(Row { table: 3, key: vec![2] }, vec![9])]);
+    }
+
+    #[tokio::test]
+    async fn rows_gather_and_the_last_value_of_each_is_written_with_its_position() {
+        let directory = tempfile::tempdir().expect("temporary directory");
+        let (db, ..) = HiveDb::open(directory.path(), FatalHook::exit()).expect("opens");
+        for index in 1..=100u8 {
+            db.apply(vec![change(1, Some(index)), change(index, Some(7))], &meta(index.into())).await.expect("taken");
+        }
+        let sql = "SELECT count(*), max(value) FROM kv WHERE key = x'01'";
+        // Nobody asks: it is written by itself.
+        let until_ms = crate::clock::now_ms() + 10_000;
+        let mut ticks = tokio::time::interval(Duration::from_millis(10));
+        loop {
+            let reader = Connection::open(directory.path().join(FILE)).expect("opens");
+            let row = reader.query_row(sql, [], |row| Ok((row.get::<_, i64>(0)?, row.get::<_, Option<Vec<u8>>>(1)?)));
+            let row = row.expect("reads");
+            let position = read_meta(directory.path(), &reader).expect("reads");
+            if position.applied.is_some() {
+                assert_eq!(row, (1, Some(vec![100])), "never a part of it: {position:?}");
+                assert_eq!(position, meta(100));
+                break;
+            }
+            assert_eq!(row.0, 0);
+            assert!(crate::clock::now_ms() < until_ms, "nothing was written");
+            ticks.tick().await;
+        }
+        assert_eq!(db.point(57).await.expect("reads"), Some((2, meta(57).chain)), "every point of the chain is there");
+        let bytes = vec![0; PENDING_MAX_BYTES];
+        let large = Change { row: change(9, None).row, value: Some(bytes) };
+        db.apply(vec![large], &meta(101)).await.expect("written");
+        assert_eq!(db.pending.gathered().bytes, 0, "whoever brings too much waits for the writer");
+        db.close().await;
+        assert!(
+            matches!(db.apply(vec![change(2, None)], &meta(102)).await, Ok(())),
+            "taken, and dropped with the rest"
+        );
+        assert!(matches!(db.barrier().await, Err(StoreError::Closed)));
     }
 
     #[tokio::test]
@@ -347,7 +506,7 @@ mod tests {
         let other = tempfile::tempdir().expect("temporary directory");
         let (target, ..) = HiveDb::open(other.path(), FatalHook::exit()).expect("opens");
         target.install(&file, &meta(1)).await.expect("installs");
-        target.database().close().await;
+        target.close().await;
         let (target, _, rows) = HiveDb::open(other.path(), FatalHook::exit()).expect("opens");
         assert_eq!(rows, vec![(Row { table: 3, key: vec![1] }, vec![1]), (history, Vec::new())]);
         let stored = "SELECT length(value) FROM kv WHERE tbl = 9";
@@ -363,7 +522,7 @@ mod tests {
         let junk = directory.path().join("junk");
         std::fs::write(&junk, [9; 4_096]).expect("writes");
         assert!(db.install(&junk, &meta(2)).await.is_err());
-        db.database().close().await;
+        db.close().await;
         let (_, loaded, rows) = HiveDb::open(directory.path(), FatalHook::exit()).expect("opens");
         assert_eq!((loaded, rows.len()), (meta(1), 1));
     }
@@ -374,11 +533,14 @@ mod tests {
         let (db, ..) = HiveDb::open(directory.path(), FatalHook::exit()).expect("opens");
         let done = || db.database().exclusive(|connection| checkpoint(connection));
         db.apply(vec![change(1, Some(1))], &meta(1)).await.expect("queued");
+        db.flush().await.expect("written");
         assert!(done().await.expect("runs").expect("checkpoints"));
         db.apply(vec![change(1, Some(2))], &meta(2)).await.expect("queued");
+        db.flush().await.expect("written");
         let reader = Connection::open(directory.path().join(FILE)).expect("opens");
         reader.execute_batch("BEGIN; SELECT * FROM kv;").expect("reads");
         db.apply(vec![change(1, Some(3))], &meta(3)).await.expect("queued");
+        db.flush().await.expect("written");
         assert!(!done().await.expect("runs").expect("checkpoints"));
         db.barrier().await.expect("durable all the same");
         drop(reader);

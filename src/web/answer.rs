@@ -2,6 +2,8 @@
 //!
 //! Never done here: routing.
 
+use std::borrow::Cow;
+use std::future::Future;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
@@ -10,7 +12,7 @@ use axum::body::{Body, Bytes};
 use axum::extract::{FromRequest, FromRequestParts, Query, Request, State};
 use axum::http::header::{self, HeaderName};
 use axum::http::request::Parts;
-use axum::http::{HeaderMap, HeaderValue, StatusCode};
+use axum::http::{HeaderMap, HeaderValue, Method, StatusCode};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use futures::{Stream, StreamExt as _};
@@ -137,17 +139,37 @@ pub(super) async fn count_refused(State(context): State<Context>, request: Reque
 pub(super) type Handled = Result<Response, Problem>;
 
 fn json<T: Serialize>(status: StatusCode, value: &T) -> Response {
+    match text_of(value) {
+        Some(text) => (status, [(header::CONTENT_TYPE, "application/json")], text).into_response(),
+        None => StatusCode::INTERNAL_SERVER_ERROR.into_response(),
+    }
+}
+
+fn text_of<T: Serialize>(value: &T) -> Option<String> {
     match serde_json::to_string(value) {
-        Ok(text) => {
+        Ok(mut text) => {
             // Whoever asks with `curl` has it on a terminal.
-            let text = format!("{}\n", shown::json(&text));
-            (status, [(header::CONTENT_TYPE, "application/json")], text).into_response()
+            if let Cow::Owned(harmless) = shown::json(&text) {
+                text = harmless;
+            }
+            text.push('\n');
+            Some(text)
         }
         Err(error) => {
             tracing::error!(%error, "an answer cannot be written as JSON");
-            StatusCode::INTERNAL_SERVER_ERROR.into_response()
+            None
         }
     }
+}
+
+/// Notes that something may have been changed, when a request for that is answered.
+pub(super) async fn note_writes(State(context): State<Context>, request: Request, next: Next) -> Response {
+    let reads = matches!(*request.method(), Method::GET | Method::HEAD | Method::OPTIONS);
+    let response = next.run(request).await;
+    if !reads {
+        context.recent.wrote();
+    }
+    response
 }
 
 impl Context {
@@ -160,6 +182,25 @@ impl Context {
                 let Problem { status, error, .. } = Problem::from(error);
                 json(status, &Envelope::<()>::error(error).as_of(at, log))
             }
+        }
+    }
+
+    /// The same for what many look at: the last answer of this name is given again for a moment.
+    pub(super) async fn recent<T: Serialize>(
+        &self,
+        name: &'static str,
+        result: impl Future<Output = ApiResult<T>>,
+    ) -> Response {
+        let make = async {
+            let data = result.await?;
+            let text = text_of(&Envelope::ok(data).as_of(clock::unix_now(), self.node.log()));
+            let unwritable =
+                || ApiError::new(ErrorCode::Internal, "the answer cannot be written", "see the agent's log");
+            text.map(Bytes::from).ok_or_else(unwritable)
+        };
+        match self.recent.get(name, make).await {
+            Ok(body) => (StatusCode::OK, [(header::CONTENT_TYPE, "application/json")], body).into_response(),
+            Err(error) => self.answer::<()>(Err(error)),
         }
     }
 

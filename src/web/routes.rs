@@ -16,7 +16,7 @@ use serde::Deserialize;
 use super::access::Caller;
 use super::answer::{
     BLOB_MAX, Handled, JsonBody, Params, Problem, SUBMIT_BODY_MAX, admin_only, count_refused, harden, local_only,
-    no_such_method, no_such_path, stream_body, within_time,
+    no_such_method, no_such_path, note_writes, stream_body, within_time,
 };
 use super::node::JobQuery;
 use super::{Context, bootstrap, farm, guard, hive, legacy, logs, page};
@@ -180,7 +180,8 @@ fn assemble(context: Context, handler: impl Fn(Route) -> MethodRouter<Context>) 
         let timed = from_fn_with_state(context.clone(), within_time);
         router = router.route(path, if moves_files { handler } else { handler.layer(timed) });
     }
-    router.fallback(no_such_path).method_not_allowed_fallback(no_such_method).with_state(context)
+    let noted = from_fn_with_state(context.clone(), note_writes);
+    router.fallback(no_such_path).method_not_allowed_fallback(no_such_method).layer(noted).with_state(context)
 }
 
 /// A route as a listener serves it over TCP; `admin`: at the port where keys count.
@@ -249,7 +250,7 @@ async fn health(State(context): State<Context>) -> Response {
 }
 
 async fn status(State(context): State<Context>) -> Response {
-    context.answer(context.node.status().await)
+    context.recent("status", context.node.status()).await
 }
 
 async fn nodes(State(context): State<Context>) -> Response {

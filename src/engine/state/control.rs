@@ -132,7 +132,7 @@ impl State {
                 job.tally = Tally::default();
                 job.not_before_ms = 0;
             });
-            self.dirty.insert(RowKey::Job(*id));
+            self.touch_job(id);
         }
         Reply::Changed { jobs: ids.len() as u64, drones: self.forgive(None) }
     }

@@ -113,7 +113,8 @@ pub(super) struct Entry {
 
 #[derive(Clone, Debug, Default)]
 pub(super) struct Jobs {
-    pub(super) jobs: BTreeMap<JobId, Entry>,
+    /// Boxed: they are taken out and put back with every change, and would move their neighbours each time.
+    pub(super) jobs: BTreeMap<JobId, Box<Entry>>,
     pub(super) sessions: Sessions,
     pub(super) drones: Drones,
     pub(super) packages: Packages,
@@ -276,6 +277,9 @@ impl Jobs {
 
     /// Changes how urgent a job is.
     pub(super) fn set_urgency(&mut self, id: &JobId, urgency_ms: u64) {
+        if self.jobs.get(id).is_none_or(|entry| entry.urgency_ms == urgency_ms) {
+            return;
+        }
         let Some(mut entry) = self.jobs.remove(id) else { return };
         self.unindex(&entry);
         entry.urgency_ms = urgency_ms;
@@ -289,7 +293,7 @@ impl Jobs {
         self.sessions.add(&job);
         self.build_gate(&job);
         let urgency_ms = self.packages.expected_ms(job.spec.package());
-        let entry = Entry { work_hash: hash_of(&job.spec), urgency_ms, job };
+        let entry = Box::new(Entry { work_hash: hash_of(&job.spec), urgency_ms, job });
         self.index(&entry);
         let id = entry.job.spec.id;
         self.jobs.insert(id, entry);
@@ -435,22 +439,31 @@ impl Jobs {
     }
 
     pub(super) fn row_keys(&self) -> impl Iterator<Item = RowKey> {
-        let jobs = self.jobs.keys().copied().map(RowKey::Job);
+        let jobs = self.by_ordinal.keys().copied().map(RowKey::Job);
         jobs.chain(self.sessions.row_keys()).chain(self.drones.row_keys()).chain(self.packages.row_keys())
     }
 
+    /// The job of a row.
+    pub(super) fn at(&self, ordinal: u64) -> Option<&Job> {
+        self.by_ordinal.get(&ordinal).and_then(|id| self.any(id))
+    }
+
     /// Takes a row in. Rows come in any order, so indexes are made by [`loaded`](Self::loaded) when all are there.
-    pub(super) fn load(&mut self, id: JobId, job: Job) -> Result<(), String> {
-        if job.spec.id != id {
+    pub(super) fn load(&mut self, ordinal: u64, job: Job) -> Result<(), String> {
+        let id = job.spec.id;
+        if job.ordinal != ordinal {
             return Err("key and value name different jobs".to_owned());
         }
-        self.jobs.insert(id, Entry { work_hash: hash_of(&job.spec), urgency_ms: 0, job });
+        if self.jobs.contains_key(&id) {
+            return Err(format!("job {id} is there twice"));
+        }
+        self.jobs.insert(id, Box::new(Entry { work_hash: hash_of(&job.spec), urgency_ms: 0, job }));
         Ok(())
     }
 
     /// All rows are there: makes the indexes.
     pub(super) fn loaded(&mut self) {
-        let entries: Vec<Entry> = std::mem::take(&mut self.jobs).into_values().collect();
+        let entries: Vec<Box<Entry>> = std::mem::take(&mut self.jobs).into_values().collect();
         let (mut open, mut dead) = (BTreeSet::new(), Vec::new());
         // What others wait for is looked up by state first; held jobs are found afterwards.
         for entry in &entries {
@@ -489,6 +502,13 @@ impl Jobs {
 }
 
 impl State {
+    /// The row of a job in memory has changed.
+    pub(super) fn touch_job(&mut self, id: &JobId) {
+        if let Some(job) = self.jobs.any(id) {
+            self.dirty.insert(RowKey::Job(job.ordinal));
+        }
+    }
+
     /// Gives a job that has just ended its place in the order of ending, and lets the oldest ones go.
     pub(super) fn finish(&mut self, id: &JobId) {
         self.meta.last_finish += 1;
@@ -507,10 +527,10 @@ impl State {
     pub(super) fn retire(&mut self, id: &JobId) {
         let Some(job) = self.jobs.remove(id) else { return };
         let retired = Retired { ordinal: job.finish_ordinal, well: job.state == JobState::Received };
-        let key = RowKey::History(*id, retired);
+        let key = RowKey::History(retired, *id);
         self.history.insert(key.clone(), encode(&job));
         self.dirty.insert(key);
-        self.dirty.insert(RowKey::Job(*id));
+        self.dirty.insert(RowKey::Job(job.ordinal));
         self.dirty.insert(RowKey::Session(job.session));
         *self.meta.retired.of_mut(job.state) += 1;
         self.jobs.sessions.retire(&job);
@@ -526,7 +546,7 @@ impl State {
 
     fn forget_history(&mut self, id: JobId) {
         let Some(retired) = self.jobs.retired.remove(&id) else { return };
-        let key = RowKey::History(id, retired);
+        let key = RowKey::History(retired, id);
         self.history.remove(&key);
         self.dirty.insert(key);
     }

@@ -147,7 +147,7 @@ impl State {
 
     fn queue_job(&mut self, context: Context, session: SessionId, submitter: &str, mut spec: JobSpec) {
         self.meta.last_job += 1;
-        self.dirty.insert(RowKey::Job(spec.id));
+        self.dirty.insert(RowKey::Job(self.meta.last_job));
         self.dirty.insert(RowKey::Session(session));
         spec.depends_on.retain(|dependency| !self.jobs.retired_well(dependency));
         self.jobs.insert(Job {
@@ -223,7 +223,7 @@ impl State {
         let Some((attempt, session, priority)) = assigned else { return self.no_such_job(id) };
         self.jobs.sessions.served(&session, priority, self.meta.hive_time_ms);
         self.legacy.given(node, id);
-        self.dirty.insert(RowKey::Job(id));
+        self.touch_job(&id);
         Ok(Reply::Assigned { token, attempt })
     }
 
@@ -249,7 +249,7 @@ impl State {
 
     /// Marks the job's row, gives the job its place among those that are over, if it is, and tells those that joined it.
     pub(super) fn settle(&mut self, context: Context, id: JobId) {
-        self.dirty.insert(RowKey::Job(id));
+        self.touch_job(&id);
         let Some(job) = self.jobs.any(&id) else { return };
         let session = job.session;
         if job.state.is_terminal() {
@@ -270,7 +270,7 @@ impl State {
         for follower in joined {
             if end.state == JobState::Cancelled {
                 self.jobs.update(&follower, |job| job.joined = None);
-                self.dirty.insert(RowKey::Job(follower));
+                self.touch_job(&follower);
                 self.join_equal(follower);
                 continue;
             }

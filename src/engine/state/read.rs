@@ -88,7 +88,7 @@ impl State {
 
     /// Where the row of a job in the history table is.
     pub fn history_row(&self, id: &JobId) -> Option<Row> {
-        self.jobs.retired_at(id).map(|retired| RowKey::History(*id, retired).row())
+        self.jobs.retired_at(id).map(|retired| RowKey::History(retired, *id).row())
     }
 
     /// Whether a job is in memory or in the history table.
@@ -103,7 +103,7 @@ impl State {
 
     /// Rows of the history table, the job that ended last first.
     pub fn history_rows(&self) -> impl Iterator<Item = Row> {
-        self.jobs.retired_newest_first().map(|(id, retired)| RowKey::History(id, retired).row())
+        self.jobs.retired_newest_first().map(|(id, retired)| RowKey::History(retired, id).row())
     }
 
     /// Jobs by state. Of jobs that are over, all there ever were.

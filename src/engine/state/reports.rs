@@ -19,7 +19,6 @@
 //! and after [`BLOCKS_MAX`] of them the job has failed; those for policy, and those made by hand, stay.
 
 use super::queue::{REASON_MAX_LEN, end_live};
-use super::rows::RowKey;
 use super::{Context, Executed, State, clip, reject};
 use crate::engine::command::{Progress, RejectCode, Reply};
 use crate::engine::grammar;
@@ -120,7 +119,7 @@ impl State {
     /// A step of a live attempt that ends nothing. `step` changes the job only when it succeeds.
     fn advance(&mut self, id: JobId, step: impl FnOnce(&mut Job) -> Executed) -> Executed {
         let reply = self.jobs.update(&id, step).unwrap_or(Ok(Reply::Done))?;
-        self.dirty.insert(RowKey::Job(id));
+        self.touch_job(&id);
         Ok(reply)
     }
 

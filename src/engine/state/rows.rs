@@ -25,10 +25,11 @@ pub(super) enum RowKey {
     RaftId(u64),
     Drone(PeerId),
     Session(SessionId),
-    Job(JobId),
+    /// By its position in the order of submission: what is queued together is written together.
+    Job(u64),
     Origin(PeerId),
     Reply(PeerId, u16),
-    History(JobId, Retired),
+    History(Retired, JobId),
     Package(String),
     Legacy(PeerId),
     AdminKey,
@@ -44,7 +45,7 @@ impl RowKey {
             Self::RaftId(id) => (table::RAFT_IDS, id.to_be_bytes().to_vec()),
             Self::Drone(peer) => (table::DRONES, peer.as_str().as_bytes().to_vec()),
             Self::Session(id) => (table::SESSIONS, id.0.as_bytes().to_vec()),
-            Self::Job(id) => (table::JOBS, id.0.as_bytes().to_vec()),
+            Self::Job(ordinal) => (table::JOBS, ordinal.to_be_bytes().to_vec()),
             Self::Origin(peer) => (table::ORIGINS, peer.as_str().as_bytes().to_vec()),
             Self::Reply(peer, slot) => {
                 let mut key = peer.as_str().as_bytes().to_vec();
@@ -52,10 +53,10 @@ impl RowKey {
                 key.extend(slot.to_be_bytes());
                 (table::REPLIES, key)
             }
-            Self::History(id, Retired { ordinal, well }) => {
-                let mut key = id.0.as_bytes().to_vec();
-                key.extend(ordinal.to_be_bytes());
+            Self::History(Retired { ordinal, well }, id) => {
+                let mut key = ordinal.to_be_bytes().to_vec();
                 key.push(u8::from(*well));
+                key.extend(id.0.as_bytes());
                 (table::HISTORY, key)
             }
             Self::Package(package) => (table::PACKAGES, package.as_bytes().to_vec()),
@@ -78,7 +79,7 @@ impl RowKey {
             table::RAFT_IDS => number(key).map(Self::RaftId),
             table::DRONES => peer(key).map(Self::Drone),
             table::SESSIONS => uuid(key).map(SessionId).map(Self::Session),
-            table::JOBS => uuid(key).map(JobId).map(Self::Job),
+            table::JOBS => number(key).map(Self::Job),
             table::ORIGINS => peer(key).map(Self::Origin),
             table::REPLIES => {
                 let (rest, slot) = key.split_last_chunk::<2>().ok_or("too short")?;
@@ -86,11 +87,11 @@ impl RowKey {
                 Ok(Self::Reply(peer(rest)?, u16::from_be_bytes(*slot)))
             }
             table::HISTORY => {
-                let (well, key) =
-                    key.split_last().filter(|(well, _)| **well < 2).ok_or("expected 0 or 1 at its end")?;
-                let (id, ordinal) = key.split_last_chunk::<8>().ok_or("too short")?;
+                let (ordinal, rest) = key.split_first_chunk::<8>().ok_or("too short")?;
+                let (well, id) =
+                    rest.split_first().filter(|(well, _)| **well < 2).ok_or("expected 0 or 1 before the id")?;
                 let retired = Retired { ordinal: u64::from_be_bytes(*ordinal), well: *well == 1 };
-                Ok(Self::History(JobId(uuid(id)?), retired))
+                Ok(Self::History(retired, JobId(uuid(id)?)))
             }
             table::PACKAGES => {
                 String::from_utf8(key.to_vec()).map(Self::Package).map_err(|_| "expected text".to_owned())
@@ -133,7 +134,7 @@ pub(super) fn value(state: &State, key: &RowKey) -> Option<Vec<u8>> {
         RowKey::RaftId(id) => state.members.raft_id(*id).map(encode),
         RowKey::Drone(peer) => state.jobs.drones.row(peer).map(encode),
         RowKey::Session(id) => state.jobs.sessions.get(id).map(encode),
-        RowKey::Job(id) => state.jobs.any(id).map(encode),
+        RowKey::Job(ordinal) => state.jobs.at(*ordinal).map(encode),
         RowKey::Origin(peer) => state.origins.head(peer).map(encode),
         RowKey::Reply(peer, slot) => state.origins.slot(peer, *slot).map(encode),
         RowKey::History(..) => state.history.get(key).cloned(),
@@ -181,10 +182,10 @@ fn load_row(state: &mut State, key: RowKey, value: &[u8]) -> Result<(), String> 
         RowKey::RaftId(id) => state.members.load_raft_id(id, decode(value)?),
         RowKey::Drone(peer) => state.jobs.drones.load(peer, decode(value)?),
         RowKey::Session(id) => state.jobs.sessions.load(id, decode(value)?),
-        RowKey::Job(id) => state.jobs.load(id, decode(value)?)?,
+        RowKey::Job(ordinal) => state.jobs.load(ordinal, decode(value)?)?,
         RowKey::Origin(peer) => state.origins.load_head(peer, decode::<OriginHead>(value)?),
         RowKey::Reply(peer, slot) => state.origins.load_slot(peer, slot, decode::<Slot>(value)?),
-        RowKey::History(id, retired) => state.jobs.load_retired(id, retired),
+        RowKey::History(retired, id) => state.jobs.load_retired(id, retired),
         RowKey::Package(package) => state.jobs.packages.load(package, decode(value)?),
         RowKey::Legacy(peer) => state.legacy.load(peer, decode(value)?)?,
         RowKey::AdminKey => state.keys.admin = Some(decode(value)?),

@@ -259,7 +259,7 @@ impl State {
         let met: BTreeSet<JobId> = met.copied().collect();
         if !met.is_empty() {
             self.jobs.update(id, |job| job.spec.depends_on.retain(|dependency| !met.contains(dependency)));
-            self.dirty.insert(RowKey::Job(*id));
+            self.touch_job(id);
         }
     }
 
@@ -277,7 +277,7 @@ impl State {
             return;
         }
         self.jobs.update(&id, |job| job.joined = Some(other));
-        self.dirty.insert(RowKey::Job(id));
+        self.touch_job(&id);
     }
 
     pub(super) fn drop_session(&mut self, context: Context, id: SessionId, reason: &str) -> Executed {
@@ -289,8 +289,9 @@ impl State {
         for job in self.jobs.sessions.job_ids(&id) {
             let Some(known) = self.jobs.any(&job) else { continue };
             if self.jobs.is_dormant(known) {
+                let ordinal = known.ordinal;
                 self.jobs.remove(&job);
-                self.dirty.insert(RowKey::Job(job));
+                self.dirty.insert(RowKey::Job(ordinal));
             } else {
                 // The resolution has been seen.
                 kept += 1;
