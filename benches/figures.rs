@@ -33,10 +33,14 @@ mod farm;
 mod faults;
 #[path = "figures/forming.rs"]
 mod forming;
+#[path = "../tests/sample/gpkg.rs"]
+mod gpkg;
 #[path = "figures/hive_of.rs"]
 mod hive_of;
 #[path = "figures/idle.rs"]
 mod idle;
+#[path = "figures/legacy.rs"]
+mod legacy;
 #[path = "figures/log.rs"]
 mod log;
 #[path = "figures/row.rs"]
@@ -82,7 +86,7 @@ struct Figure {
     on_disk: bool,
 }
 
-const FIGURES: [Figure; 12] = [
+const FIGURES: [Figure; 13] = [
     Figure { name: "start", measure: forming::start_to_identity, deadline_s: (480, 90), in_short: true, on_disk: true },
     Figure {
         name: "twenty",
@@ -110,6 +114,7 @@ const FIGURES: [Figure; 12] = [
         on_disk: true,
     },
     Figure { name: "native", measure: farm::native, deadline_s: (300, 120), in_short: true, on_disk: true },
+    Figure { name: "http", measure: legacy::over_http, deadline_s: (600, 240), in_short: true, on_disk: true },
     Figure { name: "import", measure: farm::import_many, deadline_s: (480, 120), in_short: true, on_disk: true },
     Figure { name: "status", measure: farm::status_under_load, deadline_s: (300, 120), in_short: true, on_disk: true },
     Figure { name: "idle", measure: idle::idle, deadline_s: (180, 90), in_short: true, on_disk: false },

@@ -1,6 +1,7 @@
 //! A connection to an agent's local socket. Starting `hive status` would take longer than what is measured here.
 
-use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::io::{BufRead as _, BufReader, Read, Write};
+use std::net::{SocketAddr, TcpStream};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -22,8 +23,8 @@ pub fn socket_of(host: &Host) -> PathBuf {
 }
 
 /// One connection, kept alive.
-pub struct Client {
-    stream: BufReader<UnixStream>,
+pub struct Client<S = UnixStream> {
+    stream: BufReader<S>,
 }
 
 impl Client {
@@ -33,17 +34,40 @@ impl Client {
         Some(Self { stream: BufReader::new(stream) })
     }
 
-    /// Status code and body. None when the connection broke.
-    pub fn ask(&mut self, method: &str, path: &str, body: Option<&Value>) -> Option<(u16, Value)> {
-        let body = body.map(Value::to_string).unwrap_or_default();
-        self.exchange(method, path, "application/json", body.as_bytes())
-    }
-
     /// Sends these bytes.
     pub fn send(&mut self, path: &str, kind: &str, body: &[u8]) -> Option<(u16, Value)> {
         // However long it takes: that is what is measured.
         self.stream.get_ref().set_read_timeout(Some(PATIENCE)).ok()?;
         self.exchange("POST", path, kind, body)
+    }
+
+    pub fn get(&mut self, path: &str) -> Option<Value> {
+        let (code, mut body) = self.ask("GET", path, None)?;
+        (code == 200).then(|| body["data"].take())
+    }
+
+    /// Queues jobs; whether they were acknowledged.
+    pub fn submit(&mut self, jobs: &[JobSpec]) -> bool {
+        let body = json!({ "session": SessionId(uuid::Uuid::new_v4()), "jobs": jobs });
+        self.ask("POST", "/api/v2/jobs", Some(&body)).is_some_and(|(code, _)| code == 200)
+    }
+}
+
+impl Client<TcpStream> {
+    /// To a node's public port.
+    pub fn connect_tcp(address: SocketAddr) -> Option<Self> {
+        let stream = TcpStream::connect_timeout(&address, TIMEOUT).ok()?;
+        stream.set_read_timeout(Some(TIMEOUT)).ok()?;
+        stream.set_nodelay(true).ok()?;
+        Some(Self { stream: BufReader::new(stream) })
+    }
+}
+
+impl<S: Read + Write> Client<S> {
+    /// Status code and body. None when the connection broke.
+    pub fn ask(&mut self, method: &str, path: &str, body: Option<&Value>) -> Option<(u16, Value)> {
+        let body = body.map(Value::to_string).unwrap_or_default();
+        self.exchange(method, path, "application/json", body.as_bytes())
     }
 
     fn exchange(&mut self, method: &str, path: &str, kind: &str, body: &[u8]) -> Option<(u16, Value)> {
@@ -71,17 +95,6 @@ impl Client {
         let mut bytes = vec![0; length?];
         self.stream.read_exact(&mut bytes).ok()?;
         Some((code, serde_json::from_slice(&bytes).ok()?))
-    }
-
-    pub fn get(&mut self, path: &str) -> Option<Value> {
-        let (code, mut body) = self.ask("GET", path, None)?;
-        (code == 200).then(|| body["data"].take())
-    }
-
-    /// Queues jobs; whether they were acknowledged.
-    pub fn submit(&mut self, jobs: &[JobSpec]) -> bool {
-        let body = json!({ "session": SessionId(uuid::Uuid::new_v4()), "jobs": jobs });
-        self.ask("POST", "/api/v2/jobs", Some(&body)).is_some_and(|(code, _)| code == 200)
     }
 }
 

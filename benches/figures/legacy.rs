@@ -26,8 +26,7 @@ use crate::row::{Judged, Row};
 
 const DRONES: usize = 4;
 /// The door is open to the drones, and the nodes build nothing themselves.
-const OPEN: [&str; 6] =
-    ["--build-slots", "0", "--legacy-drones", "open", "--legacy-networks", "10.77.0.0/24"];
+const OPEN: [&str; 6] = ["--build-slots", "0", "--legacy-drones", "open", "--legacy-networks", "10.77.0.0/24"];
 /// Below `/tmp` of a host.
 const STAGING: &str = "/tmp/staging";
 
@@ -225,7 +224,9 @@ fn with_a_death(lab: &mut Lab, count: usize) -> Row {
     let mut agents: Vec<Option<Agent>> = agents.into_iter().map(Some).collect();
     let mut longest = (Instant::now(), 0, Duration::ZERO);
     let took = swarm.run(count, s(120), |done| {
-        if done >= count / 2 && let Some(agent) = agents[dies].take() {
+        if done >= count / 2
+            && let Some(agent) = agents[dies].take()
+        {
             agent.kill();
         }
         if done != longest.1 {
