@@ -13,7 +13,7 @@ use std::net::{IpAddr, Ipv4Addr};
 
 use axum::extract::{Extension, Path, Request, State};
 use axum::http::request::Parts;
-use axum::http::{StatusCode, header};
+use axum::http::{Method, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -69,8 +69,16 @@ fn as_drone(context: &Context, parts: &Parts, drone: Option<&str>) -> Result<Cal
     }
 }
 
-/// Who acts as an operator.
+/// Who acts as an operator, written down before it acts.
 fn as_operator(context: &Context, parts: &Parts, needs: Scope) -> Result<Caller, Problem> {
+    let caller = operator(context, parts, needs)?;
+    if parts.method != Method::GET {
+        tracing::info!(by = caller.name, method = %parts.method, path = parts.uri.path(), "an operator acts over the API of the old swarm");
+    }
+    Ok(caller)
+}
+
+fn operator(context: &Context, parts: &Parts, needs: Scope) -> Result<Caller, Problem> {
     if let Some(local) = parts.extensions.get::<Caller>() {
         return Ok(local.clone());
     }
@@ -91,6 +99,8 @@ async fn body<T: DeserializeOwned>(body: axum::body::Body, max: usize) -> Result
 
 pub(super) async fn register(State(context): State<Context>, request: Request) -> Answered {
     let (parts, stream) = request.into_parts();
+    // Before anything is read of whoever may not speak here at all.
+    as_drone(&context, &parts, None)?;
     let registration: Registration = body(stream, BODY_MAX).await?;
     let name = registration.name.as_deref().or(registration.id.as_deref());
     as_drone(&context, &parts, name)?;
@@ -120,6 +130,7 @@ pub(super) async fn work(
 
 pub(super) async fn complete(State(context): State<Context>, request: Request) -> Answered {
     let (parts, stream) = request.into_parts();
+    as_drone(&context, &parts, None)?;
     let completion: Completion = body(stream, BODY_MAX).await?;
     let named = |text: &str| !text.is_empty() && text.len() <= 255;
     if !named(&completion.id) || !named(&completion.package) || !named(&completion.status) {

@@ -521,11 +521,16 @@ mod tests {
                 continue;
             }
             let path = if path.ends_with("/search") { format!("{path}?q=x") } else { path };
+            let names_drone = matches!(path.as_str(), "/api/v1/work" | "/api/v1/poll");
+            let path = if names_drone { format!("{path}?id=drone-1") } else { path };
             let got = site.ask(true, request("GET", &path, "")).await;
             assert!(matches!(got.status, 200 | 404), "{path}: {}", got.status);
             assert_eq!(got.headers["x-content-type-options"], "nosniff", "{path}");
             assert!(got.headers["content-security-policy"].to_str().expect("text").starts_with("default-src 'none'"));
-            if path.starts_with("/api/") && got.headers["content-type"] == "application/json" {
+            if path.starts_with("/api/v1/") {
+                assert!(got.json().get("schema").is_none(), "{path}: bare, as the old swarm had it");
+                assert_eq!(got.headers["x-hive-applied"], "41", "{path}");
+            } else if path.starts_with("/api/") && got.headers["content-type"] == "application/json" {
                 let value = got.json();
                 assert_eq!(value["schema"], 1, "{path}");
                 assert_eq!(value["log"]["applied"], 41, "{path}");
