@@ -23,7 +23,7 @@ use crate::discovery::{BeaconContent, HiveEpoch};
 use crate::engine::beacon::BeaconState;
 use crate::engine::command::Command;
 use crate::engine::founding::{
-    FoundMode, Founding, FoundingOptions, HiveFacts, HoldReason, SeekersDigest, Step, dissolves_into,
+    FoundMode, Founding, FoundingOptions, HiveFacts, HoldReason, SeekersDigest, Step, childless, dissolves_into,
 };
 use crate::engine::id::{Epoch, EpochId, HiveId, PeerId};
 use crate::engine::member::MemberInfo;
@@ -359,7 +359,7 @@ impl Joining {
         facts: &Facts,
         now_ms: u64,
     ) -> anyhow::Result<()> {
-        let ours = HiveFacts { hive_id, childless: childless(shared) };
+        let ours = HiveFacts { hive_id, childless: shared.read(childless) };
         let other = HiveFacts { hive_id: theirs.hive_id, childless: facts.extension.contains_key(CHILDLESS) };
         if dissolves_into(ours, other) {
             tracing::warn!(%hive_id, into = %theirs.hive_id, "this hive has nobody else and nothing to lose: it dissolves");
@@ -469,7 +469,7 @@ impl Joining {
             (u32::try_from(members).unwrap_or(u32::MAX), state.founder().map(|founder| founder.joined_at))
         });
         let mut extension = BTreeMap::new();
-        if hive.is_some() && childless(shared) {
+        if hive.is_some() && shared.read(childless) {
             extension.insert(CHILDLESS.to_owned(), "1".to_owned());
         }
         let local = LocalFacts {
@@ -554,15 +554,6 @@ pub(super) fn say_cloned(shared: &Shared, from: SocketAddr) {
     );
     shared.update(|soft| soft.cloned_ms = now_ms());
     shared.notice("clone", Some(text));
-}
-
-/// One member, and nothing acknowledged beyond the founding.
-fn childless(shared: &Shared) -> bool {
-    shared.read(|state| {
-        let members = state.members().filter(|member| !member.left).count();
-        let acknowledged = state.jobs_len() > 0 || state.sessions().next().is_some() || state.tokens().next().is_some();
-        members <= 1 && !acknowledged
-    })
 }
 
 /// The state has this node as a member with what it says about itself, but for free disk space, which changes all the time and is

@@ -17,6 +17,7 @@ use std::collections::BTreeMap;
 
 use super::beacon::answer::seekers_digest;
 use super::id::{HiveId, PeerId};
+use super::state::State;
 
 /// Time from carrier and address on before a node may found, milliseconds.
 pub const QUIET_MS: u64 = 3_000;
@@ -305,6 +306,13 @@ pub struct HiveFacts {
     pub hive_id: HiveId,
     /// It has one member and no acknowledged command beyond its founding.
     pub childless: bool,
+}
+
+/// Whether a hive has one member, and nothing acknowledged beyond its founding.
+pub fn childless(state: &State) -> bool {
+    let members = state.members().filter(|member| !member.left).count();
+    let acknowledged = state.jobs_len() > 0 || state.sessions().next().is_some() || state.tokens().next().is_some();
+    members <= 1 && !acknowledged
 }
 
 /// Whether `ours` dissolves into `theirs`: only a childless hive does, and of two childless ones the greater `hive_id`.
