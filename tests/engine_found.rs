@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use engine_support::{Replica, building, effectful_job, peer, pure_job};
 use hive::engine::command::{Command, Progress, Reply};
 use hive::engine::control::{Control, Jobs};
+use hive::engine::founding::childless;
 use hive::engine::id::JobId;
 use hive::engine::job::{JobSpec, JobState, Outcome};
 use hive::engine::scheduler::{DroneView, LEASE_MS, Leases, Now, Settings, View, plan};
@@ -75,4 +76,13 @@ fn what_has_effects_begins_anew_only_after_its_drone_must_have_stopped() {
         assert_eq!(assigned_after(&replica, LEASE_MS - 1), [pure, waits]);
         assert_eq!(assigned_after(&replica, LEASE_MS), [effects, pure, waits]);
     }
+}
+
+/// Seed 79: a node that was restarted had lost the last rows of its copy, and dissolved a hive of two with what it knew.
+#[test]
+fn a_hive_is_childless_only_by_the_word_of_a_copy_that_is_current() {
+    let alone = Replica::founded(1);
+    assert!(childless(&alone.state, true));
+    assert!(!childless(&alone.state, false), "there may be entries that this copy has not applied yet");
+    assert!(!childless(&Replica::founded(2).state, true));
 }

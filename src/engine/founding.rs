@@ -308,8 +308,13 @@ pub struct HiveFacts {
     pub childless: bool,
 }
 
-/// Whether a hive has one member, and nothing acknowledged beyond its founding.
-pub fn childless(state: &State) -> bool {
+/// Whether a hive has one member, and nothing acknowledged beyond its founding. `is_current`: this node leads the log and has
+/// applied an entry of its own term. A copy that is behind, as after a restart, may not know of members and jobs that the hive has
+/// acknowledged, so nothing dissolves by its word.
+pub fn childless(state: &State, is_current: bool) -> bool {
+    if !is_current {
+        return false;
+    }
     let members = state.members().filter(|member| !member.left).count();
     let acknowledged = state.jobs_len() > 0 || state.sessions().next().is_some() || state.tokens().next().is_some();
     members <= 1 && !acknowledged
