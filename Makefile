@@ -5,7 +5,7 @@ DESTDIR ?=
 CARGO ?= cargo
 PROGRAM = target/release/hive
 
-.PHONY: help build try test test-all bench install uninstall lint fmt
+.PHONY: help build try test test-all sim prove-the-proof bench install uninstall lint fmt
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile
@@ -37,6 +37,20 @@ test: ## every test, with lints, as root where hosts are booted
 test-all: ## also the tests that .config/nextest.toml leaves out of `make test`, when there are any
 	@tests/deps.sh test
 	$(CARGO) nextest run --locked --no-fail-fast --profile all
+
+# SEEDS=10000 FROM=1 for many; SEED=17 repeats one run and tells of each step, KEEP=0,3 leaves out all other actions. What was
+# found so far: tests/README.md.
+SEEDS ?= 1000
+FROM ?= 100000
+sim: ## hives in virtual time under faults, SEEDS=1000 of them
+ifdef SEED
+	SIM_SEED=$(SEED) $(if $(KEEP),SIM_KEEP=$(KEEP)) $(CARGO) test --locked --no-default-features --test sim one_seed -- --ignored --nocapture
+else
+	SIM_SEEDS=$(SEEDS) SIM_FROM=$(FROM) $(CARGO) test --locked --release --no-default-features --test sim many_seeds -- --ignored --nocapture
+endif
+
+prove-the-proof: ## break the engine on purpose, one way after the other; each has to be found
+	tests/prove.sh
 
 # BENCH='--only start' for one of them, BENCH=--list for their names. Agents run in network namespaces, hence root.
 bench: ## the figures, measured on this machine in 20 minutes, as root

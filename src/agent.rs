@@ -77,6 +77,7 @@ use crate::engine::command::{Command, RejectCode, Reply};
 use crate::engine::founding::SeekersDigest;
 use crate::engine::id::{PeerId, Token};
 use crate::engine::member::Inventory;
+use crate::engine::scheduler::LeaseAnswer;
 use crate::exec::build::Event as BuildEvent;
 use crate::mesh;
 use crate::tasks;
@@ -152,7 +153,7 @@ pub enum Event {
     /// The coordinator answered about leases.
     Leased {
         /// What was asked, and whether it is still live; none: no answer.
-        answer: Option<Vec<control::LeaseAnswer>>,
+        answer: Option<Vec<LeaseAnswer>>,
         /// When it was asked.
         sent_ms: u64,
     },

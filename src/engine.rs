@@ -19,6 +19,8 @@ pub mod id;
 pub mod access;
 pub mod command;
 pub mod control;
+pub mod drafts;
+pub mod drone;
 pub mod job;
 pub mod legacy;
 pub mod member;

@@ -8,46 +8,11 @@ use serde::{Deserialize, Serialize};
 use crate::api::ApiError;
 use crate::api::legacy::{Call, Told};
 use crate::engine::ballot::{AdviceMsg, IdentifyMsg};
-use crate::engine::id::{Epoch, JobId, Sha256Hash, Token};
+use crate::engine::id::{Epoch, Sha256Hash};
+use crate::engine::scheduler::LeaseAsked;
 
 /// Protocol name. Not bound to a hive: nodes without one speak it too.
 pub(super) const PROTOCOL: &str = "/hive/control/1";
-
-/// Most attempts in one lease request.
-pub(super) const LEASES_MAX: usize = 256;
-
-/// One attempt that a drone asks about.
-#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
-pub(super) struct LeaseAsked {
-    /// The job.
-    pub(super) job: JobId,
-    /// Its fencing token.
-    pub(super) token: Token,
-    /// How far it is here.
-    pub(super) phase: LeasePhase,
-}
-
-/// How far an attempt is at its drone when it asks.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub enum LeasePhase {
-    /// It waits for a slot; may be taken back.
-    Waits,
-    /// It is about to begin.
-    Begins,
-    /// It has begun.
-    Begun,
-}
-
-/// What the coordinator said of one attempt.
-#[derive(Clone, Copy, Debug)]
-pub struct LeaseAnswer {
-    /// Its fencing token.
-    pub token: Token,
-    /// As what it was asked about.
-    pub phase: LeasePhase,
-    /// It is the drone's, and may go on, or begin, or wait.
-    pub valid: bool,
-}
 
 /// A request.
 #[derive(Debug, Serialize, Deserialize)]
@@ -63,7 +28,7 @@ pub(super) enum Request {
     Identify(Box<IdentifyMsg>),
     /// May I (still) work on these? Asked of the coordinator before a build starts and every few seconds while it runs.
     Lease {
-        /// At most [`LEASES_MAX`].
+        /// At most [`LEASES_MAX`](crate::engine::scheduler::LEASES_MAX).
         attempts: Vec<LeaseAsked>,
     },
     /// Become ready to vote: make a Raft directory with a fresh id.

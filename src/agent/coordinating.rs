@@ -14,7 +14,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::advising::advise_about;
-use super::control::{self, LeaseAsked, LeasePhase, Request, Response};
+use super::control::{self, Request, Response};
 use super::legacy;
 use super::shared::Shared;
 use super::views::role_of;
@@ -26,9 +26,8 @@ use crate::consensus::Role;
 use crate::engine::ballot::migration::{Migration, MigrationMember, Migrator};
 use crate::engine::command::Command;
 use crate::engine::id::{JobId, PeerId};
-use crate::engine::job::AttemptState;
 use crate::engine::member::Member;
-use crate::engine::scheduler::{self, DroneView, Leases, Now, View};
+use crate::engine::scheduler::{self, DroneView, LeaseAsked, Leases, Now, View};
 use crate::engine::state::State;
 use crate::tasks;
 use crate::transport;
@@ -296,29 +295,7 @@ fn ask_again(shared: &Arc<Shared>, migration: Migration) {
 /// Renews leases: what a drone asks of the coordinator. None when this node is not the coordinator right now.
 pub(super) async fn lease(shared: &Shared, peer: &PeerId, asked: &[LeaseAsked]) -> Option<Vec<bool>> {
     shared.consensus.confirm_leader().await.ok()?;
-    let revoking: Vec<bool> = {
-        let leases = shared.leases();
-        asked.iter().map(|asked| leases.as_ref().is_some_and(|leases| leases.is_revoking(&asked.token))).collect()
-    };
-    let valid: Vec<bool> = shared.read(|state| {
-        let live = |(asked, revoking): (&LeaseAsked, &bool)| {
-            let attempt = state.job(&asked.job).and_then(|job| job.live_attempt());
-            attempt.is_some_and(|attempt| {
-                // What has begun does not begin again: the drone's own copy of the state may be older than its last life. What
-                // is being taken back must not begin either.
-                let may_begin = attempt.state == AttemptState::Assigned && !revoking;
-                let own = attempt.token == asked.token && attempt.node == *peer;
-                own && (may_begin || asked.phase == LeasePhase::Begun)
-            })
-        };
-        asked.iter().zip(&revoking).map(live).collect()
-    });
-    let renewed = asked.iter().zip(&valid).filter(|(_, valid)| **valid).map(|(asked, _)| asked);
-    let (waiting, begun): (Vec<_>, Vec<_>) = renewed.partition(|asked| asked.phase == LeasePhase::Waits);
-    let tokens = |asked: Vec<&LeaseAsked>| asked.into_iter().map(|asked| asked.token).collect::<Vec<_>>();
     let mut leases = shared.leases();
     let leases = leases.as_mut()?;
-    leases.renew(tokens(begun), now_ms());
-    leases.renew_waiting(tokens(waiting), now_ms());
-    Some(valid)
+    Some(shared.read(|state| leases.answer(state, peer, asked, now_ms())))
 }

@@ -7,32 +7,31 @@
 //! ```
 //!
 //! Nothing starts on the word of the state alone: the copy of a node that was cut off may be old, so the coordinator confirms
-//! each attempt first. A result goes into the outbox before anything else, so that neither a crash nor a lost quorum loses it.
+//! each attempt first (what is decided is decided by [`drone`](crate::engine::drone)). A result goes into the outbox before anything else, so that neither a crash nor a lost quorum loses it.
 //! Never done here: choosing work, judging results.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::control::{self, LEASES_MAX, LeaseAnswer, LeaseAsked, LeasePhase, Request, Response};
+use super::control::{self, Request, Response};
 use super::shared::Shared;
 use super::{Event, blobs, coordinating, propose};
 use crate::api::ErrorCode;
 use crate::clock::now_ms;
 use crate::engine::command::{Command, Progress, Reply};
+use crate::engine::drone::{Desk, Order, Start, Stop, interrupted, settles};
 use crate::engine::id::{JobId, Token};
-use crate::engine::job::{AttemptState, FailureClass, JobSpec, JobState, Outcome};
-use crate::engine::scheduler::{self, RENEW_EVERY_MS, drone_must_stop};
+use crate::engine::job::Outcome;
+use crate::engine::scheduler::{self, LeaseAnswer, LeasePhase};
 use crate::exec::build::{Attempt, Build, Event as BuildEvent, EventKind as BuildEventKind, StopReason};
 use crate::tasks;
 use crate::transport::{decode, encode};
 
 /// How long the coordinator's answer about a lease is awaited.
 const LEASE_TIMEOUT: Duration = Duration::from_secs(2);
-/// Attempts that wait for their first lease are asked for so often, milliseconds.
-const CONFIRM_MS: u64 = 200;
 /// How long a report's commit is awaited before it is sent again.
 const REPORT_TIMEOUT: Duration = Duration::from_secs(5);
 /// Between two tries to tell the hive that an attempt with outside effects begins.
@@ -56,44 +55,22 @@ struct Ended {
 
 /// What this node is doing for the hive.
 pub(super) struct Drone {
-    running: BTreeMap<Token, Running>,
-    /// Assigned to this node in the state, not confirmed yet.
-    unconfirmed: BTreeMap<Token, JobId>,
-    /// Ended here, and since when; the state does not know it yet. Its lease is renewed until it does.
-    reporting: BTreeMap<Token, (JobId, u64)>,
-    asking: bool,
-    asked_ms: u64,
+    desk: Desk,
+    builds: BTreeMap<Token, Build>,
     outbox_ms: u64,
-    sending: BTreeSet<Token>,
     /// Attempts of a former life were looked for.
     resumed: bool,
-}
-
-struct Running {
-    job: JobId,
-    pure: bool,
-    build: Build,
-    renewed_ms: u64,
 }
 
 impl Drone {
     /// Nothing to do yet.
     pub(super) fn new() -> Self {
-        Self {
-            running: BTreeMap::new(),
-            unconfirmed: BTreeMap::new(),
-            reporting: BTreeMap::new(),
-            asking: false,
-            asked_ms: 0,
-            outbox_ms: 0,
-            sending: BTreeSet::new(),
-            resumed: false,
-        }
+        Self { desk: Desk::default(), builds: BTreeMap::new(), outbox_ms: 0, resumed: false }
     }
 
     /// Nothing runs here, begins, or waits to be reported.
     pub(super) fn is_idle(&self) -> bool {
-        self.running.is_empty() && self.unconfirmed.is_empty() && self.reporting.is_empty() && !self.asking
+        self.desk.is_idle()
     }
 
     /// Does what is due.
@@ -105,11 +82,17 @@ impl Drone {
             self.resumed = true;
             self.take_up_outbox(shared).await?;
         }
-        for (job, token) in self.follow_state(shared) {
-            tracing::warn!(%job, %token, "an attempt was cut off by the end of the agent");
-            self.ended(shared, Ended { job, token, outcome: interrupted() }).await?;
+        for order in shared.read(|state| self.desk.follow(state, &shared.me.peer_id)) {
+            if let Order::Interrupted(job, token) = order {
+                tracing::warn!(%job, %token, "an attempt was cut off by the end of the agent");
+                self.ended(shared, Ended { job, token, outcome: interrupted() }).await?;
+            } else {
+                self.carry_out(shared, order);
+            }
         }
-        self.stop_without_lease(now_ms);
+        for order in self.desk.without_lease(now_ms) {
+            self.carry_out(shared, order);
+        }
         self.ask_for_leases(shared, now_ms);
         if now_ms.saturating_sub(self.outbox_ms) >= OUTBOX_MS {
             self.outbox_ms = now_ms;
@@ -122,75 +105,42 @@ impl Drone {
     async fn take_up_outbox(&mut self, shared: &Shared) -> anyhow::Result<()> {
         for record in shared.consensus.outbox_list(u32::MAX).await? {
             if let Ok(result) = decode::<Ended>(&record.value) {
-                self.reporting.insert(result.token, (result.job, now_ms()));
+                self.desk.take_up(result.token, result.job, now_ms());
             }
         }
         Ok(())
     }
 
-    /// Compares what the state assigns to this node with what it does. Returns attempts that a former life of the agent began
-    /// and that run nowhere any more.
-    fn follow_state(&mut self, shared: &Shared) -> Vec<(JobId, Token)> {
-        let assigned: BTreeMap<Token, (JobId, AttemptState)> = shared.read(|state| {
-            let live = state.live_attempts(&shared.me.peer_id);
-            live.map(|(job, attempt)| (attempt.token, (job.spec.id, attempt.state))).collect()
-        });
-        for (token, running) in &self.running {
-            if !assigned.contains_key(token) {
-                running.build.stop(stop_reason(shared, running.job));
+    fn carry_out(&mut self, shared: &Arc<Shared>, order: Order) {
+        match order {
+            Order::Start(start) => {
+                let Start { token, attempt, spec } = *start;
+                let job = spec.id;
+                tracing::info!(%job, attempt, target = %spec.target, "building");
+                let build = shared.builder.start(Attempt { job, attempt, token, spec }, shared.builds.clone());
+                self.builds.insert(token, build);
             }
-        }
-        self.unconfirmed.retain(|token, _| assigned.contains_key(token));
-        // A result that was answered is remembered until the state of this node shows it, too.
-        self.reporting.retain(|token, _| assigned.contains_key(token) || self.sending.contains(token));
-        let mut interrupted = Vec::new();
-        for (token, (job, state)) in assigned {
-            if self.running.contains_key(&token) || self.reporting.contains_key(&token) {
-                continue;
+            Order::Stop(token, why) => {
+                if let Some(build) = self.builds.get(&token) {
+                    build.stop(match why {
+                        Stop::Cancelled(why) => StopReason::Cancelled(why),
+                        Stop::Superseded => StopReason::Superseded,
+                        Stop::LeaseLost => StopReason::LeaseLost,
+                    });
+                }
             }
-            if state == AttemptState::Assigned {
-                self.unconfirmed.insert(token, job);
-            } else {
-                interrupted.push((job, token));
-            }
-        }
-        interrupted
-    }
-
-    /// What has outside effects stops by itself before the coordinator gives it to another drone.
-    fn stop_without_lease(&self, now_ms: u64) {
-        for running in self.running.values() {
-            if drone_must_stop(running.pure, now_ms.saturating_sub(running.renewed_ms)) {
-                running.build.stop(StopReason::LeaseLost);
-            }
+            // Told to the hive by `tick`, which alone looks at the state.
+            Order::Interrupted(..) => {}
         }
     }
 
     fn ask_for_leases(&mut self, shared: &Arc<Shared>, now_ms: u64) {
-        if self.asking || now_ms.saturating_sub(self.asked_ms) < CONFIRM_MS {
-            return;
-        }
-        // What was given ahead waits here for a free slot: the coordinator may take it back meanwhile.
-        let free = if self.unconfirmed.is_empty() { 0 } else { own_slots(shared).saturating_sub(self.running.len()) };
-        let may_begin = free > 0 && !self.unconfirmed.is_empty();
-        if !may_begin && now_ms.saturating_sub(self.asked_ms) < RENEW_EVERY_MS {
-            return;
-        }
-        let begun = self.running.iter().map(|(token, running)| (running.job, *token));
-        let begun = begun.chain(self.reporting.iter().map(|(token, (job, _))| (*job, *token)));
-        let begun = begun.map(|(job, token)| LeaseAsked { job, token, phase: LeasePhase::Begun });
-        let unconfirmed = self.unconfirmed.iter().enumerate().map(|(position, (token, job))| LeaseAsked {
-            job: *job,
-            token: *token,
-            phase: if position < free { LeasePhase::Begins } else { LeasePhase::Waits },
-        });
-        let attempts: Vec<LeaseAsked> = unconfirmed.chain(begun).take(LEASES_MAX).collect();
+        let attempts = self.desk.to_ask(own_slots(shared), now_ms);
         if attempts.is_empty() {
             return;
         }
         let Some(coordinator) = shared.consensus.status().leader else { return };
-        self.asking = true;
-        self.asked_ms = now_ms;
+        self.desk.asked(now_ms);
         let shared = Arc::clone(shared);
         tasks::spawn("lease", async move {
             let asked: Vec<(Token, LeasePhase)> = attempts.iter().map(|asked| (asked.token, asked.phase)).collect();
@@ -222,38 +172,9 @@ impl Drone {
 
     /// The coordinator answered. Leases count from when they were asked for.
     pub(super) fn on_leased(&mut self, shared: &Arc<Shared>, answer: Option<Vec<LeaseAnswer>>, sent_ms: u64) {
-        self.asking = false;
-        for LeaseAnswer { token, phase, valid } in answer.into_iter().flatten() {
-            if valid && phase == LeasePhase::Waits {
-                continue;
-            }
-            if let Some(running) = self.running.get_mut(&token) {
-                if valid {
-                    running.renewed_ms = sent_ms;
-                } else {
-                    running.build.stop(stop_reason(shared, running.job));
-                }
-            } else if let Some(job) = self.unconfirmed.remove(&token) {
-                if valid {
-                    self.start(shared, job, token, sent_ms);
-                } else {
-                    tracing::debug!(%job, %token, "the coordinator knows this attempt no longer");
-                }
-            }
+        for order in shared.read(|state| self.desk.answered(state, answer, sent_ms)) {
+            self.carry_out(shared, order);
         }
-    }
-
-    fn start(&mut self, shared: &Arc<Shared>, job: JobId, token: Token, renewed_ms: u64) {
-        let found: Option<(JobSpec, u32)> = shared.read(|state| {
-            let job = state.job(&job)?;
-            let attempt = job.live_attempt().filter(|attempt| attempt.token == token)?;
-            Some((job.spec.clone(), attempt.attempt))
-        });
-        let Some((spec, attempt)) = found else { return };
-        tracing::info!(%job, attempt, target = %spec.target, "building");
-        let pure = spec.pure;
-        let build = shared.builder.start(Attempt { job, attempt, token, spec }, shared.builds.clone());
-        self.running.insert(token, Running { job, pure, build, renewed_ms });
     }
 
     /// A build has news.
@@ -262,9 +183,10 @@ impl Drone {
         match kind {
             BuildEventKind::Started { pinned_commit } => {
                 let progress = Progress::Building { pinned_commit };
-                match self.running.get(&token) {
-                    Some(running) if !running.pure => begin(shared, job, token, progress),
-                    Some(_) | None => report(shared, job, token, progress),
+                if self.desk.waits_for_permit(&token) {
+                    begin(shared, job, token, progress);
+                } else {
+                    report(shared, job, token, progress);
                 }
                 Ok(())
             }
@@ -273,7 +195,7 @@ impl Drone {
                 Ok(())
             }
             BuildEventKind::Ended(outcome) => {
-                self.running.remove(&token);
+                self.builds.remove(&token);
                 self.ended(shared, Ended { job, token, outcome }).await
             }
         }
@@ -281,15 +203,15 @@ impl Drone {
 
     /// The hive knows that an attempt runs, or that it may not.
     pub(super) fn on_begun(&self, token: Token, permitted: bool) {
-        match self.running.get(&token) {
-            Some(running) if permitted => running.build.permit(),
-            Some(running) => running.build.stop(StopReason::Superseded),
+        match self.builds.get(&token) {
+            Some(build) if permitted => build.permit(),
+            Some(build) => build.stop(StopReason::Superseded),
             None => {}
         }
     }
 
     async fn ended(&mut self, shared: &Arc<Shared>, result: Ended) -> anyhow::Result<()> {
-        self.reporting.insert(result.token, (result.job, now_ms()));
+        self.desk.ended(result.job, result.token, now_ms());
         if !shared.consensus.outbox_put(result.token.to_string(), encode(&result)?).await? {
             tracing::error!(token = %result.token, "the outbox is full; this result is lost if the agent ends before it is taken");
         }
@@ -299,10 +221,10 @@ impl Drone {
 
     /// Copies the artifacts to another node, then reports; both again and again from the outbox until the hive has answered.
     fn deliver(&mut self, shared: &Arc<Shared>, result: Ended) {
-        if !self.sending.insert(result.token) {
+        if !self.desk.begin_sending(result.token) {
             return;
         }
-        let since_ms = self.reporting.get(&result.token).map_or(0, |(_, since_ms)| *since_ms);
+        let since_ms = self.desk.reporting_since_ms(&result.token).unwrap_or(0);
         let patient = now_ms().saturating_sub(since_ms) < COPY_PATIENCE_MS;
         let shared = Arc::clone(shared);
         tasks::spawn("report", async move {
@@ -326,7 +248,7 @@ impl Drone {
                 match propose(&shared, command, REPORT_TIMEOUT).await {
                     Ok(reply) => {
                         tracing::debug!(%job, %token, ?reply, "result reported");
-                        true
+                        settles(&reply)
                     }
                     Err(error) => {
                         tracing::debug!(%job, %token, %error, "result not taken yet, kept in the outbox");
@@ -341,7 +263,7 @@ impl Drone {
 
     /// The hive answered about a result, or could not be asked.
     pub(super) async fn on_reported(&mut self, shared: &Shared, token: Token, settled: bool) -> anyhow::Result<()> {
-        self.sending.remove(&token);
+        self.desk.end_sending(&token);
         if settled {
             shared.consensus.outbox_done(token.to_string()).await?;
         }
@@ -363,8 +285,8 @@ impl Drone {
 
     /// Ends all builds; what they were is told to the hive by the next life of the agent.
     pub(super) fn stop(&self) {
-        for running in self.running.values() {
-            running.build.stop(StopReason::Shutdown);
+        for build in self.builds.values() {
+            build.stop(StopReason::Shutdown);
         }
     }
 }
@@ -378,15 +300,6 @@ fn own_slots(shared: &Shared) -> usize {
         Some(scheduler::slots(&me.info.inventory, state.drone_record(&shared.me.peer_id), Some(set), &settings))
     });
     usize::try_from(slots.unwrap_or(0)).unwrap_or(usize::MAX)
-}
-
-/// Why an attempt that the state no longer assigns to this node is stopped.
-fn stop_reason(shared: &Shared, job: JobId) -> StopReason {
-    let reason = shared.read(|state| {
-        let job = state.job(&job)?;
-        (job.state == JobState::Cancelled).then(|| job.reason.clone().unwrap_or_default())
-    });
-    reason.map_or(StopReason::Superseded, StopReason::Cancelled)
 }
 
 /// Progress that is only shown is sent once: losing it changes nothing but what people see.
@@ -422,13 +335,4 @@ fn begin(shared: &Arc<Shared>, job: JobId, token: Token, progress: Progress) {
         }
         let _ = shared.events.send(Event::Begun { token, permitted }).await;
     });
-}
-
-/// An attempt that runs nowhere any more although it is assigned to this node is reported as failed by the drone's restart.
-fn interrupted() -> Outcome {
-    Outcome::Failed {
-        class: FailureClass::Infra,
-        reason: "the agent was restarted while it built".to_owned(),
-        exit_code: None,
-    }
 }

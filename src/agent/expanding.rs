@@ -17,12 +17,10 @@ use super::shared::Shared;
 use super::{accepted, blobs, propose, propose_all};
 use crate::api::ApiResult;
 use crate::consensus::Role;
-use crate::engine::command::{Command, SUBMIT_JOBS_MAX};
+use crate::engine::command::Command;
 use crate::engine::id::SessionId;
-use crate::engine::job::{Job, JobState, Work};
-use crate::engine::plan::{PLAN_MAX_BYTES, PLAN_NAME, Plan};
-use crate::engine::session::SessionPhase;
-use crate::engine::state::State;
+use crate::engine::job::{Job, JobState};
+use crate::engine::plan::{PLAN_MAX_BYTES, PLAN_NAME, Plan, hand_in, resolved};
 use crate::tasks;
 
 /// Interval of looking, milliseconds.
@@ -66,16 +64,6 @@ impl Expanding {
     }
 }
 
-/// Drafts whose resolution is over.
-fn resolved(state: &State) -> Vec<(SessionId, Job)> {
-    let drafts = state.sessions().filter(|(_, session)| session.phase == SessionPhase::Draft);
-    let over = drafts.filter_map(|(id, _)| {
-        let resolution = state.session_jobs(id).find(|job| matches!(job.spec.work, Work::Resolve { .. }))?;
-        resolution.state.is_terminal().then(|| (*id, resolution.clone()))
-    });
-    over.collect()
-}
-
 async fn expand(shared: &Shared, session: SessionId, resolution: &Job) -> ApiResult<()> {
     if resolution.state != JobState::Received {
         let reason = resolution.reason.clone().unwrap_or_else(|| "the resolution did not end well".to_owned());
@@ -94,23 +82,13 @@ async fn expand(shared: &Shared, session: SessionId, resolution: &Job) -> ApiRes
         }
     };
     let about = shared.read(|state| state.session(&session).map(|session| session.about.clone())).unwrap_or_default();
-    let commands: Vec<Command> = jobs
-        .chunks(SUBMIT_JOBS_MAX)
-        .map(|jobs| Command::Submit {
-            session,
-            about: about.clone(),
-            draft: Some(shared.me.peer_id.clone()),
-            jobs: jobs.to_vec(),
-        })
-        .collect();
+    let (commands, command) = hand_in(session, &about, &shared.me.peer_id, &jobs);
     for commands in commands.chunks(IN_FLIGHT) {
         for reply in propose_all(shared, commands.to_vec(), COMMIT_TIMEOUT).await? {
             accepted(reply)?;
         }
     }
     tracing::info!(%session, jobs = jobs.len(), "what was resolved is queued");
-    // The resolution is one of the session's jobs.
-    let command = Command::OpenSession { session, jobs: jobs.len() as u64 + 1 };
     accepted(propose(shared, command, COMMIT_TIMEOUT).await?)
 }
 

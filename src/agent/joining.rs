@@ -23,7 +23,7 @@ use crate::discovery::{BeaconContent, HiveEpoch};
 use crate::engine::beacon::BeaconState;
 use crate::engine::command::Command;
 use crate::engine::founding::{
-    FoundMode, Founding, FoundingOptions, HiveFacts, HoldReason, SeekersDigest, Step, dissolves_into,
+    FoundMode, Founding, FoundingOptions, HiveFacts, HoldReason, SeekersDigest, Step, childless, dissolves_into,
 };
 use crate::engine::id::{Epoch, EpochId, HiveId, PeerId};
 use crate::engine::member::MemberInfo;
@@ -119,8 +119,11 @@ impl Joining {
         let views: BTreeMap<PeerId, Facts> =
             shared.mesh.peers().await.into_iter().map(|view| (view.peer, view.facts)).collect();
         self.connected.retain(|peer, _| views.contains_key(peer));
+        let ours = shared.hive().map(|(hive_id, _)| hive_id);
         for (peer, facts) in views {
-            if self.connected.get(&peer) != Some(&facts) {
+            // Whether this hive may dissolve is known only a while after a start, when the connection may have been there for long.
+            let other = ours.is_some() && facts.allegiance.is_some_and(|theirs| Some(theirs.hive_id) != ours);
+            if other || self.connected.get(&peer) != Some(&facts) {
                 self.on_peer(shared, &peer, facts, now_ms).await?;
             }
         }
@@ -359,7 +362,7 @@ impl Joining {
         facts: &Facts,
         now_ms: u64,
     ) -> anyhow::Result<()> {
-        let ours = HiveFacts { hive_id, childless: childless(shared) };
+        let ours = HiveFacts { hive_id, childless: is_childless(shared) };
         let other = HiveFacts { hive_id: theirs.hive_id, childless: facts.extension.contains_key(CHILDLESS) };
         if dissolves_into(ours, other) {
             tracing::warn!(%hive_id, into = %theirs.hive_id, "this hive has nobody else and nothing to lose: it dissolves");
@@ -469,7 +472,7 @@ impl Joining {
             (u32::try_from(members).unwrap_or(u32::MAX), state.founder().map(|founder| founder.joined_at))
         });
         let mut extension = BTreeMap::new();
-        if hive.is_some() && childless(shared) {
+        if hive.is_some() && is_childless(shared) {
             extension.insert(CHILDLESS.to_owned(), "1".to_owned());
         }
         let local = LocalFacts {
@@ -556,13 +559,11 @@ pub(super) fn say_cloned(shared: &Shared, from: SocketAddr) {
     shared.notice("clone", Some(text));
 }
 
-/// One member, and nothing acknowledged beyond the founding.
-fn childless(shared: &Shared) -> bool {
-    shared.read(|state| {
-        let members = state.members().filter(|member| !member.left).count();
-        let acknowledged = state.jobs_len() > 0 || state.sessions().next().is_some() || state.tokens().next().is_some();
-        members <= 1 && !acknowledged
-    })
+fn is_childless(shared: &Shared) -> bool {
+    let status = shared.consensus.status();
+    let own_term = status.applied.is_some_and(|applied| applied.term == status.term);
+    let is_current = status.role == Role::Leader && status.quorum && own_term;
+    shared.read(|state| childless(state, is_current))
 }
 
 /// The state has this node as a member with what it says about itself, but for free disk space, which changes all the time and is

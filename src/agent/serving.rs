@@ -8,10 +8,11 @@ use std::time::Duration;
 
 use tokio::sync::{Semaphore, mpsc, oneshot};
 
-use super::control::{LEASES_MAX, Request, Response};
+use super::control::{Request, Response};
 use super::shared::Shared;
 use super::{Event, advising, blobs, coordinating, legacy, staging};
 use crate::engine::id::PeerId;
+use crate::engine::scheduler::LEASES_MAX;
 use crate::tasks;
 use crate::transport::{CONTROL_FRAME_MAX, Incoming, RAFT_FRAME_MAX, read_frame, write_frame};
 

@@ -17,6 +17,7 @@ use std::collections::BTreeMap;
 
 use super::beacon::answer::seekers_digest;
 use super::id::{HiveId, PeerId};
+use super::state::State;
 
 /// Time from carrier and address on before a node may found, milliseconds.
 pub const QUIET_MS: u64 = 3_000;
@@ -305,6 +306,18 @@ pub struct HiveFacts {
     pub hive_id: HiveId,
     /// It has one member and no acknowledged command beyond its founding.
     pub childless: bool,
+}
+
+/// Whether a hive has one member, and nothing acknowledged beyond its founding. `is_current`: this node leads the log and has
+/// applied an entry of its own term. A copy that is behind, as after a restart, may not know of members and jobs that the hive has
+/// acknowledged, so nothing dissolves by its word.
+pub fn childless(state: &State, is_current: bool) -> bool {
+    if !is_current {
+        return false;
+    }
+    let members = state.members().filter(|member| !member.left).count();
+    let acknowledged = state.jobs_len() > 0 || state.sessions().next().is_some() || state.tokens().next().is_some();
+    members <= 1 && !acknowledged
 }
 
 /// Whether `ours` dissolves into `theirs`: only a childless hive does, and of two childless ones the greater `hive_id`.

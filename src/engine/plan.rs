@@ -19,9 +19,12 @@ use std::collections::BTreeSet;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
+use super::command::{Command, SUBMIT_JOBS_MAX};
 use super::grammar::{self, GrammarError};
-use super::id::{JobId, SessionId};
-use super::job::{JobSpec, Work};
+use super::id::{JobId, PeerId, SessionId};
+use super::job::{Job, JobSpec, Work};
+use super::session::{SessionAbout, SessionPhase};
+use super::state::State;
 
 /// Name of the artifact.
 pub const PLAN_NAME: &str = "plan.json";
@@ -172,6 +175,34 @@ impl Plan {
         }
         Ok(jobs)
     }
+}
+
+/// Drafts whose resolution is over, however it ended.
+pub fn resolved(state: &State) -> Vec<(SessionId, Job)> {
+    let drafts = state.sessions().filter(|(_, session)| session.phase == SessionPhase::Draft);
+    let over = drafts.filter_map(|(id, _)| {
+        let resolution = state.session_jobs(id).find(|job| matches!(job.spec.work, Work::Resolve { .. }))?;
+        resolution.state.is_terminal().then(|| (*id, resolution.clone()))
+    });
+    over.collect()
+}
+
+/// What hands the jobs of a plan in, and what makes them visible once all of that is committed.
+pub fn hand_in(
+    session: SessionId,
+    about: &SessionAbout,
+    drafted_by: &PeerId,
+    jobs: &[JobSpec],
+) -> (Vec<Command>, Command) {
+    let submit = |jobs: &[JobSpec]| Command::Submit {
+        session,
+        about: about.clone(),
+        draft: Some(drafted_by.clone()),
+        jobs: jobs.to_vec(),
+    };
+    // The resolution is one of the session's jobs.
+    let open = Command::OpenSession { session, jobs: jobs.len() as u64 + 1 };
+    (jobs.chunks(SUBMIT_JOBS_MAX).map(submit).collect(), open)
 }
 
 /// The id of a package's job: the same whoever makes it.

@@ -26,7 +26,10 @@ use super::state::State;
 
 pub use self::explain::{Explanation, ExplanationLine, Subject, explain, explain_job, waiting_for};
 pub use self::fit::{Slots, Unfit, slots, wanted_tree};
-pub use self::leases::{DRONE_STOPS_AFTER_MS, LEASE_MS, Leases, PURE_AFTER_DOWN_MS, RENEW_EVERY_MS, drone_must_stop};
+pub use self::leases::{
+    DRONE_STOPS_AFTER_MS, LEASE_MS, LEASES_MAX, LeaseAnswer, LeaseAsked, LeasePhase, Leases, PURE_AFTER_DOWN_MS,
+    RENEW_EVERY_MS, drone_must_stop,
+};
 
 /// What the coordinator knows beside the replicated state.
 #[derive(Clone, Debug, Default)]

@@ -11,8 +11,14 @@
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::engine::id::Token;
+use serde::{Deserialize, Serialize};
+
+use crate::engine::id::{JobId, PeerId, Token};
+use crate::engine::job::AttemptState;
 use crate::engine::state::State;
+
+/// Most attempts in one lease request.
+pub const LEASES_MAX: usize = 256;
 
 /// How often a drone renews all its attempts.
 pub const RENEW_EVERY_MS: u64 = 5_000;
@@ -26,6 +32,39 @@ pub const DRONE_STOPS_AFTER_MS: u64 = 12_000;
 
 /// So long no lease is given for an attempt that is to be taken back, when that was not committed.
 const REVOKE_MS: u64 = 5_000;
+
+/// One attempt that a drone asks about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LeaseAsked {
+    /// The job.
+    pub job: JobId,
+    /// Its fencing token.
+    pub token: Token,
+    /// How far it is at the drone.
+    pub phase: LeasePhase,
+}
+
+/// How far an attempt is at its drone when it asks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum LeasePhase {
+    /// It waits for a slot; may be taken back.
+    Waits,
+    /// It is about to begin.
+    Begins,
+    /// It has begun.
+    Begun,
+}
+
+/// What the coordinator said of one attempt.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LeaseAnswer {
+    /// Its fencing token.
+    pub token: Token,
+    /// As what it was asked about.
+    pub phase: LeasePhase,
+    /// It is the drone's, and may go on, or begin, or wait.
+    pub valid: bool,
+}
 
 /// Whether a drone must stop an attempt by itself, so long after the renewal that was confirmed last. The time counts from
 /// when that renewal was *sent*.
@@ -82,6 +121,29 @@ impl Leases {
             let at = self.renewed.entry(token).or_insert(now_ms);
             *at = (*at).max(now_ms);
         }
+    }
+
+    /// Answers a drone, and renews what is its. To be asked only of a coordinator that has just made sure that it still is one, with
+    /// a state in which everything is applied that was committed before.
+    pub fn answer(&mut self, state: &State, drone: &PeerId, asked: &[LeaseAsked], now_ms: u64) -> Vec<bool> {
+        let valid: Vec<bool> = asked.iter().map(|asked| self.is_valid(state, drone, asked)).collect();
+        for (asked, _) in asked.iter().zip(&valid).filter(|(_, valid)| **valid) {
+            if asked.phase == LeasePhase::Waits {
+                self.renew_waiting([asked.token], now_ms);
+            } else {
+                self.renew([asked.token], now_ms);
+            }
+        }
+        valid
+    }
+
+    fn is_valid(&self, state: &State, drone: &PeerId, asked: &LeaseAsked) -> bool {
+        let Some(attempt) = state.job(&asked.job).and_then(|job| job.live_attempt()) else { return false };
+        // What has begun does not begin again: the drone's own copy of the state may be older than its last life. What is being
+        // taken back must not begin either.
+        let may_begin = attempt.state == AttemptState::Assigned && !self.is_revoking(&asked.token);
+        let own = attempt.token == asked.token && attempt.node == *drone;
+        own && (may_begin || asked.phase == LeasePhase::Begun)
     }
 
     /// Starts leases of attempts that are new and drops those of attempts that are over.

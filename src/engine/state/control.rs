@@ -9,7 +9,8 @@ use crate::engine::command::{RejectCode, Reply};
 use crate::engine::control::{Control, DroneChange, Jobs};
 use crate::engine::grammar;
 use crate::engine::id::{JobId, PeerId, SessionId};
-use crate::engine::job::{AttemptState, FailureClass, Job, JobState, Tally};
+use crate::engine::job::{Attempt, AttemptState, FailureClass, Job, JobState, Tally};
+use crate::engine::scheduler::LEASE_MS;
 use crate::engine::session::SessionPhase;
 
 /// Most processors that a drone can be limited to.
@@ -21,6 +22,12 @@ const DRAIN_MAX_MS: u64 = 7 * 86_400_000;
 
 fn jobs(changed: u64) -> Executed {
     Ok(Reply::Changed { jobs: changed, drones: 0 })
+}
+
+/// It has effects outside and was taken back after it had begun: what it waits for is that its drone has stopped it.
+fn may_still_run(job: &Job) -> bool {
+    let stale = |attempt: &Attempt| attempt.state == AttemptState::Stale && attempt.started_at.is_some();
+    !job.spec.pure && job.attempts.last().is_some_and(stale)
 }
 
 impl State {
@@ -124,13 +131,15 @@ impl State {
     fn clear_failures(&mut self) -> Reply {
         let failed = |job: &&Job| {
             matches!(job.state, JobState::Needed | JobState::Blocked)
-                && (job.tally != Tally::default() || job.not_before_ms > 0)
+                && (job.tally != Tally::default() || (job.not_before_ms > 0 && !may_still_run(job)))
         };
         let ids: Vec<JobId> = self.jobs.in_order().filter(failed).map(|job| job.spec.id).collect();
         for id in &ids {
             self.jobs.update(id, |job| {
                 job.tally = Tally::default();
-                job.not_before_ms = 0;
+                if !may_still_run(job) {
+                    job.not_before_ms = 0;
+                }
             });
             self.touch_job(id);
         }
@@ -151,8 +160,14 @@ impl State {
         })?;
         let changed = ids.len() as u64;
         let reason = clip(&format!("taken back by {}: {}", decision.by, decision.why), REASON_MAX_LEN);
+        let stopped_ms = self.meta.hive_time_ms.saturating_add(LEASE_MS);
         for id in ids {
             self.jobs.update(&id, |job| {
+                let began = job.live_attempt().is_some_and(|attempt| attempt.state != AttemptState::Assigned);
+                if began && !job.spec.pure {
+                    // Its drone may hear of it late; by then it has stopped by itself.
+                    job.not_before_ms = job.not_before_ms.max(stopped_ms);
+                }
                 end_live(job, context, AttemptState::Stale, FailureClass::Stale, &reason);
                 job.state = JobState::Needed;
             });

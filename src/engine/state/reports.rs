@@ -12,7 +12,7 @@
 //! | drone lost | at once elsewhere; quarantined after 3 drones, or 3 times one | the same before it began, else blocked |
 //! | drone lost before it began | at once elsewhere, then as class infra | the same |
 //! | returned, taken back | at once, rather elsewhere | the same; a drone does not return what has begun |
-//! | not uploaded | waits as for class infra | the same |
+//! | not uploaded | waits as for class infra | the same before it began, else blocked |
 //!
 //! A job with outside effects that began is never run again by itself, because nobody knows how far it came, unless repeating
 //! it was declared to be harmless; then it is treated as a pure one. Blocks for failures end by themselves, each time later,
@@ -154,8 +154,8 @@ impl State {
                 let reason = clip(&reason, REASON_MAX_LEN);
                 let hive_time_ms = self.meta.hive_time_ms;
                 let node = self.jobs.update(&id, |job| {
-                    let (node, _) = end_attempt(job, context.at, FailureClass::Infra, &reason, None)?;
-                    again_later(job, &reason, hive_time_ms);
+                    let (node, began) = end_attempt(job, context.at, FailureClass::Infra, &reason, None)?;
+                    after_failure(job, &node, FailureClass::Infra, began, &reason, hive_time_ms);
                     Some(node)
                 });
                 if let Some(Some(node)) = node {
