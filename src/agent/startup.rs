@@ -20,7 +20,7 @@ use super::files::Files;
 use super::node_api::Api;
 use super::preparing::Prepared;
 use super::shared::{Me, Shared, Soft};
-use super::{Agent, EVENTS_MAX, Event, Inputs, blobs, control, peers, serving};
+use super::{Agent, EVENTS_MAX, Event, Inputs, blobs, control, peers, serving, staging};
 use crate::blobs::{BlobStore, exchange, unpack};
 use crate::clock::now_ms;
 use crate::config::{Config, LegacyDrones as ConfiguredDrones, LegacyMode as ConfiguredLegacy};
@@ -195,7 +195,7 @@ async fn start(prepared: Prepared) -> anyhow::Result<()> {
         discovery,
         blobs,
         logs,
-        staging: config.staging_path.as_deref().map(Staging::new).map(Arc::new),
+        staging: open_staging(&config)?,
         builder,
         executor,
         builds,
@@ -241,6 +241,7 @@ async fn serve_and_run(shared: Arc<Shared>, bound: web::Bound, inputs: Inputs) -
     tasks::spawn("control", serving::serve(Arc::clone(&shared), control));
     tasks::spawn("signals", wait_for_signals(Arc::clone(&shared)));
     tasks::spawn("housekeeping", keep_house(Arc::clone(&shared)));
+    tasks::spawn("staging", staging::keep(Arc::clone(&shared)));
     if shared.executor.has_helper() {
         tasks::spawn("helper-watch", watch_helper(Arc::clone(&shared)));
     }
@@ -473,6 +474,13 @@ fn log_options(config: &Config) -> logs::Options {
         age_max_ms: u64::from(config.build.keep_logs_days) * 86_400_000,
         ..logs::Options::default()
     }
+}
+
+fn open_staging(config: &Config) -> anyhow::Result<Option<Arc<Staging>>> {
+    let Some(root) = &config.staging_path else { return Ok(None) };
+    let opened = Staging::open(root, config.binhost_path.as_deref());
+    let staging = opened.with_context(|| format!("Failed to open the staging directory {}", root.display()))?;
+    Ok(Some(Arc::new(staging)))
 }
 
 /// Root needs no helper, so one that does not run is missed only by an agent that is not root.

@@ -123,7 +123,7 @@ fn member_status(shared: &Shared, consensus: &ConsensusStatus, member: &Member) 
         raft: raft_part(consensus, member),
         version: member.info.version.clone(),
         last_seen_ms: heard_ms.map(|at| now_ms().saturating_sub(at)),
-        staging: report.as_ref().is_some_and(|report| report.staging),
+        staging: report.as_ref().is_some_and(|report| report.staging.is_some()),
         load: report.map(|report| f64::from(report.load_centi) / 100.0),
         cores: member.info.inventory.cpu_cores,
         founder: member.founder,
@@ -182,7 +182,7 @@ pub(super) fn own_report(shared: &Shared) -> StatusReport {
         commit_p99_ms: consensus.fsync_p99_ms,
         raft_id: consensus.raft_id,
         halted: consensus.halted.is_some(),
-        staging: shared.staging.is_some(),
+        staging: shared.staging.is_some().then(|| shared.soft(|soft| soft.staging.ordinal)),
         received_ms: now_ms(),
     }
 }

@@ -53,6 +53,11 @@ pub(crate) fn status(status: &Status, paint: Paint) -> String {
         format!("epoch {}, applied {} of {}, {} old", log.epoch, log.applied, log.committed, duration(log.age_ms)),
     );
     line("queue", queue_line(&status.queue, paint));
+    let keepers: Vec<_> =
+        status.members.iter().filter(|member| member.staging).map(|member| clean(&member.name)).collect();
+    if !keepers.is_empty() {
+        line("staging", keepers.join(", "));
+    }
     out.push('\n');
     out.push_str(&members(status, paint));
     for notice in &status.notices {

@@ -30,7 +30,7 @@ const KEYS_MAX: usize = 512;
 /// Longest value that is answered, bytes; longer ones are read past.
 const VALUE_MAX_BYTES: u64 = 64 << 10;
 /// What the values of a package are answered of. The rest is for Portage alone.
-const KEYS: [&str; 22] = [
+const KEYS: [&str; 23] = [
     "BDEPEND",
     "BUILD_ID",
     "BUILD_TIME",
@@ -46,6 +46,7 @@ const KEYS: [&str; 22] = [
     "LICENSE",
     "PDEPEND",
     "PF",
+    "PROPERTIES",
     "PROVIDES",
     "RDEPEND",
     "REQUIRES",

@@ -167,7 +167,7 @@ mod tests {
     impl Place {
         fn new() -> Self {
             let root = tempfile::tempdir().expect("temporary directory");
-            let staging = Staging::new(&root.path().join("staging"));
+            let staging = Staging::open(&root.path().join("staging"), None).expect("opens");
             Self { root, staging }
         }
 
