@@ -33,6 +33,7 @@ use crate::exec::facts::FactsHandle;
 use crate::exec::logs::{self, LogStore};
 use crate::exec::portage::Portage;
 use crate::exec::privilege::{Executor, Privilege};
+use crate::exec::signatures::Signatures;
 use crate::exec::staging::Staging;
 use crate::exec::{InstallPolicy, Options as ExecOptions, inventory};
 use crate::keyring::Keyring;
@@ -478,7 +479,7 @@ fn log_options(config: &Config) -> logs::Options {
 
 fn open_staging(config: &Config) -> anyhow::Result<Option<Arc<Staging>>> {
     let Some(root) = &config.staging_path else { return Ok(None) };
-    let opened = Staging::open(root, config.binhost_path.as_deref());
+    let opened = Staging::open(root, config.binhost_path.as_deref(), trusted(config));
     let staging = opened.with_context(|| format!("Failed to open the staging directory {}", root.display()))?;
     Ok(Some(Arc::new(staging)))
 }
@@ -487,6 +488,12 @@ fn open_staging(config: &Config) -> anyhow::Result<Option<Arc<Staging>>> {
 fn helper(config: &Config) -> Option<PathBuf> {
     let root = rustix::process::geteuid().is_root();
     config.helper.clone().filter(|socket| !root || socket.exists())
+}
+
+/// Who may sign Gentoo packages; the file was looked at before.
+fn trusted(config: &Config) -> Option<Signatures> {
+    let build = &config.build;
+    build.portage_verify_keys.as_ref().map(|keys| Signatures::new(keys, build.portage_demand_signatures))
 }
 
 /// How programs run on this host. Agent and helper make it from the same settings, so that they mean the same.
@@ -504,6 +511,7 @@ pub(crate) fn exec_options(config: &Config) -> ExecOptions {
         secrets_dir: config.build.secrets_dir.clone(),
         build_dependencies: if config.build.debian_build_deps { InstallPolicy::On } else { InstallPolicy::Off },
         cpu_max_percent: if config.build.cores == 0 { 0 } else { config.build.cores.min(cores) * 100 },
+        signatures: trusted(config),
         portage: Portage { binhost: config.build.binhost.clone(), ..Portage::default() },
         ..ExecOptions::default()
     }

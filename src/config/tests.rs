@@ -164,8 +164,12 @@ fn every_setting_can_be_set_by_file_environment_and_flag_alike() {
         ("build.debian_build_deps", "on"),
         ("build.secrets_dir", "/j"),
         ("build.binhost", "http://h/x"),
+        ("build.portage_verify_keys", "/k.gpg"),
+        ("build.portage_signatures", "demand"),
         ("build.keep_logs_days", "1"),
         ("build.keep_logs_mb", "16"),
+        ("build.keep_artifacts_days", "0"),
+        ("build.keep_artifacts_mb", "7"),
         ("log.level", "debug"),
         ("log.format", "json"),
     ];

@@ -23,6 +23,8 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Component, Path, PathBuf};
 use std::sync::Mutex;
 
+use super::signatures::Signatures;
+
 pub use look::Located;
 pub use place::{Incoming, Kind, PutError};
 pub use progress::Progress;
@@ -36,6 +38,7 @@ const OWN: &str = ".hive";
 pub struct Staging {
     root: PathBuf,
     live: Option<PathBuf>,
+    signatures: Option<Signatures>,
     looked: Mutex<BTreeMap<PathBuf, look::Verdict>>,
     /// By architecture.
     indexes: Mutex<BTreeMap<String, index::Index>>,
@@ -43,11 +46,12 @@ pub struct Staging {
 
 impl Staging {
     /// Opens or makes the staging directory `root`, beside the directory `live` that clients are served from, and removes what a
-    /// crash left half-written.
-    pub fn open(root: &Path, live: Option<&Path>) -> io::Result<Self> {
+    /// crash left half-written. Gentoo packages that `signatures` does not trust are neither put there nor found.
+    pub fn open(root: &Path, live: Option<&Path>, signatures: Option<Signatures>) -> io::Result<Self> {
         let staging = Self {
             root: root.to_owned(),
             live: live.map(Path::to_owned),
+            signatures,
             looked: Mutex::default(),
             indexes: Mutex::default(),
         };

@@ -23,6 +23,7 @@ use crate::engine::grammar;
 use crate::engine::id::{JobId, Sha256Hash};
 use crate::engine::staging::{arch_of_chost, build_number, debian_pool, number_of};
 use crate::exec::format::{Caps, FormatError, changes, deb, gpkg};
+use crate::exec::signatures::SignatureError;
 
 /// What kind of result is put here.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -70,6 +71,15 @@ fn of_format(name: &str, error: FormatError) -> PutError {
     }
 }
 
+fn of_signature(name: &str, error: &SignatureError) -> PutError {
+    match error {
+        SignatureError::Unable(_) => PutError::Unable(format!("{name}: {error}")),
+        SignatureError::Unsigned | SignatureError::Damaged(_) | SignatureError::Untrusted { .. } => {
+            PutError::Refused(format!("{name}: {error}"))
+        }
+    }
+}
+
 impl Staging {
     /// Puts a result where it belongs and answers where that is, below the staging directory. What `Packages` says follows with
     /// [`write_indexes`](Self::write_indexes). Blocks.
@@ -110,6 +120,9 @@ impl Staging {
     fn put_gpkg(&self, incoming: &mut Incoming) -> Result<String, PutError> {
         let name = incoming.name.clone();
         let package = gpkg::verify(&mut incoming.file, Caps::default()).map_err(|error| of_format(&name, error))?;
+        if let Some(signatures) = &self.signatures {
+            signatures.check(&mut incoming.file, &package).map_err(|error| of_signature(&name, &error))?;
+        }
         let (_, pn) = grammar::split_version(&format!("{}/{}", package.category, package.pf))
             .and_then(|(package, _)| package.split_once('/'))
             .map(|(category, name)| (category.to_owned(), name.to_owned()))
@@ -261,7 +274,7 @@ mod tests {
 
     fn staging() -> (tempfile::TempDir, Staging) {
         let root = tempfile::tempdir().expect("temporary directory");
-        let staging = Staging::open(&root.path().join("staging"), None).expect("opens");
+        let staging = Staging::open(&root.path().join("staging"), None, None).expect("opens");
         (root, staging)
     }
 
@@ -322,7 +335,7 @@ mod tests {
         }
         // The end came before the index was written.
         let again = || {
-            let staging = Staging::open(&root.path().join("staging"), None).expect("opens");
+            let staging = Staging::open(&root.path().join("staging"), None, None).expect("opens");
             staging.open_indexes().expect("indexes");
             packages(&staging)
         };
@@ -377,14 +390,14 @@ mod tests {
     fn a_link_that_makes_staging_the_live_directory_stops_it() {
         let root = tempfile::tempdir().expect("temporary directory");
         let at = |name: &str| root.path().join(name);
-        let staging = Staging::open(&at("staging"), Some(&at("live"))).expect("opens");
+        let staging = Staging::open(&at("staging"), Some(&at("live")), None).expect("opens");
         let package =
             || vec![incoming("hello-1.0-1.gpkg.tar", &sample::package("app-misc", "hello-1.0", Some(1), b"x"))];
         staging.put(JOB, Kind::Portage, package()).expect("puts");
         std::os::unix::fs::symlink("staging", at("live")).expect("links");
         let error = staging.put(JOB, Kind::Portage, package()).expect_err("now it is live");
         assert!(matches!(&error, PutError::Unable(why) if why.contains("clients are served from")), "{error}");
-        assert!(staging.write_indexes().is_err() && Staging::open(&at("staging"), Some(&at("live"))).is_err());
+        assert!(staging.write_indexes().is_err() && Staging::open(&at("staging"), Some(&at("live")), None).is_err());
     }
 
     fn changes(source: &str, deb: &[u8]) -> Vec<u8> {

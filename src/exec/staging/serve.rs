@@ -71,7 +71,7 @@ mod tests {
     #[test]
     fn only_files_of_the_layout_are_handed_out_and_no_way_leads_out() {
         let root = tempfile::tempdir().expect("temporary directory");
-        let staging = Staging::open(&root.path().join("staging"), None).expect("opens");
+        let staging = Staging::open(&root.path().join("staging"), None, None).expect("opens");
         let at = |path: &str| staging.root().join(path);
         fs::create_dir_all(at("portage/amd64/app-misc")).expect("mkdir");
         fs::create_dir_all(at("app-misc/x")).expect("mkdir");
