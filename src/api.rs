@@ -190,6 +190,9 @@ pub struct SelfStatus {
     pub version: String,
     /// How long the agent has been running.
     pub uptime_ms: u64,
+    /// Bytes of finished jobs' artifacts that it keeps, as of its last hourly look.
+    #[serde(default)]
+    pub artifact_bytes: u64,
 }
 
 /// Phase of a node's life.

@@ -129,6 +129,17 @@ pub(crate) struct StatusReport {
     pub received_ms: u64,
 }
 
+/// Artifacts on this node, as the last hourly look found them.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct ArtifactCounts {
+    /// Bytes that are kept.
+    pub bytes: u64,
+    /// Kept only because staging does not have them yet.
+    pub for_staging: u64,
+    /// Too old or too many; they go when the next look finds the same.
+    pub expired: u64,
+}
+
 /// Results and the staging directory of this node.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct StagingCounts {
@@ -182,6 +193,8 @@ pub(crate) struct Soft {
     pub registered: VecDeque<SocketAddr>,
     /// What this host cannot offer to builds (cgroups, sandbox).
     pub isolation: Vec<String>,
+    /// What was last seen of artifacts on this node.
+    pub artifacts: ArtifactCounts,
     /// What became of results that belong into this node's staging directory.
     pub staging: StagingCounts,
 }

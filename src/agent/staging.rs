@@ -174,6 +174,19 @@ impl Asked {
     }
 }
 
+/// Everything up to this position in the order of ending is in every staging directory of the hive, as far as is known here.
+pub(super) fn staged_to(shared: &Shared) -> Option<u64> {
+    let members: Vec<PeerId> = shared.read(|state| {
+        let present = state.members().filter(|member| !member.left);
+        present.map(|member| member.info.peer_id.clone()).collect()
+    });
+    shared.soft(|soft| {
+        let here = shared.staging.as_ref().map(|_| soft.staging.ordinal);
+        let others = members.iter().filter_map(|peer| soft.reports.get(peer)?.staging);
+        here.into_iter().chain(others).min()
+    })
+}
+
 /// `GET /api/v2/staged`.
 pub(super) async fn view(shared: &Arc<Shared>, atom: String) -> ApiResult<StagedView> {
     let none = StagedView { found: false, node: None, path: None, size_bytes: None, why: None, atom: atom.clone() };

@@ -44,6 +44,7 @@ pub(super) fn status(shared: &Shared) -> Status {
             state: phase(shared),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             uptime_ms: now_ms().saturating_sub(shared.me.started_ms),
+            artifact_bytes: shared.soft(|soft| soft.artifacts.bytes),
         },
         quorum: consensus.quorum,
         coordinator,

@@ -75,6 +75,7 @@ pub(super) fn status(text: &str) -> Status {
             state: NodePhase::Member,
             version: text.clone(),
             uptime_ms: 5_000,
+            artifact_bytes: 0,
         },
         coordinator: Some(Coordinator { name: text.clone(), peer_id: PeerId::new(text.clone()), term: 3 }),
         quorum: true,

@@ -106,6 +106,11 @@ impl State {
         self.jobs.retired_newest_first().map(|(id, retired)| RowKey::History(id, retired).row())
     }
 
+    /// Jobs in memory, those of drafts included, in the order of submission.
+    pub fn jobs_and_drafts(&self) -> impl DoubleEndedIterator<Item = &Job> {
+        self.jobs.in_order()
+    }
+
     /// Jobs that were received after a position in the order of ending, oldest first, those of the history table included. Walks all
     /// jobs in memory.
     pub fn received_after(&self, ordinal: u64) -> Vec<(u64, JobId)> {
