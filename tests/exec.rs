@@ -31,7 +31,6 @@ mod isolation;
 mod maven;
 #[path = "exec/portage.rs"]
 mod portage;
-#[allow(dead_code, reason = "shared with the tests of formats")]
 #[path = "sample/gpkg.rs"]
 mod sample;
 

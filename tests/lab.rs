@@ -33,9 +33,6 @@ mod logs;
 mod operating;
 #[path = "lab/queueing.rs"]
 mod queueing;
-#[allow(dead_code, reason = "shared with the tests of formats")]
-#[path = "sample/gpkg.rs"]
-mod sample;
 #[path = "lab/staging.rs"]
 mod staging;
 #[path = "lab/voting.rs"]

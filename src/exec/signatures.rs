@@ -164,10 +164,15 @@ mod tests {
     use crate::exec::format::Caps;
     use crate::exec::staging::sample::{self, Signer};
 
-    fn check(signatures: &Signatures, bytes: &[u8]) -> Result<(), SignatureError> {
+    fn opened(bytes: &[u8]) -> (File, Gpkg) {
         let mut file = tempfile::tempfile().expect("temporary file");
         file.write_all(bytes).expect("writes");
         let package = gpkg::verify(&mut file, Caps::default()).expect("whole");
+        (file, package)
+    }
+
+    fn check(signatures: &Signatures, bytes: &[u8]) -> Result<(), SignatureError> {
+        let (mut file, package) = opened(bytes);
         signatures.check(&mut file, &package)
     }
 

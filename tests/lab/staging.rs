@@ -6,8 +6,8 @@ use std::os::unix::fs::MetadataExt as _;
 use serde_json::Value;
 
 use crate::building::{hive_of, wait_for_state, write_debian_source};
+use crate::gpkg;
 use crate::harness::{Host, eventually, in_lab, run, s};
-use crate::sample;
 
 /// The body of an answer and its status.
 fn get(host: &Host, path: &str) -> (String, String) {
@@ -67,7 +67,7 @@ fn results_of_the_time_before_come_into_staging_once_and_uploads_are_checked_fro
 
         let upload = keeper.tmp().join("staging/app-misc");
         fs::create_dir_all(&upload).expect("mkdir");
-        let good = sample::package("app-misc", "hello-1.0", None, b"hello");
+        let good = gpkg::package("app-misc", "hello-1.0", None, b"hello");
         let write = |bytes: &[u8]| fs::write(upload.join("hello-1.0.gpkg.tar"), bytes).expect("writes");
         let ask = || staged(&hosts[0], "=app-misc/hello-1.0")["data"].clone();
         assert_eq!(ask()["found"], false);

@@ -1,5 +1,7 @@
 //! Gentoo packages for tests, made by hand: no Portage is needed, and damage can be put where it hurts.
 
+#![allow(dead_code, reason = "compiled into several test programs, each uses a part")]
+
 use blake2::Blake2b512;
 use sha2::{Digest as _, Sha512};
 
