@@ -4,6 +4,7 @@
 //! durations are in milliseconds and say so in their name. Nothing secret is ever a field here.
 
 mod access;
+mod doctor;
 mod error;
 mod events;
 mod farm;
@@ -13,9 +14,6 @@ mod logs;
 pub mod shown;
 pub mod words;
 
-use std::collections::BTreeMap;
-use std::path::PathBuf;
-
 use serde::{Deserialize, Serialize};
 
 use crate::engine::id::{EpochId, HiveId, JobId, PeerId, Sha256Hash, UnixMillis};
@@ -24,11 +22,13 @@ use crate::engine::member::Inventory;
 pub use self::access::{
     AccessView, AdminKeyChanged, AdminKeyRequest, AdminKeyView, TokenMade, TokenRequest, TokenView,
 };
+pub use self::doctor::{DoctorFacts, InterfaceView, Refusal};
 pub use self::error::{ApiError, ApiResult, ErrorCode};
 pub use self::events::EventList;
 pub use self::farm::{
     Changed, ControlRequest, DecisionView, DroneRequest, EtaView, FleetBuild, FleetDrone, FleetView, HistoryLine,
     HistoryView, Imported, PackageLine, PackageList, SessionGroup, SessionLine, SessionList, SessionState, SessionView,
+    StagedView,
 };
 pub use self::jobs::{AttemptView, CancelRequest, JobLine, JobView, SubmitRequest, Submitted, SubmittedJob};
 pub use self::logs::{LogFirstError, LogMatch, LogMatches, LogPhase, LogPhases, LogSearch, PhaseSource};
@@ -120,6 +120,9 @@ pub struct SelfStatus {
     pub version: String,
     /// How long the agent has been running.
     pub uptime_ms: u64,
+    /// Bytes of finished jobs' artifacts that it keeps, as of its last hourly look.
+    #[serde(default)]
+    pub artifact_bytes: u64,
 }
 
 /// Phase of a node's life.
@@ -366,60 +369,6 @@ pub struct ExplanationLine {
     pub eligible: bool,
     /// Why (not).
     pub why: String,
-}
-
-/// What `hive doctor` asks of the agent; checks that need no agent are made by the command itself.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct DoctorFacts {
-    /// UDP and TCP port.
-    pub port: u16,
-    /// Interfaces in use: name, address, broadcast address.
-    pub interfaces: Vec<InterfaceView>,
-    /// Identifies the secret without revealing it.
-    pub secret_fingerprint: Option<String>,
-    /// Datagrams and connections that were refused, by reason and address.
-    pub refusals: Vec<Refusal>,
-    /// HTTP requests that were refused, by reason, each with its last sender.
-    #[serde(default)]
-    pub http_refused: Vec<Refusal>,
-    /// Peers that confirmed hearing this node's broadcast lately.
-    pub broadcast_heard_by: Vec<String>,
-    /// Milliseconds by which each peer's wall clock differs from ours (positive: theirs is ahead).
-    pub clock_offsets_ms: BTreeMap<String, i64>,
-    /// Free bytes of the state directory.
-    pub disk_free_bytes: u64,
-    /// Writes are refused for want of space.
-    pub disk_low: bool,
-    /// The agent's configuration file; none when it has none.
-    #[serde(default)]
-    pub config_file: Option<PathBuf>,
-    /// Where the agent keeps the secret.
-    #[serde(default)]
-    pub secret_file: Option<PathBuf>,
-}
-
-/// An interface that discovery uses.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct InterfaceView {
-    /// Its name.
-    pub name: String,
-    /// Address with prefix length.
-    pub address: String,
-    /// Broadcast address, where there is one.
-    pub broadcast: Option<String>,
-}
-
-/// Something that was refused.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Refusal {
-    /// `wrong_secret`, `replay`, `version`, `malformed`, `rate`, `clone`, …
-    pub reason: String,
-    /// Source address.
-    pub from: String,
-    /// How often since the agent started.
-    pub count: u64,
-    /// How long ago the last time.
-    pub last_ms: u64,
 }
 
 /// A blob that can be fetched.

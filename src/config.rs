@@ -138,10 +138,18 @@ pub struct BuildConfig {
     pub secrets_dir: PathBuf,
     /// Where the hive's finished Gentoo packages are served.
     pub binhost: Option<String>,
+    /// Keys that may sign Gentoo packages; none: signatures are not checked.
+    pub portage_verify_keys: Option<PathBuf>,
+    /// Gentoo packages without a signature are refused.
+    pub portage_demand_signatures: bool,
     /// How long logs are kept, days.
     pub keep_logs_days: u32,
     /// Space that logs may take, MiB.
     pub keep_logs_mb: u64,
+    /// How long artifacts of jobs that are over are kept, days; 0: for ever.
+    pub keep_artifacts_days: u32,
+    /// Space that they may take, MiB; 0: any.
+    pub keep_artifacts_mb: u64,
 }
 
 /// Section `log`.

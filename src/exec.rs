@@ -20,6 +20,7 @@ pub mod packages;
 pub mod portage;
 pub mod privilege;
 pub mod shim;
+pub mod signatures;
 pub mod staging;
 
 mod acts;
@@ -84,6 +85,8 @@ pub struct Options {
     pub interfaces: Vec<String>,
     /// How `portage` and `resolve` jobs run Portage.
     pub portage: portage::Portage,
+    /// Who is trusted to sign Gentoo packages; none: signatures are not checked.
+    pub signatures: Option<signatures::Signatures>,
 }
 
 impl Default for Options {
@@ -108,6 +111,7 @@ impl Default for Options {
             apt_dir: PathBuf::from("/etc/apt"),
             interfaces: Vec::new(),
             portage: portage::Portage::default(),
+            signatures: None,
         }
     }
 }

@@ -7,7 +7,7 @@ set -eu
 build='build-essential pkg-config ca-certificates'
 try="$build git curl dpkg-dev debhelper fakeroot iproute2"
 java="maven maven-debian-helper junit4 libsurefire-java equivs"
-test="$try $java bubblewrap nftables systemd systemd-container mmdebstrap cloud-init dash openssl procps python3 python3-venv meson pax-utils patch wget zstd lzip xz-utils bzip2"
+test="$try $java bubblewrap nftables systemd systemd-container mmdebstrap cloud-init dash openssl procps python3 python3-venv meson pax-utils patch wget zstd lzip xz-utils bzip2 gnupg gpgv"
 
 case ${1:-} in
 build) wanted=$build ;;

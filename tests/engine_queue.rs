@@ -3,17 +3,20 @@
 
 mod engine_support;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use engine_support::{
     Replica, building, effectful_job, failed, job_id, peer, pure_job, rejected, session_id, succeeded,
 };
 use hive::engine::command::{Command, Progress, RejectCode, Reply};
 use hive::engine::control::{Control, DroneChange, Jobs};
-use hive::engine::id::{JobId, SessionId, Token};
-use hive::engine::job::{AttemptState, FailureClass, JobSpec, JobState, Outcome, Work};
+use hive::engine::id::{JobId, SessionId, Sha256Hash, Token, UnixMillis};
+use hive::engine::job::{Artifact, AttemptState, DebianSource, FailureClass, JobSpec, JobState, Outcome, Source, Work};
+use hive::engine::keeping::{Circumstances, Policy, needed};
 use hive::engine::session::{SessionAbout, SessionPhase};
 use hive::engine::state::{BLOCK_MS, BLOCKS_MAX, TERMINAL_KEPT};
+use proptest::collection::vec;
+use proptest::prelude::{prop_assert, prop_assert_eq, proptest};
 
 fn after(number: u128, dependencies: &[u128]) -> JobSpec {
     JobSpec { depends_on: dependencies.iter().map(|id| job_id(*id)).collect(), ..pure_job(number) }
@@ -55,6 +58,97 @@ fn build(replica: &mut Replica, number: u128, node: u32) {
     let token = replica.assign(job_id(number), node);
     replica.report(job_id(number), token, building());
     replica.report(job_id(number), token, succeeded());
+}
+
+/// Builds a job to one artifact of its own, `size` bytes long.
+fn build_to(replica: &mut Replica, number: u8, size: u64) -> u64 {
+    let id = job_id(u128::from(number));
+    let token = replica.assign(id, 1);
+    replica.report(id, token, building());
+    let artifacts = vec![Artifact { name: format!("{number}.deb"), sha256: Sha256Hash([number; 32]), size }];
+    replica.report(id, token, Progress::Ended { outcome: Outcome::Succeeded { artifacts } });
+    replica.job(id).finish_ordinal
+}
+
+fn debian(number: u128) -> JobSpec {
+    let source = DebianSource::Archive { package: format!("p{number}"), version: None };
+    JobSpec { work: Work::Debian { source }, ..pure_job(number) }
+}
+
+fn kept(replica: &Replica, policy: Policy, now_ms: u64, staged_to: Option<u64>) -> BTreeSet<u8> {
+    let stored: BTreeMap<Sha256Hash, u64> = (1..=8).map(|number| (Sha256Hash([number; 32]), 10)).collect();
+    let around = Circumstances { now: UnixMillis(now_ms), staged_to, stored: &stored };
+    needed(&replica.state, policy, around).blobs.iter().map(|hash| hash.0[0]).filter(|first| *first <= 8).collect()
+}
+
+#[test]
+fn artifacts_go_by_age_and_space_and_never_while_something_refers_to_them() {
+    let mut replica = Replica::founded(3);
+    submit(&mut replica, 1, (1..=3).map(debian).chain([pure_job(4), pure_job(5), pure_job(6)]).collect());
+    let ordinals: Vec<u64> = (1..=5).map(|number| build_to(&mut replica, number, 10)).collect();
+    let end = |number: u128| replica.job(job_id(number)).attempts[0].ended_at.unwrap().0;
+    let (first, last) = (end(1), end(5));
+    let forever = Policy::default();
+    let all = BTreeSet::from([1, 2, 3, 4, 5]);
+    assert_eq!(kept(&replica, forever, u64::MAX, None), all, "0 is for ever");
+    let age = |age_max_ms| Policy { age_max_ms, ..forever };
+    assert_eq!(kept(&replica, age(1_000), first + 1_000, None), all, "not yet too old");
+    assert_eq!(kept(&replica, age(1_000), first + 1_001, None), BTreeSet::from([2, 3, 4, 5]));
+    assert_eq!(kept(&replica, age(1_000), last + 1_001, None), BTreeSet::new());
+    let space = |total_max_bytes| Policy { total_max_bytes, ..forever };
+    assert_eq!(kept(&replica, space(50), 0, None), all);
+    assert_eq!(kept(&replica, space(29), 0, None), BTreeSet::from([4, 5]), "the oldest go first");
+    assert_eq!(kept(&replica, space(1), 0, None), BTreeSet::new());
+    // Staging has the first only; the fourth and fifth do not belong there.
+    let strict = Policy { age_max_ms: 1, total_max_bytes: 1 };
+    assert_eq!(kept(&replica, strict, u64::MAX, Some(ordinals[0])), BTreeSet::from([2, 3]));
+    assert_eq!(kept(&replica, strict, u64::MAX, Some(ordinals[2])), BTreeSet::new());
+
+    // Another job with the same bytes refers to them as long as it is kept itself.
+    submit(&mut replica, 2, vec![pure_job(7)]);
+    let token = replica.assign(job_id(7), 1);
+    replica.report(job_id(7), token, building());
+    let artifacts = vec![Artifact { name: "same.deb".to_owned(), sha256: Sha256Hash([1; 32]), size: 10 }];
+    replica.report(job_id(7), token, Progress::Ended { outcome: Outcome::Succeeded { artifacts } });
+    let again = replica.job(job_id(7)).attempts[0].ended_at.unwrap().0;
+    assert_eq!(kept(&replica, age(1_000), again + 1_000, None), BTreeSet::from([1]));
+
+    // What a draft or a job that is not over is built from stays, whatever the policy.
+    let source = |number: u8, id: u128| {
+        let source = Source::Blob { sha256: Sha256Hash([number; 32]), size: 10 };
+        JobSpec { work: Work::Debian { source: DebianSource::Tree { source } }, ..pure_job(id) }
+    };
+    draft(&mut replica, 3, vec![source(2, 8)]);
+    submit(&mut replica, 4, vec![source(3, 9)]);
+    assert_eq!(kept(&replica, strict, u64::MAX, Some(u64::MAX)), BTreeSet::from([2, 3]));
+}
+
+proptest! {
+    #[test]
+    fn a_looser_policy_keeps_all_that_a_stricter_one_keeps(
+        sizes in vec(1u64..100, 1..6),
+        (age, more_age) in (1u64..10_000, 0u64..10_000),
+        (space, more_space) in (1u64..300, 0u64..300),
+        now_ms in 0u64..40_000,
+        staged in 0u64..8,
+    ) {
+        let mut replica = Replica::founded(3);
+        let count = u8::try_from(sizes.len()).unwrap();
+        submit(&mut replica, 1, (1..=count).map(|number| if number % 2 == 0 { debian(u128::from(number)) } else { pure_job(u128::from(number)) }).collect());
+        for (number, size) in (1..=count).zip(&sizes) {
+            build_to(&mut replica, number, *size);
+        }
+        let strict = Policy { age_max_ms: age, total_max_bytes: space };
+        let loose = Policy { age_max_ms: age + more_age, total_max_bytes: space + more_space };
+        let (few, many) = (kept(&replica, strict, now_ms, Some(staged)), kept(&replica, loose, now_ms, Some(staged)));
+        prop_assert!(few.is_subset(&many), "{few:?} of {many:?}");
+        let waiting: Vec<u8> = (1..=count).filter(|number| {
+            number % 2 == 0 && replica.job(job_id(u128::from(*number))).finish_ordinal > staged
+        }).collect();
+        prop_assert!(waiting.iter().all(|number| few.contains(number)), "staging waits for {waiting:?}, kept {few:?}");
+        let all = kept(&replica, Policy::default(), now_ms, None);
+        prop_assert_eq!(all.len(), sizes.len());
+    }
 }
 
 fn state(replica: &Replica, number: u128) -> JobState {

@@ -31,6 +31,8 @@ mod isolation;
 mod maven;
 #[path = "exec/portage.rs"]
 mod portage;
+#[path = "sample/gpkg.rs"]
+mod sample;
 
 /// Asks again and again until there is an answer.
 async fn until<T>(what: &str, mut ask: impl FnMut() -> Option<T>) -> T {

@@ -35,6 +35,8 @@ mod logs;
 mod operating;
 #[path = "lab/queueing.rs"]
 mod queueing;
+#[path = "lab/staging.rs"]
+mod staging;
 #[path = "lab/voting.rs"]
 mod voting;
 #[path = "lab/wire.rs"]

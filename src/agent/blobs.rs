@@ -1,21 +1,21 @@
 //! Blobs across the hive: fetched from whoever has them, copied so that one machine's end loses nothing.
 //!
 //! A source archive is on two more nodes before its job is acknowledged, an artifact on one more before its job is done, as far
-//! as the hive has that many. What no job names any more is removed. Never done here: storing (see [`blobs`](crate::blobs)),
+//! as the hive has that many. What nothing refers to any more is removed. Never done here: storing (see [`blobs`](crate::blobs)),
 //! deciding what a job is, or what is still needed (see [`keeping`]).
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::Path;
 use std::time::Duration;
 
 use super::control::{self, Request, Response};
 use super::shared::Shared;
-use super::views;
+use super::{staging, views};
 use crate::api::{ApiError, ErrorCode};
 use crate::blobs::fetch::{FetchError, fetch};
 use crate::blobs::{BlobError, BlobStore, age_ms};
-use crate::clock::now_ms;
+use crate::clock::{now_ms, unix_now};
 use crate::engine::id::{PeerId, Sha256Hash};
 use crate::engine::keeping;
 use crate::store::ASIDE_MARK;
@@ -131,7 +131,7 @@ pub(super) async fn spread(shared: &Shared, sha256: Sha256Hash, size: u64, copie
 
 /// Removes what this node no longer needs on its disk. Called every hour; `suspects` carries over what the last call doubted.
 pub(super) async fn clean(shared: &Shared, suspects: &mut BTreeSet<Sha256Hash>) {
-    let needed = if is_current(shared).await { Some(shared.read(keeping::needed)) } else { None };
+    let needed = if is_current(shared).await { needed(shared).await } else { None };
     let (blobs, state_dir) = (shared.blobs.clone(), shared.config.state_dir.clone());
     let doubted = std::mem::take(suspects);
     let cleaned = tokio::task::spawn_blocking(move || {
@@ -146,6 +146,43 @@ pub(super) async fn clean(shared: &Shared, suspects: &mut BTreeSet<Sha256Hash>) 
         Ok(None) => tracing::debug!("blobs are not looked at: this node's copy of the state may be old"),
         Err(error) => tracing::error!(%error, "cleaning up failed"),
     }
+}
+
+/// What of this node's blobs is needed; none when they cannot be listed.
+async fn needed(shared: &Shared) -> Option<BTreeSet<Sha256Hash>> {
+    let blobs = shared.blobs.clone();
+    let listed = tokio::task::spawn_blocking(move || blobs.list()).await;
+    let listed = match listed {
+        Ok(Ok(listed)) => listed,
+        Ok(Err(error)) => {
+            tracing::warn!(%error, "blobs cannot be listed");
+            return None;
+        }
+        Err(error) => {
+            tracing::error!(%error, "listing blobs failed");
+            return None;
+        }
+    };
+    let stored: BTreeMap<Sha256Hash, u64> = listed.into_iter().map(|one| (one.hash, one.size)).collect();
+    let build = &shared.config.build;
+    let policy = keeping::Policy {
+        age_max_ms: u64::from(build.keep_artifacts_days) * 86_400_000,
+        total_max_bytes: build.keep_artifacts_mb << 20,
+    };
+    let around = keeping::Circumstances { now: unix_now(), staged_to: staging::staged_to(shared), stored: &stored };
+    let needed = shared.read(|state| keeping::needed(state, policy, around));
+    tracing::debug!(
+        bytes = needed.artifact_bytes,
+        expired = needed.expired,
+        for_staging = needed.for_staging,
+        "artifacts"
+    );
+    shared.update(|soft| {
+        soft.artifacts.bytes = needed.artifact_bytes;
+        soft.artifacts.expired = needed.expired;
+        soft.artifacts.for_staging = needed.for_staging;
+    });
+    Some(needed.blobs)
 }
 
 /// Whether this node's copy of the state may say what is needed: it is the hive's present state, and no result of this node is
@@ -176,8 +213,8 @@ fn remove_unneeded(
     let review = keeping::review(stored.iter().map(|one| (one.hash, one.age_ms)), needed, doubted);
     for hash in &review.remove {
         match blobs.remove(*hash) {
-            Ok(_) => tracing::info!(%hash, "removed a blob that no job names"),
-            Err(error) => tracing::warn!(%hash, %error, "a blob that no job names stays"),
+            Ok(_) => tracing::info!(%hash, "removed a blob that nothing refers to"),
+            Err(error) => tracing::warn!(%hash, %error, "a blob that nothing refers to stays"),
         }
     }
     review.suspects

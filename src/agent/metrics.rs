@@ -15,7 +15,8 @@ pub(super) fn metrics(shared: &Shared) -> String {
     let present =
         status.members.iter().filter(|member| !matches!(member.state, MemberState::Left | MemberState::Legacy)).count();
     let refused: u64 = snapshot.refusals.iter().map(|row| row.count).sum();
-    let rows: [(&str, &str, &str, u64); 22] = [
+    let (staged, artifacts) = shared.soft(|soft| (soft.staging.clone(), soft.artifacts.clone()));
+    let rows: [(&str, &str, &str, u64); 28] = [
         ("hive_members", "gauge", "members that have not left", present as u64),
         ("hive_members_alive", "gauge", "members that answer", alive as u64),
         ("hive_quorum", "gauge", "1 when a majority of voters answers", u64::from(status.quorum)),
@@ -42,6 +43,12 @@ pub(super) fn metrics(shared: &Shared) -> String {
         ("hive_jobs_quarantined", "gauge", "jobs in quarantine", status.queue.quarantined),
         ("hive_disk_low", "gauge", "1 while writes are refused for want of space", u64::from(consensus.low_space)),
         ("hive_disk_free_bytes", "gauge", "free bytes of the state directory", views::disk_free_bytes(shared)),
+        ("hive_staged_results_total", "counter", "results put into staging since the start", staged.staged),
+        ("hive_staged_results_waiting", "gauge", "results for staging that cannot be had now", staged.waiting),
+        ("hive_staged_results_refused_total", "counter", "results that do not come into staging", staged.refused),
+        ("hive_artifact_bytes", "gauge", "bytes of artifacts kept here", artifacts.bytes),
+        ("hive_artifacts_expired", "gauge", "artifacts here that are about to go", artifacts.expired),
+        ("hive_artifacts_for_staging", "gauge", "artifacts kept here until staging has them", artifacts.for_staging),
         ("hive_log_halted", "gauge", "1 when this node's copy has stopped", u64::from(consensus.halted.is_some())),
         ("hive_notices", "gauge", "things that the operator should know", status.notices.len() as u64),
         ("hive_jobs_received_total", "counter", "jobs done", status.queue.received),

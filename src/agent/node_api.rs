@@ -15,7 +15,7 @@ use super::refused::Refused;
 use super::shared::Shared;
 use super::{
     Event, blobs, condition, controlling, coordinating, events, fleet, importing, internal, keys, legacy, logs,
-    metrics, past, recovering, serving, sessions, submitting, views,
+    metrics, past, recovering, serving, sessions, staging, submitting, views,
 };
 use crate::api::legacy::{Call, QueueRequest, Queued, Registered, Registration, Told};
 use crate::api::{
@@ -23,7 +23,7 @@ use crate::api::{
     ControlRequest, DoctorFacts, DroneRequest, ErrorCode, EventList, Explanation, ExplanationLine, FleetView, Health,
     HistoryView, Identity, Imported, InterfaceView, JobLine, JobView, JoinRequest, LogFirstError, LogMatches,
     LogPhases, LogSearch, LogStatus, NodeView, PackageList, PeersFile, RecoverReport, RecoverRequest, Refusal,
-    SessionList, SessionView, Status, StoredBlob, SubmitRequest, Submitted, TokenMade, TokenRequest,
+    SessionList, SessionView, StagedView, Status, StoredBlob, SubmitRequest, Submitted, TokenMade, TokenRequest,
 };
 use crate::blobs::fetch::FetchError;
 use crate::clock::now_ms;
@@ -36,7 +36,7 @@ use crate::keyring::Keyring;
 use crate::web::NodeApi;
 use crate::web::node::{
     Answer, ByteStream, Download, EventQuery, HistoryQuery, Holder, ImportAbout, JobQuery, LegacyRead, LogQuery,
-    LogStream, SessionQuery,
+    LogStream, SessionQuery, StagedFile,
 };
 
 /// How long a reset identity is awaited: a ballot, a claim, and some patience with a missing quorum.
@@ -440,6 +440,14 @@ impl NodeApi for Api {
             self.download(artifact.sha256, Some(artifact.size), artifact.name, job.artifact_node).await
         }
         .boxed()
+    }
+
+    fn staged(&self, atom: String) -> Answer<'_, StagedView> {
+        staging::view(&self.shared, atom).boxed()
+    }
+
+    fn staged_file(&self, path: String) -> Answer<'_, StagedFile> {
+        staging::file(&self.shared, path).boxed()
     }
 
     fn blob(&self, sha256: Sha256Hash) -> Answer<'_, Download> {

@@ -10,8 +10,9 @@
 
 use super::definitions::Definitions;
 use super::keys;
-use crate::config::{ConfigError, Loaded, Problem};
+use crate::config::{Config, ConfigError, Loaded, Problem};
 use crate::engine::policy::source::{FactSource, check_sources};
+use crate::exec::signatures::Signatures;
 use crate::keyring::{Secret, SecretError};
 
 /// A configuration that was checked together with everything it names.
@@ -81,7 +82,27 @@ fn read(loaded: &Loaded) -> (Option<Definitions>, Vec<FactSource>, Vec<Problem>)
         }
     }
     problems.extend(staging_problem(loaded));
+    problems.extend(signatures(&loaded.config).err().map(|message| Problem {
+        place: loaded.place(if loaded.config.build.portage_verify_keys.is_some() {
+            KEYS
+        } else {
+            "build.portage_signatures"
+        }),
+        message,
+    }));
     (definitions, sources, problems)
+}
+
+const KEYS: &str = "build.portage_verify_keys";
+
+/// Whether it can be told who is trusted to sign Gentoo packages.
+fn signatures(config: &Config) -> Result<(), String> {
+    let build = &config.build;
+    let Some(keys) = &build.portage_verify_keys else {
+        let lacking = "build.portage_signatures: \"demand\" needs build.portage_verify_keys, the keys that are trusted";
+        return if build.portage_demand_signatures { Err(lacking.to_owned()) } else { Ok(()) };
+    };
+    Signatures::open(keys, build.portage_demand_signatures).map(drop).map_err(|why| format!("{KEYS}: {why}"))
 }
 
 /// What is put into staging must not be served at once, nor change what was released.

@@ -124,12 +124,36 @@ pub(crate) struct StatusReport {
     pub raft_id: Option<u64>,
     /// Its copy of the log has stopped at an entry that it does not understand.
     pub halted: bool,
-    /// It has a staging directory.
+    /// It has a staging directory, and everything up to this position in the order of ending is in it; none: it has none.
     #[serde(default)]
-    pub staging: bool,
+    pub staging: Option<u64>,
     /// When it was received here, monotonic.
     #[serde(skip)]
     pub received_ms: u64,
+}
+
+/// Artifacts on this node, as the last hourly look found them.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct ArtifactCounts {
+    /// Bytes that are kept.
+    pub bytes: u64,
+    /// Kept only because staging does not have them yet.
+    pub for_staging: u64,
+    /// Too old or too many; they go when the next look finds the same.
+    pub expired: u64,
+}
+
+/// Results and the staging directory of this node.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct StagingCounts {
+    /// Everything up to this position in the order of ending is there, or never will be.
+    pub ordinal: u64,
+    /// Results that were put there since the start.
+    pub staged: u64,
+    /// Results that are tried again.
+    pub waiting: u64,
+    /// Results that were given up since the start.
+    pub refused: u64,
 }
 
 /// Another hive on the same network, with the same secret.
@@ -172,6 +196,10 @@ pub(crate) struct Soft {
     pub registered: VecDeque<SocketAddr>,
     /// What this host cannot offer to builds (cgroups, sandbox).
     pub isolation: Vec<String>,
+    /// What was last seen of artifacts on this node.
+    pub artifacts: ArtifactCounts,
+    /// What became of results that belong into this node's staging directory.
+    pub staging: StagingCounts,
 }
 
 impl Shared {

@@ -8,23 +8,32 @@
 //! A success that is told by a drone of the build swarm counts only when its upload is there and whole, wherever it went.
 //! Never done here: reading packages (see [`exec::staging`](crate::exec::staging)), deciding what a missing one means.
 
+mod keeper;
+
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures::StreamExt as _;
 use futures::stream::FuturesUnordered;
 use tokio::sync::Semaphore;
+use tokio_util::io::ReaderStream;
 
 use super::control::{self, Request, Response};
+use super::internal;
 use super::shared::Shared;
-use crate::api::MemberState;
+use crate::api::{ApiError, ApiResult, ErrorCode, MemberState, StagedView};
 use crate::engine::id::PeerId;
 use crate::engine::staging::Wanted;
 use crate::exec::staging::Staging;
 use crate::transport;
+use crate::web::node::StagedFile;
+
+pub(super) use keeper::keep;
 
 /// Longest time in which another node answers: it reads a package of some GiB to its end, and the disk may be slow.
 const FIND_TIMEOUT: Duration = Duration::from_secs(60);
+/// Bytes read at a time from a file that is served.
+const SERVE_BYTES: usize = 64 << 10;
 /// Packages read at once: each takes a processor.
 static READING: Semaphore = Semaphore::const_new(2);
 
@@ -74,7 +83,7 @@ fn keepers(shared: &Shared) -> Keepers {
     });
     let mut keepers = Keepers { here: shared.staging.clone(), ..Keepers::default() };
     for peer in members.into_iter().filter(|peer| *peer != shared.me.peer_id) {
-        let says = shared.soft(|soft| soft.reports.get(&peer).map(|report| report.staging));
+        let says = shared.soft(|soft| soft.reports.get(&peer).map(|report| report.staging.is_some()));
         match (shared.liveness(&peer), says) {
             (_, Some(false)) => {}
             (MemberState::Alive | MemberState::Suspect, Some(true)) => keepers.alive.push(peer),
@@ -163,6 +172,59 @@ impl Asked {
         }
         Staged::Missing { asked: self.missing, why: self.missing_why.join("; ") }
     }
+}
+
+/// Everything up to this position in the order of ending is in every staging directory of the hive, as far as is known here.
+pub(super) fn staged_to(shared: &Shared) -> Option<u64> {
+    let members: Vec<PeerId> = shared.read(|state| {
+        let present = state.members().filter(|member| !member.left);
+        present.map(|member| member.info.peer_id.clone()).collect()
+    });
+    shared.soft(|soft| {
+        let here = shared.staging.as_ref().map(|_| soft.staging.ordinal);
+        let others = members.iter().filter_map(|peer| soft.reports.get(peer)?.staging);
+        here.into_iter().chain(others).min()
+    })
+}
+
+/// `GET /api/v2/staged`.
+pub(super) async fn view(shared: &Arc<Shared>, atom: String) -> ApiResult<StagedView> {
+    let none = StagedView { found: false, node: None, path: None, size_bytes: None, why: None, atom: atom.clone() };
+    let missing = |why: String| StagedView { why: Some(why), ..none.clone() };
+    match find_staged(shared, &atom).await {
+        Staged::Found { node, path, size_bytes } => Ok(StagedView {
+            found: true,
+            node: Some(shared.name_of(&node)),
+            path: Some(path),
+            size_bytes: Some(size_bytes),
+            ..none.clone()
+        }),
+        Staged::Missing { asked, why } if asked.is_empty() => {
+            Err(ApiError::new(ErrorCode::Invalid, why, "for example atom=app-misc/hello-1.0"))
+        }
+        Staged::Missing { why, .. } => Ok(missing(why)),
+        Staged::NobodyHasStaging => {
+            Ok(missing("no node of the hive has a staging directory (staging_path)".to_owned()))
+        }
+        Staged::Unreachable { silent, why } => {
+            let message = format!("{} node(s) that may have it cannot be asked: {why}", silent.len());
+            Err(ApiError::new(ErrorCode::Unreachable, message, "see hive status, then ask again"))
+        }
+    }
+}
+
+/// A file for whoever installs from this node's staging directory.
+pub(super) async fn file(shared: &Shared, path: String) -> ApiResult<StagedFile> {
+    let hint = "hive status says which nodes have one; paths are /staging/BACKEND/ARCH/…";
+    let Some(staging) = shared.staging.clone() else {
+        return Err(ApiError::new(ErrorCode::NotFound, "this node has no staging directory", hint));
+    };
+    let opened = tokio::task::spawn_blocking(move || staging.serve(&path)).await.map_err(internal)?;
+    let none = || ApiError::new(ErrorCode::NotFound, "there is no such file in staging", hint);
+    let not_found = |error: &std::io::Error| error.kind() == std::io::ErrorKind::NotFound;
+    let served = opened.map_err(|error| if not_found(&error) { none() } else { internal(error) })?;
+    let bytes = ReaderStream::with_capacity(tokio::fs::File::from_std(served.file), SERVE_BYTES).boxed();
+    Ok(StagedFile { size_bytes: served.size_bytes, changed_unix_s: served.changed_unix_s, bytes })
 }
 
 /// Answers another node.

@@ -20,7 +20,7 @@ use super::files::Files;
 use super::node_api::Api;
 use super::preparing::Prepared;
 use super::shared::{Me, Shared, Soft};
-use super::{Agent, EVENTS_MAX, Event, Inputs, blobs, control, events, keys, peers, serving};
+use super::{Agent, EVENTS_MAX, Event, Inputs, blobs, control, events, keys, peers, serving, staging};
 use crate::blobs::{BlobStore, exchange, unpack};
 use crate::clock::now_ms;
 use crate::config::{Config, LegacyDrones as ConfiguredDrones, LegacyMode as ConfiguredLegacy};
@@ -33,6 +33,7 @@ use crate::exec::facts::FactsHandle;
 use crate::exec::logs::{self, LogStore};
 use crate::exec::portage::Portage;
 use crate::exec::privilege::{Executor, Privilege};
+use crate::exec::signatures::Signatures;
 use crate::exec::staging::Staging;
 use crate::exec::{InstallPolicy, Options as ExecOptions, inventory};
 use crate::keyring::Keyring;
@@ -197,7 +198,7 @@ async fn start(prepared: Prepared) -> anyhow::Result<()> {
         blobs,
         event_db,
         logs,
-        staging: config.staging_path.as_deref().map(Staging::new).map(Arc::new),
+        staging: open_staging(&config)?,
         builder,
         executor,
         builds,
@@ -245,6 +246,7 @@ async fn serve_and_run(shared: Arc<Shared>, bound: web::Bound, inputs: Inputs) -
     tasks::spawn("admin-key", keys::offer(Arc::clone(&shared)));
     tasks::spawn("events", events::keep(Arc::clone(&shared)));
     tasks::spawn("housekeeping", keep_house(Arc::clone(&shared)));
+    tasks::spawn("staging", staging::keep(Arc::clone(&shared)));
     if shared.executor.has_helper() {
         tasks::spawn("helper-watch", watch_helper(Arc::clone(&shared)));
     }
@@ -483,10 +485,23 @@ fn log_options(config: &Config) -> logs::Options {
     }
 }
 
+fn open_staging(config: &Config) -> anyhow::Result<Option<Arc<Staging>>> {
+    let Some(root) = &config.staging_path else { return Ok(None) };
+    let opened = Staging::open(root, config.binhost_path.as_deref(), trusted(config));
+    let staging = opened.with_context(|| format!("Failed to open the staging directory {}", root.display()))?;
+    Ok(Some(Arc::new(staging)))
+}
+
 /// Root needs no helper, so one that does not run is missed only by an agent that is not root.
 fn helper(config: &Config) -> Option<PathBuf> {
     let root = rustix::process::geteuid().is_root();
     config.helper.clone().filter(|socket| !root || socket.exists())
+}
+
+/// Who may sign Gentoo packages; the file was looked at before.
+fn trusted(config: &Config) -> Option<Signatures> {
+    let build = &config.build;
+    build.portage_verify_keys.as_ref().map(|keys| Signatures::new(keys, build.portage_demand_signatures))
 }
 
 /// How programs run on this host. Agent and helper make it from the same settings, so that they mean the same.
@@ -508,6 +523,7 @@ pub(crate) fn exec_options(config: &Config) -> ExecOptions {
         secrets_dir: config.build.secrets_dir.clone(),
         build_dependencies: if config.build.debian_build_deps { InstallPolicy::On } else { InstallPolicy::Off },
         cpu_max_percent: if config.build.cores == 0 { 0 } else { config.build.cores.min(cores) * 100 },
+        signatures: trusted(config),
         portage: Portage { binhost: config.build.binhost.clone(), ..Portage::default() },
         ..ExecOptions::default()
     }

@@ -50,6 +50,7 @@ pub(super) fn status(shared: &Shared) -> Status {
             state: phase(shared),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             uptime_ms: now_ms().saturating_sub(shared.me.started_ms),
+            artifact_bytes: shared.soft(|soft| soft.artifacts.bytes),
         },
         quorum: consensus.quorum,
         coordinator,
@@ -117,7 +118,7 @@ fn member_status(shared: &Shared, consensus: &ConsensusStatus, member: &Member) 
     } else {
         let look = |soft: &Soft| {
             let report = soft.reports.get(peer);
-            (report.map(|report| report.load_centi), report.is_some_and(|report| report.staging))
+            (report.map(|report| report.load_centi), report.is_some_and(|report| report.staging.is_some()))
         };
         let ((load, staging), heard_ms) = shared.soft(|soft| (look(soft), soft.heard_ms.get(peer).copied()));
         (load, staging, heard_ms)
@@ -190,7 +191,7 @@ pub(super) fn own_report(shared: &Shared) -> StatusReport {
         commit_p99_ms: consensus.fsync_p99_ms,
         raft_id: consensus.raft_id,
         halted: consensus.halted.is_some(),
-        staging: shared.staging.is_some(),
+        staging: shared.staging.is_some().then(|| shared.soft(|soft| soft.staging.ordinal)),
         received_ms: now_ms(),
     }
 }

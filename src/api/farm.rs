@@ -323,3 +323,20 @@ pub struct PackageLine {
     /// Builds that this rests on.
     pub samples: u64,
 }
+
+/// What the nodes with a staging directory say about a package.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StagedView {
+    /// What was asked for.
+    pub atom: String,
+    /// It is there, and whole.
+    pub found: bool,
+    /// The node that has it.
+    pub node: Option<String>,
+    /// Below its staging directory.
+    pub path: Option<String>,
+    /// Its length.
+    pub size_bytes: Option<u64>,
+    /// Why it does not count as there.
+    pub why: Option<String>,
+}

@@ -54,6 +54,14 @@ pub(crate) fn status(status: &Status, paint: Paint) -> String {
         format!("epoch {}, applied {} of {}, {} old", log.epoch, log.applied, log.committed, duration(log.age_ms)),
     );
     line("queue", queue_line(&status.queue, paint));
+    if this.artifact_bytes > 0 {
+        line("artifacts", format!("{} kept on this node", words::bytes(this.artifact_bytes)));
+    }
+    let keepers: Vec<_> =
+        status.members.iter().filter(|member| member.staging).map(|member| clean(&member.name)).collect();
+    if !keepers.is_empty() {
+        line("staging", keepers.join(", "));
+    }
     out.push('\n');
     out.push_str(&members(status, paint));
     for notice in &status.notices {

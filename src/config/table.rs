@@ -465,6 +465,23 @@ pub const SETTINGS: &[Setting] = &[
         ..PLAIN
     },
     Setting {
+        key: "build.portage_verify_keys",
+        default: Default::Unset("signatures of Gentoo packages are not checked"),
+        placeholder: "FILE",
+        meaning: "Public keys of those who may sign Gentoo packages, as `gpg --export KEY` writes them.",
+        advice: "On drones and on nodes with staging: a signed package counts only when one of these keys signed all of it. Needs gpgv.",
+        ..PLAIN
+    },
+    Setting {
+        key: "build.portage_signatures",
+        kind: Kind::Choice(&["accept", "demand"]),
+        default: Default::Text("accept"),
+        placeholder: "MODE",
+        meaning: "Whether Gentoo packages without a signature are taken: `accept` takes them, `demand` refuses them.",
+        advice: "`demand` needs `build.portage_verify_keys`, and drones that sign (FEATURES=binpkg-signing in their make.conf).",
+        ..PLAIN
+    },
+    Setting {
         key: "build.keep_logs_days",
         kind: Kind::Integer { min: 1, max: 3_650 },
         default: Default::Text("30"),
@@ -478,6 +495,23 @@ pub const SETTINGS: &[Setting] = &[
         default: Default::Text("2048"),
         placeholder: "MIB",
         meaning: "Space that build logs may take, in MiB; the oldest go first.",
+        ..PLAIN
+    },
+    Setting {
+        key: "build.keep_artifacts_days",
+        kind: Kind::Integer { min: 0, max: 3_650 },
+        default: Default::Text("90"),
+        placeholder: "DAYS",
+        meaning: "How long artifacts of jobs that are over are kept on this node, in days; 0: for ever.",
+        advice: "Packages in staging are not touched, and nothing goes before it is there, where a node has staging.",
+        ..PLAIN
+    },
+    Setting {
+        key: "build.keep_artifacts_mb",
+        kind: Kind::Integer { min: 0, max: 10_000_000 },
+        default: Default::Text("51200"),
+        placeholder: "MIB",
+        meaning: "Space that artifacts of jobs that are over may take on this node, in MiB; the oldest go first; 0: any.",
         ..PLAIN
     },
     Setting {

@@ -1,6 +1,8 @@
-//! Which packages an atom asks for, and what they are called in a staging directory.
+//! What packages are called in a staging directory, and which of them an atom asks for.
 //!
 //! Never done here: looking at a disk (see `exec::staging`).
+
+use std::collections::BTreeSet;
 
 use super::grammar::{self, GrammarError};
 
@@ -60,6 +62,50 @@ impl std::fmt::Display for Wanted {
     }
 }
 
+/// Architecture as Gentoo calls it, of the machine that a package was built for (`x86_64-pc-linux-gnu`).
+pub fn arch_of_chost(chost: &str) -> String {
+    let machine = chost.split('-').next().unwrap_or_default();
+    let known = match machine {
+        "x86_64" => "amd64",
+        "aarch64" => "arm64",
+        "i386" | "i486" | "i586" | "i686" => "x86",
+        "loongarch64" => "loong",
+        "s390x" => "s390",
+        _ if machine.starts_with("powerpc64") => "ppc64",
+        _ if machine.starts_with("powerpc") => "ppc",
+        _ if machine.starts_with("riscv") => "riscv",
+        _ if machine.starts_with("arm") => "arm",
+        _ if machine.starts_with("sparc") => "sparc",
+        _ if machine.starts_with("mips") => "mips",
+        _ if machine.starts_with("hppa") => "hppa",
+        _ => machine,
+    };
+    let fits = !known.is_empty() && known.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_');
+    if fits { known.to_owned() } else { "unknown".to_owned() }
+}
+
+/// Where the files of a Debian source package lie: `pool/h/hello`, `pool/libf/libfoo`.
+pub fn debian_pool(source: &str) -> String {
+    let length = if source.starts_with("lib") && source.len() > 3 { 4 } else { 1 };
+    let letters: String = source.chars().take(length).collect();
+    format!("pool/{letters}/{source}")
+}
+
+/// The number that a build of a version gets, of those that are there: its own when that is free, else the next one. Two builds of
+/// one version are both kept.
+pub fn build_number(own: Option<u32>, taken: &BTreeSet<u32>) -> u32 {
+    match own.filter(|own| *own > 0 && !taken.contains(own)) {
+        Some(own) => own,
+        None => taken.last().map_or(1, |last| last.saturating_add(1)),
+    }
+}
+
+/// The number in the name of a build of this version: 3 of `hello-1.0-3.gpkg.tar`.
+pub fn number_of(pf: &str, file: &str) -> Option<u32> {
+    let number = file.strip_prefix(pf)?.strip_prefix('-')?.strip_suffix(".gpkg.tar")?;
+    if is_number(number) { number.parse().ok() } else { None }
+}
+
 fn is_number(text: &str) -> bool {
     (1..=9).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_digit())
 }
@@ -104,5 +150,38 @@ mod tests {
         let any = Wanted::of("app-misc/hello").expect("good");
         assert!(any.may_be("hello-1.0-r1-2.gpkg.tar") && any.is("app-misc", "hello-2"));
         assert!(!any.may_be("hello-world-1.0.gpkg.tar") && !any.is("app-misc", "hello-world-2"));
+    }
+
+    #[test]
+    fn places_follow_the_customs_of_each_distribution() {
+        for (chost, arch) in [
+            ("x86_64-pc-linux-gnu", "amd64"),
+            ("i686-pc-linux-gnu", "x86"),
+            ("aarch64-unknown-linux-gnu", "arm64"),
+            ("armv7a-unknown-linux-gnueabihf", "arm"),
+            ("powerpc64le-unknown-linux-gnu", "ppc64"),
+            ("riscv64-unknown-linux-gnu", "riscv"),
+            ("m68k-unknown-linux-gnu", "m68k"),
+            ("../x-y", "unknown"),
+            ("", "unknown"),
+        ] {
+            assert_eq!(arch_of_chost(chost), arch, "{chost}");
+        }
+        assert_eq!(debian_pool("hello"), "pool/h/hello");
+        assert_eq!(debian_pool("libfoo"), "pool/libf/libfoo");
+        assert_eq!(debian_pool("lib"), "pool/l/lib");
+    }
+
+    #[test]
+    fn builds_of_one_version_never_take_each_others_place() {
+        let taken = BTreeSet::from([1, 3]);
+        assert_eq!(build_number(Some(2), &taken), 2);
+        assert_eq!(build_number(Some(3), &taken), 4);
+        assert_eq!(build_number(Some(0), &taken), 4);
+        assert_eq!((build_number(None, &taken), build_number(None, &BTreeSet::new())), (4, 1));
+        assert_eq!(number_of("hello-1.0", "hello-1.0-12.gpkg.tar"), Some(12));
+        for file in ["hello-1.0.gpkg.tar", "hello-1.0-r1-1.gpkg.tar", "hello-1.0-x.gpkg.tar", "hello-1.1-1.gpkg.tar"] {
+            assert_eq!(number_of("hello-1.0", file), None, "{file}");
+        }
     }
 }

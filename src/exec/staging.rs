@@ -2,38 +2,102 @@
 //!
 //! ```text
 //!   STAGING/cat/pn/pf[-N].gpkg.tar, STAGING/cat/pf[-N].gpkg.tar     what drones of the build swarm upload
-//!   STAGING/portage/ARCH/cat/pn/pf-N.gpkg.tar                        what hive puts there itself
+//!   STAGING/portage/ARCH/{Packages,cat/pn/pf-N.gpkg.tar}             what hive puts there itself, with its index
+//!   STAGING/debian/ARCH/pool/h/hello/…, STAGING/maven/ARCH/JOB/…
+//!   STAGING/.hive                                                    how far it is, what is being written
 //! ```
 //!
 //! It is never the directory that clients are served from ([`conflict`]). Never done here: deciding what belongs here, releasing.
 
+mod index;
 mod look;
+mod place;
+mod progress;
+mod serve;
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
+use std::fs::{self, File, Permissions};
 use std::io;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Component, Path, PathBuf};
 use std::sync::Mutex;
 
+use super::signatures::Signatures;
+
 pub use look::Located;
+pub use place::{Incoming, Kind, PutError};
+pub use progress::Progress;
+pub use serve::Served;
+
+/// What is hive's own in a staging directory.
+const OWN: &str = ".hive";
 
 /// A staging directory.
 #[derive(Debug)]
 pub struct Staging {
     root: PathBuf,
+    live: Option<PathBuf>,
+    signatures: Option<Signatures>,
     looked: Mutex<BTreeMap<PathBuf, look::Verdict>>,
+    /// By architecture.
+    indexes: Mutex<BTreeMap<String, index::Index>>,
 }
 
 impl Staging {
-    /// The staging directory `root`, which need not be there yet.
-    pub fn new(root: &Path) -> Self {
-        Self { root: root.to_owned(), looked: Mutex::default() }
+    /// Opens or makes the staging directory `root`, beside the directory `live` that clients are served from, and removes what a
+    /// crash left half-written. Gentoo packages that `signatures` does not trust are neither put there nor found.
+    pub fn open(root: &Path, live: Option<&Path>, signatures: Option<Signatures>) -> io::Result<Self> {
+        let staging = Self {
+            root: root.to_owned(),
+            live: live.map(Path::to_owned),
+            signatures,
+            looked: Mutex::default(),
+            indexes: Mutex::default(),
+        };
+        staging.check_live().map_err(io::Error::other)?;
+        fs::create_dir_all(root)?;
+        for entry in fs::read_dir(staging.own_directory()?)?.flatten() {
+            let is_part = entry.file_name().to_str().is_some_and(|name| name.starts_with("part-"));
+            if is_part && let Err(error) = fs::remove_file(entry.path()) {
+                tracing::warn!(file = %entry.path().display(), %error, "a part of a staged file stays");
+            }
+        }
+        Ok(staging)
+    }
+
+    /// Links may have been changed since the start: what is put here must never be served at once.
+    fn check_live(&self) -> Result<(), String> {
+        self.live.as_ref().and_then(|live| conflict(&self.root, live)).map_or(Ok(()), Err)
+    }
+
+    fn own_directory(&self) -> io::Result<PathBuf> {
+        self.directory(OWN)
+    }
+
+    /// A directory below the staging directory, made when it is not there, passable for all whatever the service's umask is.
+    fn directory(&self, below: &str) -> io::Result<PathBuf> {
+        let mut directory = self.root.clone();
+        for name in below.split('/') {
+            directory.push(name);
+            match fs::create_dir(&directory) {
+                Ok(()) => fs::set_permissions(&directory, Permissions::from_mode(0o755))?,
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(directory)
     }
 
     /// Where it is.
     pub fn root(&self) -> &Path {
         &self.root
     }
+}
+
+/// Others may read what is staged: whoever releases or serves it need not be the agent.
+fn readable_by_all(file: &File) -> io::Result<()> {
+    file.set_permissions(Permissions::from_mode(0o644))
 }
 
 /// Why `staging` must not be used beside the directory `live` that clients are served from: what is put there would be served, or
@@ -109,7 +173,6 @@ pub(crate) mod sample;
 
 #[cfg(test)]
 mod tests {
-    use std::fs;
     use std::os::unix::fs::symlink;
 
     use super::*;

@@ -12,7 +12,7 @@ use sha2::{Digest as _, Sha256};
 
 use super::node::{
     Answer, ByteStream, Download, EventQuery, HistoryQuery, Holder, ImportAbout, JobQuery, LegacyRead, LogQuery,
-    LogStream, NodeApi, SessionQuery,
+    LogStream, NodeApi, SessionQuery, StagedFile,
 };
 use crate::api::legacy::{Call, Completed, QueueRequest, Queued, Registered, Registration, Told, WorkTold};
 use crate::api::{
@@ -20,8 +20,8 @@ use crate::api::{
     Changed, ControlRequest, Coordinator, DoctorFacts, DroneRequest, ErrorCode, EventList, Explanation, FleetView,
     Health, HistoryView, Identity, Imported, JobLine, JobView, JoinRequest, LogFirstError, LogMatch, LogMatches,
     LogPhases, LogSearch, LogStatus, MemberState, MemberStatus, NodePhase, NodeView, PackageList, PeersFile, PeersSelf,
-    QueueStatus, RaftPart, RecoverReport, RecoverRequest, SelfStatus, SessionList, SessionView, Status, StoredBlob,
-    SubmitRequest, Submitted, TokenMade, TokenRequest, TokenView,
+    QueueStatus, RaftPart, RecoverReport, RecoverRequest, SelfStatus, SessionList, SessionView, StagedView, Status,
+    StoredBlob, SubmitRequest, Submitted, TokenMade, TokenRequest, TokenView,
 };
 use crate::engine::access::Scope;
 use crate::engine::id::{EpochId, HiveId, JobId, PeerId, SessionId, Sha256Hash, Token, UnixMillis};
@@ -79,6 +79,7 @@ pub(super) fn status(text: &str) -> Status {
             state: NodePhase::Member,
             version: text.clone(),
             uptime_ms: 5_000,
+            artifact_bytes: 0,
         },
         coordinator: Some(Coordinator { name: text.clone(), peer_id: PeerId::new(text.clone()), term: 3 }),
         quorum: true,
@@ -317,6 +318,14 @@ impl NodeApi for FakeNode {
 
     fn artifact(&self, _: JobId, name: String) -> Answer<'_, Download> {
         self.later(Download { name, sha256: Sha256Hash([5; 32]), size: 5, bytes: once(b"bytes") })
+    }
+
+    fn staged(&self, atom: String) -> Answer<'_, StagedView> {
+        self.later(StagedView { atom, found: false, node: None, path: None, size_bytes: None, why: None })
+    }
+
+    fn staged_file(&self, path: String) -> Answer<'_, StagedFile> {
+        self.later(StagedFile { size_bytes: path.len() as u64, changed_unix_s: 1_762_605_296, bytes: once(b"staged") })
     }
 
     fn blob(&self, sha256: Sha256Hash) -> Answer<'_, Download> {

@@ -86,6 +86,16 @@ pub(super) async fn cancel_session(
 }
 
 #[derive(Deserialize)]
+pub(super) struct StagedParams {
+    atom: String,
+}
+
+/// Asks every node that has a staging directory, which may read a large package first.
+pub(super) async fn staged(State(context): State<Context>, Params(params): Params<StagedParams>) -> Handled {
+    Ok(context.answer(context.node.staged(short(params.atom)?).await))
+}
+
+#[derive(Deserialize)]
 pub(super) struct ImportParams {
     #[serde(default)]
     name: String,

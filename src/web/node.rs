@@ -15,8 +15,8 @@ use crate::api::{
     AccessView, AddressClaim, AdminKeyChanged, AdminKeyRequest, ApiResult, ArtifactView, Changed, ControlRequest,
     DoctorFacts, DroneRequest, EventList, Explanation, FleetView, Health, HistoryView, Identity, Imported, JobLine,
     JobView, JoinRequest, LogFirstError, LogMatches, LogPhases, LogSearch, LogStatus, NodeView, PackageList, PeersFile,
-    RecoverReport, RecoverRequest, SessionList, SessionView, Status, StoredBlob, SubmitRequest, Submitted, TokenMade,
-    TokenRequest,
+    RecoverReport, RecoverRequest, SessionList, SessionView, StagedView, Status, StoredBlob, SubmitRequest, Submitted,
+    TokenMade, TokenRequest,
 };
 use crate::engine::access::Scope;
 use crate::engine::event::EventKind;
@@ -210,6 +210,16 @@ pub struct Holder {
     pub drone: Option<String>,
 }
 
+/// A file of a staging directory.
+pub struct StagedFile {
+    /// Number of its bytes.
+    pub size_bytes: u64,
+    /// When it changed last, seconds since 1970.
+    pub changed_unix_s: i64,
+    /// The bytes.
+    pub bytes: ByteStream,
+}
+
 /// Everything that can be asked of a node over HTTP.
 pub trait NodeApi: Send + Sync + 'static {
     /// Where the node stands in the log. Cheap: every answer carries it.
@@ -263,6 +273,10 @@ pub trait NodeApi: Send + Sync + 'static {
     fn artifacts(&self, id: JobId) -> Answer<'_, Vec<ArtifactView>>;
     /// An artifact by its name, from whichever node has it.
     fn artifact(&self, id: JobId, name: String) -> Answer<'_, Download>;
+    /// Whether a whole package is in the staging directory of some node.
+    fn staged(&self, atom: String) -> Answer<'_, StagedView>;
+    /// A file of this node's staging directory, by `BACKEND/ARCH/…`.
+    fn staged_file(&self, path: String) -> Answer<'_, StagedFile>;
     /// A blob by its digest.
     fn blob(&self, sha256: Sha256Hash) -> Answer<'_, Download>;
     /// What `hive doctor` needs.

@@ -174,12 +174,14 @@ fn members(page: &mut String, members: &[MemberStatus]) {
     );
     for member in members {
         let (state, tone) = (words::member_state(member.state), member_tone(member.state));
+        let staging =
+            if member.staging { " <span class=mark title=\"keeps finished packages\">staging</span>" } else { "" };
         let founder = if member.founder { " <span class=mark title=\"founded the hive\">founder</span>" } else { "" };
         let heard = member.last_seen_ms.map_or("not yet".to_owned(), age);
         put(
             page,
             format_args!(
-                "<tr><td data-label=Name><b>{}</b>{founder}<td data-label=Role>{}<td data-label=State><span class=\"dot {tone}\"></span>{state}\
+                "<tr><td data-label=Name><b>{}</b>{founder}{staging}<td data-label=Role>{}<td data-label=State><span class=\"dot {tone}\"></span>{state}\
                  <td data-label=Raft>{}<td data-label=Load class=num>{}<td data-label=Address class=mono>{}<td data-label=Heard>{heard}\n",
                 Text(&member.name),
                 Text(member.role.as_deref().unwrap_or("–")),

@@ -138,6 +138,8 @@ fn own() -> Vec<Route> {
         read("/api/v2/jobs/{id}/artifacts", Anyone, get(artifacts)),
         files(Method::GET, "/api/v2/jobs/{id}/artifacts/{name}", Anyone, get(artifact)),
         files(Method::GET, "/api/v2/blobs/{sha256}", Anyone, get(blob)),
+        files(Method::GET, "/staging/{*path}", Anyone, get(staged_file)),
+        files(Method::GET, "/api/v2/staged", Anyone, get(farm::staged)),
         read("/api/v2/explain/{what}", Anyone, get(explain)),
         read("/api/v2/sessions", Anyone, get(farm::sessions)),
         read("/api/v2/sessions/{which}", Anyone, get(farm::session)),
@@ -324,6 +326,18 @@ async fn artifact(State(context): State<Context>, Path((id, name)): Path<(String
 async fn blob(State(context): State<Context>, Path(sha256): Path<String>) -> Handled {
     let sha256: Sha256Hash = sha256.parse().map_err(|error| Problem::invalid(format!("the digest: {error}")))?;
     Ok(context.attachment(context.node.blob(sha256).await?))
+}
+
+/// What lies in this node's staging directory, as package managers fetch it. Bytes alone: no envelope, no name of a file.
+async fn staged_file(State(context): State<Context>, Path(path): Path<String>) -> Handled {
+    let file = context.node.staged_file(path).await?;
+    let changed = jiff::Timestamp::from_second(file.changed_unix_s).unwrap_or_default();
+    let headers = [
+        (header::CONTENT_TYPE, "application/octet-stream".to_owned()),
+        (header::CONTENT_LENGTH, file.size_bytes.to_string()),
+        (header::LAST_MODIFIED, changed.strftime("%a, %d %b %Y %H:%M:%S GMT").to_string()),
+    ];
+    Ok((context.position(), headers, Body::from_stream(file.bytes)).into_response())
 }
 
 async fn explain(State(context): State<Context>, Path(what): Path<String>) -> Handled {

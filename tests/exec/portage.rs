@@ -7,8 +7,11 @@ use std::process::{Child, Stdio};
 use hive::engine::plan::{Plan, Planned, PlannedKind};
 use hive::exec::format::{Caps, gpkg};
 use hive::exec::portage::Portage;
+use hive::exec::signatures::Signatures;
+use hive::exec::staging::{Incoming, Kind, Staging};
 
 use super::*;
+use crate::sample::Signer;
 
 const TREE: &str = "Sat, 21 Nov 2026 00:45:01 +0000";
 
@@ -24,6 +27,11 @@ fn portage(atom: &str) -> Work {
 
 impl Drone {
     async fn new(binhost: Option<&str>) -> Self {
+        Self::trusting(binhost, None).await
+    }
+
+    /// One that takes only packages that are signed by these.
+    async fn trusting(binhost: Option<&str>, signatures: Option<Signatures>) -> Self {
         require_root();
         // Not below /tmp, which a sandbox replaces.
         let directory =
@@ -40,7 +48,7 @@ impl Drone {
             environment: variables(&place),
             binhost: binhost.map(str::to_owned),
         };
-        let options = Options { portage, ..options(directory.path()) };
+        let options = Options { portage, signatures, ..options(directory.path()) };
         Self { host: Host::with(directory, options, Privilege::Direct).await, place }
     }
 
@@ -82,24 +90,21 @@ impl Drone {
         self.host.store.open_verified(artifact.sha256).expect("stored").0
     }
 
-    /// What the hive's staging directory will be: packages by category and name, with an index.
+    /// The hive's staging directory with these results, and what Portage says of its index.
     fn staging(&self, artifacts: &[&Artifact]) -> PathBuf {
-        let staging = self.place.join("staging");
+        let staging = Staging::open(&self.place.join("staging"), None, None).expect("opens");
         for artifact in artifacts {
-            let mut file = self.file(artifact);
-            let package = gpkg::verify(&mut file, Caps::default()).expect("whole");
-            let name = package.pf.trim_end_matches("-1.0").to_owned();
-            let directory = staging.join(&package.category).join(name);
-            fs::create_dir_all(&directory).expect("mkdir");
-            let mut copy = fs::File::create(directory.join(&artifact.name)).expect("creates");
-            std::io::Seek::rewind(&mut file).expect("rewinds");
-            std::io::copy(&mut file, &mut copy).expect("copies");
+            let incoming = Incoming { name: artifact.name.clone(), sha256: artifact.sha256, file: self.file(artifact) };
+            staging.put(JobId(uuid::Uuid::new_v4()), Kind::Portage, vec![incoming]).expect("puts");
         }
+        staging.write_indexes().expect("writes");
+        let directory = staging.root().join("portage/amd64");
         let mut index = Command::new(self.place.join("venv/bin/emaint"));
-        index.args(["binhost", "--fix"]).env_clear().envs(variables(&self.place)).env("PKGDIR", &staging);
+        index.args(["binhost", "--check"]).env_clear().envs(variables(&self.place)).env("PKGDIR", &directory);
         let done = index.env("PATH", "/usr/bin:/bin").output().expect("emaint runs");
-        assert!(done.status.success() && staging.join("Packages").exists(), "{done:?}");
-        staging
+        let said = format!("{}{}", String::from_utf8_lossy(&done.stdout), String::from_utf8_lossy(&done.stderr));
+        assert!(done.status.success() && !said.contains("not in") && !said.contains("ndex"), "{said}");
+        directory
     }
 }
 
@@ -227,6 +232,49 @@ async fn a_second_drone_installs_what_the_first_built_and_refuses_it_when_damage
     assert_eq!(class, FailureClass::Infra, "{reason}");
     assert!(reason.contains("damaged"), "{reason}");
     assert!(!third.place.join("root/usr/lib64/libswarm.so.1").exists());
+}
+
+/// Makes the Portage of a drone sign what it packs, and leave the checking to hive.
+fn sign(drone: &Drone, signer: &Signer, key: &str) {
+    let conf = drone.place.join("config/etc/portage/make.conf");
+    let mut text = fs::read_to_string(&conf).unwrap_or_default();
+    let home = signer.home.path().display();
+    text.push_str(&format!(
+        "\nFEATURES=\"${{FEATURES}} binpkg-signing binpkg-ignore-signature\"\nBINPKG_GPG_SIGNING_GPG_HOME=\"{home}\"\nBINPKG_GPG_SIGNING_KEY=\"{key}\"\n"
+    ));
+    fs::write(&conf, text).expect("writes");
+}
+
+#[tokio::test]
+async fn what_portage_signed_counts_where_its_key_is_trusted_and_nowhere_else() {
+    let (ours, others) = (Signer::new("ours"), Signer::new("others"));
+    let trust = |signer: &Signer| Some(Signatures::open(&signer.keys(), true).expect("keys"));
+    let mut drone = Drone::trusting(None, trust(&ours)).await;
+    let (class, reason) = drone.refused(portage("dev-libs/libswarm")).await;
+    assert_eq!(class, FailureClass::Infra, "{reason}");
+    assert!(reason.contains("not signed"), "{reason}");
+
+    sign(&drone, &ours, "ours@example.invalid");
+    let (outcome, log) = drone.job(portage("dev-libs/libswarm")).await;
+    let built = artifacts(&outcome, &log);
+    let package = gpkg::verify(&mut drone.file(&built[0]), Caps::default()).expect("whole");
+    assert!(package.signed, "{log}");
+    let incoming = || {
+        let file = drone.file(&built[0]);
+        vec![Incoming { name: built[0].name.clone(), sha256: built[0].sha256, file }]
+    };
+    for (signer, taken) in [(&ours, true), (&others, false)] {
+        let staging = drone.place.join(format!("staging-{taken}"));
+        let staging = Staging::open(&staging, None, trust(signer)).expect("opens");
+        let put = staging.put(JobId(uuid::Uuid::new_v4()), Kind::Portage, incoming());
+        assert_eq!(put.is_ok(), taken, "{put:?}");
+    }
+
+    let mut stranger = Drone::trusting(None, trust(&others)).await;
+    sign(&stranger, &ours, "ours@example.invalid");
+    let (class, reason) = stranger.refused(portage("dev-libs/libswarm")).await;
+    assert_eq!(class, FailureClass::Infra, "{reason}");
+    assert!(reason.contains("a key that is not trusted here"), "{reason}");
 }
 
 #[tokio::test]

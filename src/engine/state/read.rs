@@ -106,6 +106,22 @@ impl State {
         self.jobs.retired_newest_first().map(|(id, retired)| RowKey::History(retired, id).row())
     }
 
+    /// Jobs in memory, those of drafts included, in the order of submission.
+    pub fn jobs_and_drafts(&self) -> impl DoubleEndedIterator<Item = &Job> {
+        self.jobs.in_order()
+    }
+
+    /// Jobs that were received after a position in the order of ending, oldest first, those of the history table included. Walks all
+    /// jobs in memory.
+    pub fn received_after(&self, ordinal: u64) -> Vec<(u64, JobId)> {
+        let present = self.jobs().filter(|job| job.state == JobState::Received && job.finish_ordinal > ordinal);
+        let mut found: Vec<(u64, JobId)> = present.map(|job| (job.finish_ordinal, job.spec.id)).collect();
+        let past = self.jobs.retired_newest_first().take_while(|(_, retired)| retired.ordinal > ordinal);
+        found.extend(past.filter(|(_, retired)| retired.well).map(|(id, retired)| (retired.ordinal, id)));
+        found.sort_unstable();
+        found
+    }
+
     /// Jobs by state. Of jobs that are over, all there ever were.
     pub fn counts(&self) -> QueueCounts {
         self.jobs.counts().plus(&self.meta.retired)

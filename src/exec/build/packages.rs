@@ -12,6 +12,7 @@ use super::collect::{self, Found};
 use super::verdict::Failure;
 use crate::engine::id::Sha256Hash;
 use crate::exec::format::{Caps, FormatError, deb, gpkg};
+use crate::exec::signatures::Signatures;
 
 /// Whose fault a package is that came out of a build here: a limit of ours is policy, a disk is the node's, the rest the build's.
 pub(super) fn failure(name: &str, error: FormatError) -> Failure {
@@ -38,12 +39,22 @@ fn digest(file: &mut File) -> io::Result<(Sha256Hash, u64)> {
 }
 
 /// A Gentoo package below `root`, with the digest under which it may be kept: what was checked is what is stored.
-pub(super) fn gpkg(root: &Path, path: &str, owner: u32) -> Result<(gpkg::Gpkg, Found), Failure> {
+pub(super) fn gpkg(
+    root: &Path,
+    path: &str,
+    owner: u32,
+    signatures: Option<&Signatures>,
+) -> Result<(gpkg::Gpkg, Found), Failure> {
     let name = path.rsplit('/').next().unwrap_or(path).to_owned();
     let mut file = collect::open_regular(root, Path::new(path), owner)
         .map_err(|error| Failure::build(format!("{name}: {error}")))?;
     let expected = digest(&mut file)?;
     let package = gpkg::verify(&mut file, Caps::default()).map_err(|error| failure(&name, error))?;
+    if let Some(signatures) = signatures {
+        // Nobody's package is at fault: this node signs wrongly, or not at all, or what it made was changed.
+        let checked = signatures.check(&mut file, &package);
+        checked.map_err(|error| Failure::infra(format!("{name} is not taken: {error}")))?;
+    }
     Ok((package, Found { name, path: path.to_owned(), expected: Some(expected) }))
 }
 

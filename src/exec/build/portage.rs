@@ -25,6 +25,7 @@ use crate::engine::grammar;
 use crate::engine::job::FailureClass;
 use crate::engine::plan::{Planned, PlannedKind};
 use crate::exec::portage::{PortageStep, RESULTS, tree_identity};
+use crate::exec::signatures::Signatures;
 
 /// Most output of a resolution that is read, bytes: some 20,000 packages.
 const LIST_MAX_BYTES: usize = 8 << 20;
@@ -130,8 +131,10 @@ impl Backend for Portage {
             let owner = run.inner.executor.file_owner();
             let bytes_max = run.inner.executor.options().artifacts_max_bytes;
             let (root, target) = (run.directory.clone(), self.target.clone());
+            let signatures = run.inner.executor.options().signatures.clone();
             let target = target.ok_or_else(|| Failure::infra("the target was not resolved"))?;
-            let found = tokio::task::spawn_blocking(move || results(&root, &target, owner, bytes_max));
+            let found =
+                tokio::task::spawn_blocking(move || results(&root, &target, owner, bytes_max, signatures.as_ref()));
             run.guarded(async move { found.await.map_err(|error| Failure::infra(error.to_string()))? }).await
         })
     }
@@ -176,7 +179,13 @@ fn judged(failure: Failure, output: &str) -> Failure {
 }
 
 /// The target's packages among the results, checked. Blocks.
-fn results(root: &Path, target: &Planned, owner: u32, bytes_max: u64) -> Result<Vec<Found>, Failure> {
+fn results(
+    root: &Path,
+    target: &Planned,
+    owner: u32,
+    bytes_max: u64,
+    signatures: Option<&Signatures>,
+) -> Result<Vec<Found>, Failure> {
     let (category, name) = target.package.split_once('/').unwrap_or_default();
     let pf = format!("{name}-{}", target.revision);
     let mut paths = Vec::new();
@@ -193,7 +202,7 @@ fn results(root: &Path, target: &Planned, owner: u32, bytes_max: u64) -> Result<
     }
     let mut results = Vec::new();
     for path in paths {
-        let (package, found) = packages::gpkg(root, &path, owner)?;
+        let (package, found) = packages::gpkg(root, &path, owner, signatures)?;
         if package.category == category && package.pf == pf {
             results.push(found);
         }

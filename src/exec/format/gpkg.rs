@@ -8,7 +8,7 @@
 //! ```
 //!
 //! First the container is walked to its last byte and every member is compared with the Manifest; only then something is
-//! decompressed. Never done here: verifying signatures, which needs the keyring of who trusts them.
+//! decompressed. Never done here: verifying signatures, which needs the keys of who is trusted (`exec::signatures`).
 
 use std::collections::BTreeMap;
 use std::io::{Read, Seek, SeekFrom};
@@ -30,7 +30,7 @@ const KEYS_MAX: usize = 512;
 /// Longest value that is answered, bytes; longer ones are read past.
 const VALUE_MAX_BYTES: u64 = 64 << 10;
 /// What the values of a package are answered of. The rest is for Portage alone.
-const KEYS: [&str; 22] = [
+const KEYS: [&str; 23] = [
     "BDEPEND",
     "BUILD_ID",
     "BUILD_TIME",
@@ -46,6 +46,7 @@ const KEYS: [&str; 22] = [
     "LICENSE",
     "PDEPEND",
     "PF",
+    "PROPERTIES",
     "PROVIDES",
     "RDEPEND",
     "REQUIRES",
@@ -104,6 +105,54 @@ pub fn verify(file: &mut (impl Read + Seek), caps: Caps) -> Result<Gpkg, FormatE
         contents::check(reader, Some("image"), caps).map_err(|error| error.within(&member.file))?
     };
     described(name, keys, signed, contents)
+}
+
+/// What is signed in a package, for whoever knows whom to trust.
+#[derive(Debug)]
+pub struct Signed {
+    /// The clear-signed Manifest.
+    pub manifest: Vec<u8>,
+    /// Metadata and image.
+    pub parts: Vec<SignedPart>,
+}
+
+/// A member with a detached signature.
+#[derive(Debug)]
+pub struct SignedPart {
+    /// Its name.
+    pub file: String,
+    /// Where it begins in the package.
+    pub position: u64,
+    /// Its length.
+    pub size: u64,
+    /// The armoured signature.
+    pub signature: Vec<u8>,
+}
+
+/// The signed parts of a package that [`verify`] found whole and signed, from the same file.
+pub fn signed(file: &mut (impl Read + Seek)) -> Result<Signed, FormatError> {
+    file.rewind()?;
+    let (_, members, manifest) = container(file)?;
+    shape(&members)?;
+    check_manifest(&members, &manifest, true)?;
+    let mut parts = Vec::new();
+    for pair in members.windows(2) {
+        let [member, beside] = pair else { continue };
+        if beside.file.strip_suffix(".sig") == Some(member.file.as_str()) {
+            let mut signature = Vec::new();
+            part(file, beside)?.read_to_end(&mut signature)?;
+            parts.push(SignedPart {
+                file: member.file.clone(),
+                position: member.position,
+                size: member.size,
+                signature,
+            });
+        }
+    }
+    if parts.len() != 2 {
+        return Err(FormatError::damaged("only a part of it is signed"));
+    }
+    Ok(Signed { manifest: manifest.into_bytes(), parts })
 }
 
 fn part<'a, F: Read + Seek>(file: &'a mut F, member: &Member) -> Result<impl Read + use<'a, F>, FormatError> {

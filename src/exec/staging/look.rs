@@ -15,6 +15,7 @@ use rustix::fs::OFlags;
 use super::Staging;
 use crate::engine::staging::Wanted;
 use crate::exec::format::{Caps, gpkg};
+use crate::exec::signatures::SignatureError;
 
 /// A file below this size is what a broken upload left, bytes: no package is so small.
 const PACKAGE_MIN_BYTES: u64 = 1 << 10;
@@ -111,7 +112,14 @@ impl Staging {
         let opened = File::options().read(true).custom_flags(flags).open(path);
         let mut file = opened.map_err(|error| format!("cannot be opened: {error}"))?;
         let package = match gpkg::verify(&mut file, Caps::default()) {
-            Ok(package) => Ok((package.category, package.pf)),
+            Ok(package) => {
+                match self.signatures.as_ref().map_or(Ok(()), |signatures| signatures.check(&mut file, &package)) {
+                    // It may be found out the next time.
+                    Err(error @ SignatureError::Unable(_)) => return Err(error.to_string()),
+                    Err(error) => Err(error.to_string()),
+                    Ok(()) => Ok((package.category, package.pf)),
+                }
+            }
             Err(error) => Err(format!("no whole package: {error}")),
         };
         let mut looked = self.looked.lock().unwrap_or_else(PoisonError::into_inner);
@@ -167,7 +175,7 @@ mod tests {
     impl Place {
         fn new() -> Self {
             let root = tempfile::tempdir().expect("temporary directory");
-            let staging = Staging::new(&root.path().join("staging"));
+            let staging = Staging::open(&root.path().join("staging"), None, None).expect("opens");
             Self { root, staging }
         }
 
