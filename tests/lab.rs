@@ -19,6 +19,9 @@ mod harness;
 
 #[path = "lab/building.rs"]
 mod building;
+#[allow(dead_code, reason = "shared with the figures")]
+#[path = "../benches/figures/client.rs"]
+mod client;
 #[path = "lab/controlling.rs"]
 mod controlling;
 #[path = "lab/faults.rs"]
@@ -27,6 +30,8 @@ mod faults;
 mod forming;
 #[path = "sample/gpkg.rs"]
 mod gpkg;
+#[path = "lab/hostile.rs"]
+mod hostile;
 #[path = "lab/legacy.rs"]
 mod legacy;
 #[path = "lab/logs.rs"]
@@ -37,6 +42,8 @@ mod operating;
 mod queueing;
 #[path = "lab/staging.rs"]
 mod staging;
+#[path = "lab/steps.rs"]
+mod steps;
 #[path = "lab/voting.rs"]
 mod voting;
 #[path = "lab/wire.rs"]

@@ -142,7 +142,8 @@ pub(super) async fn ask(shared: &Arc<Shared>, call: Call) -> ApiResult<Told> {
             if let Some(told) = serve(shared, call.clone()).await? {
                 return Ok(told);
             }
-            let leader = shared.consensus.status().leader.filter(|leader| *leader != shared.me.peer_id);
+            let leader = shared.consensus.watch_leadership().borrow().leader.clone();
+            let leader = leader.filter(|leader| *leader != shared.me.peer_id);
             if let Some(leader) = leader {
                 let request = Request::Legacy(Box::new(call.clone()));
                 let asking = transport::call(&shared.mesh, &leader, control::PROTOCOL, &request, one);

@@ -24,6 +24,7 @@ use serde::{Deserialize, Serialize};
 
 use super::database::{BUSY_TIMEOUT, Database, Done, Durability, Migrations};
 use super::raft_db::LogPoint;
+use super::space::measure;
 use super::{FatalHook, StoreError, sync_directory};
 use crate::engine::id::{Epoch, HiveId};
 use crate::engine::state::{Change, Row, table};
@@ -37,6 +38,10 @@ pub const POINTS_KEPT: u64 = 16_384;
 
 /// So long rows gather before they are written.
 const GATHER: Duration = Duration::from_millis(250);
+/// Free bytes without which nothing is written: what the write-ahead log and a checkpoint of it need beyond the rows.
+const SPARE_BYTES: u64 = 8 << 20;
+/// Between two looks at a full disk.
+const FULL_PAUSE: Duration = Duration::from_secs(1);
 /// So many bytes of them are written at once, if the writer has nothing else to do.
 const PENDING_BYTES: usize = 4 << 20;
 /// With so many of them, whoever brings more waits for the writer.
@@ -238,6 +243,7 @@ impl HiveDb {
             let later = self.clone();
             tasks::spawn("state rows", async move {
                 tokio::time::sleep(GATHER).await;
+                later.room().await;
                 // Before they are taken: what arrives after that is awaited anew.
                 later.pending.awaited.store(false, Ordering::Release);
                 if let Err(error) = later.submit().await {
@@ -251,6 +257,19 @@ impl HiveDb {
             self.submit().await
         } else {
             Ok(())
+        }
+    }
+
+    /// Waits while the disk is so full that writing would fail, which would end the agent. Nothing is lost by that: no proposal is taken
+    /// meanwhile, and what is pending is in the log.
+    async fn room(&self) {
+        let directory = self.db.path().parent().unwrap_or(Path::new("."));
+        let short = || {
+            let needed = self.pending.gathered().bytes as u64 * 3 + SPARE_BYTES;
+            measure(directory).is_ok_and(|(free, _)| free < needed)
+        };
+        while short() {
+            tokio::time::sleep(FULL_PAUSE).await;
         }
     }
 

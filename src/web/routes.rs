@@ -537,6 +537,7 @@ mod tests {
             let path = if path.ends_with("/search") { format!("{path}?q=x") } else { path };
             let names_drone = matches!(path.as_str(), "/api/v1/work" | "/api/v1/poll");
             let path = if names_drone { format!("{path}?id=drone-1") } else { path };
+            let path = if path.ends_with("/staged") { format!("{path}?atom=a/b-1") } else { path };
             let got = site.ask(true, request("GET", &path, "")).await;
             assert!(matches!(got.status, 200 | 404), "{path}: {}", got.status);
             assert_eq!(got.headers["x-content-type-options"], "nosniff", "{path}");
