@@ -17,13 +17,13 @@ use std::time::Duration;
 use super::control::{self, Request, Response};
 use super::shared::Shared;
 use super::staging::{Staged, find_staged};
-use super::{internal, propose};
+use super::{internal, propose, propose_all};
 use crate::api::legacy::{Call, Completed, Completion, Registered, Registration, Seen, StopWorkTold, Told, WorkTold};
 use crate::api::{ApiError, ApiResult, ErrorCode};
 use crate::clock::{now_ms, unix_now};
 use crate::engine::command::{Command, Progress, RejectCode, Reply};
 use crate::engine::id::{JobId, PeerId, Token};
-use crate::engine::job::Outcome;
+use crate::engine::job::{AttemptState, Outcome};
 use crate::engine::legacy::{self, Desk, Judgement, LegacyInfo, OFFLINE_AFTER_MS, Vitals, Work, peer_id};
 use crate::engine::scheduler::{DroneView, wanted_tree};
 use crate::engine::state::State;
@@ -44,6 +44,8 @@ const CALL_TIMEOUT: Duration = Duration::from_secs(5);
 const COMPLETE_PATIENCE: Duration = Duration::from_secs(90);
 /// Between two looks for a coordinator.
 const RETRY_PAUSE: Duration = Duration::from_millis(50);
+/// What ends sooner than this needs no commit of its own for having begun.
+const BEGIN_AFTER: Duration = Duration::from_millis(250);
 /// How long a report's commit is awaited.
 const REPORT_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long a question for work waits for a plan, when there is work that its drone might get.
@@ -311,15 +313,28 @@ fn hand_out(shared: &Shared, drone: &PeerId) -> Option<(Work, Vec<String>, bool)
     })
 }
 
-/// Not awaited by the drone: that it began is remembered here until the hive knows it.
+/// Not awaited by the drone: that it began is remembered here until the hive knows it. What ends at once is told with its end.
 fn tell_that_it_began(shared: &Arc<Shared>, job: JobId, token: Token) {
     let shared = Arc::clone(shared);
     tasks::spawn("legacy begin", async move {
-        let command = Command::Report { job, token, progress: Progress::Building { pinned_commit: None } };
-        if let Err(error) = propose(&shared, command, REPORT_TIMEOUT).await {
+        tokio::time::sleep(BEGIN_AFTER).await;
+        if !shared.read(|state| is_assigned(state, &job, &token)) {
+            return;
+        }
+        if let Err(error) = propose(&shared, began(job, token), REPORT_TIMEOUT).await {
             tracing::debug!(%job, %error, "it was not committed that a drone of the old swarm began");
         }
     });
+}
+
+fn began(job: JobId, token: Token) -> Command {
+    Command::Report { job, token, progress: Progress::Building { pinned_commit: None } }
+}
+
+/// The attempt is live, and the hive does not know yet that it began.
+fn is_assigned(state: &State, job: &JobId, token: &Token) -> bool {
+    let live = state.job(job).and_then(|job| job.live_attempt());
+    live.is_some_and(|attempt| attempt.token == *token && attempt.state == AttemptState::Assigned)
 }
 
 async fn complete(shared: &Arc<Shared>, completion: Completion) -> ApiResult<Option<Completed>> {
@@ -346,8 +361,11 @@ async fn complete(shared: &Arc<Shared>, completion: Completion) -> ApiResult<Opt
     } else {
         legacy::failure(&completion.status, completion.error_detail.as_deref().unwrap_or_default())
     };
-    let command = Command::Report { job, token, progress: Progress::Ended { outcome } };
-    match propose(shared, command, REPORT_TIMEOUT).await? {
+    let ended = Command::Report { job, token, progress: Progress::Ended { outcome } };
+    let unknown = shared.read(|state| is_assigned(state, &job, &token));
+    let commands = unknown.then(|| began(job, token)).into_iter().chain([ended]).collect();
+    let reply = propose_all(shared, commands, REPORT_TIMEOUT).await?.pop();
+    match reply.ok_or_else(|| internal("a report was answered with nothing"))? {
         Reply::Rejected { message, .. } => {
             // Somebody was faster: it said so twice at once, or the attempt was taken from it.
             let told = judge().map(|judged| settled(judged, well).unwrap_or_else(|_| stale(message, None)));

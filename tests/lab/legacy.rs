@@ -227,6 +227,12 @@ fn a_coordinator_dies_between_any_two_words_of_a_drone_and_nothing_is_lost_or_co
         a.register(left[0], None);
         post(&machine, left[0], "queue", &json!({ "packages": packages }));
         let first = a.package(left[0]);
+        let begun = || {
+            let nodes = get(&machine, left[1], "nodes");
+            let drone = nodes.as_array()?.iter().find(|node| node["name"] == "drone-a")?.clone();
+            drone["build_progress"].as_array().filter(|progress| !progress.is_empty()).map(|_| ())
+        };
+        eventually("the hive knows that it began", s(10), begun);
         // Handed out, and the coordinator that handed it out is gone.
         agents.swap_remove(position).1.kill();
         let told = a.complete(left[1], &first, "success");
