@@ -245,6 +245,11 @@ pub fn repository_url(url: &str) -> Result<(), GrammarError> {
             "expected an https, http, ssh, git or file URL (ssh://user@host/path), or an absolute path",
         );
     };
+    // RFC 3986, section 2: all else is written as %XX. What looks like another host to a person must not be one.
+    let other = |c: &char| !c.is_ascii_alphanumeric() && !"-._~:/?#[]@!$&'()*+,;=%".contains(*c);
+    if let Some(character) = url.chars().find(other) {
+        return refuse(FIELD, url, format!("{character:?} is not allowed in a URL; write it as %XX"));
+    }
     if scheme == "file" {
         return if rest.starts_with('/') {
             Ok(())
@@ -638,6 +643,10 @@ mod tests {
                 "file://host/x",
                 "ftp://h/x",
                 "https://h/a b",
+                "https://h/a\u{2215}b",
+                "https://h/\u{202e}x",
+                "https://h/a`b",
+                "https://h/a\\b",
                 "https://h/a\nb",
                 "https://h:99999/x",
                 "https://[::1/x",

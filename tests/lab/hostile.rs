@@ -59,6 +59,17 @@ fn encoded(name: &str) -> String {
     })
 }
 
+/// A name of this kind may look so: `..` within a URL is its server's business, and branches may have any letters.
+fn is_proper(field: &str, name: &str) -> bool {
+    let url = |byte: u8| byte.is_ascii_alphanumeric() || b":/.-_%".contains(&byte);
+    let no_branch = |c: char| c.is_control() || c.is_whitespace() || "~^:?*[\\".contains(c);
+    match field {
+        "url" => name.len() < 1_000 && name.starts_with("https://") && name.bytes().all(url),
+        "branch" => name.len() < 250 && !name.contains("..") && !name.starts_with('-') && !name.contains(no_branch),
+        _ => false,
+    }
+}
+
 /// One job for every field that takes a name, each good but for that one.
 fn jobs(name: &str) -> Vec<(&'static str, Value)> {
     let git = |url: &str, branch: Value| json!({ "kind": "git", "url": url, "branch": branch, "commit": null });
@@ -104,6 +115,9 @@ fn hostile_names_are_refused_at_every_door_and_nothing_is_made() {
         let (mut asked, mut refused) = (0, 0);
         for name in &corpus {
             for (field, job) in jobs(name) {
+                if is_proper(field, name) {
+                    continue;
+                }
                 let body = json!({ "session": uuid::Uuid::new_v4(), "jobs": [job] });
                 let (code, answer) = client.ask("POST", "/api/v2/jobs", Some(&body)).expect("an answer");
                 assert_eq!(code, 400, "{field} {:?}: {answer}", name.chars().take(80).collect::<String>());
