@@ -10,7 +10,7 @@ use hive::engine::command::{Command, Progress, RejectCode, Reply};
 use hive::engine::id::{JobId, PeerId, Token};
 use hive::engine::job::{FailureClass, JobSpec, JobState, Outcome, Work as JobWork};
 use hive::engine::legacy::{
-    AHEAD, Desk, Judgement, LEGACY_LEASE_MS, LegacyInfo, OFFLINE_AFTER_MS, Work, failure, is_exempt, peer_id,
+    AHEAD, AHEAD_MAX, Desk, Judgement, LEGACY_LEASE_MS, LegacyInfo, OFFLINE_AFTER_MS, Work, failure, is_exempt, peer_id,
 };
 use hive::engine::member::Inventory;
 use hive::engine::scheduler::{DroneView, Leases, Now, Settings, View, plan};
@@ -113,6 +113,25 @@ fn it_is_given_portage_work_ahead_and_nothing_that_it_cannot_do() {
 }
 
 #[test]
+fn who_is_done_with_each_at_once_is_given_more_ahead() {
+    let drone = peer_id("drone-a");
+    let token = Token { epoch: hive::engine::id::EpochId([1; 16]), counter: 1 };
+    for (every_ms, expected) in [(60_000, AHEAD), (8, 5), (1, AHEAD_MAX)] {
+        let mut desk = Desk::default();
+        desk.hear(&drone, 0);
+        assert_eq!(desk.ahead(&drone, 0), AHEAD);
+        let mut now_ms = 0;
+        for _ in 0..40 {
+            desk.completed(&drone, &token, now_ms);
+            now_ms += every_ms;
+        }
+        let ahead = desk.ahead(&drone, now_ms);
+        assert_eq!(ahead, expected, "every {every_ms} ms: {ahead}");
+        assert_eq!(desk.ahead(&drone, now_ms + 3_600_000), AHEAD, "no longer so an hour later");
+    }
+}
+
+#[test]
 fn work_is_its_oldest_attempt_again_and_again() {
     let mut replica = with_drones(&["drone-a"]);
     let drone = peer_id("drone-a");
@@ -166,7 +185,7 @@ fn its_word_counts_for_the_attempt_that_it_was_handed_and_no_other() {
     assert!(matches!(&judged, Judgement::Stale { reassigned_to: Some(name), .. } if name == "drone-b"), "{judged:?}");
     // The one that has it is accepted, and again when it did not hear so.
     assert_eq!(replica.report(job, second, succeeded()), Reply::Done);
-    desk.completed(&b, &second);
+    desk.completed(&b, &second, 0);
     assert_eq!(desk.judge(&replica.state, &b, name), Judgement::Known { job });
     assert!(stale(&desk.judge(&replica.state, &a, name)));
     replica.check_reload();

@@ -259,6 +259,7 @@ pub(super) fn view(shared: &Shared) -> View {
         let own = peer == shared.me.peer_id;
         let report = if own { Some(super::views::own_report(shared)) } else { report };
         let drone = DroneView {
+            ahead: 0,
             // Who is suspected gets nothing new: within two seconds it has objected or is down, and work given to it now would wait
             // for its lease to end.
             alive: liveness == MemberState::Alive,

@@ -102,7 +102,8 @@ pub(super) fn drone_views(shared: &Shared) -> Vec<(PeerId, DroneView)> {
         }
     };
     let view = |peer: PeerId| {
-        let view = DroneView { alive: alive(&peer), takes_builds: true, ..DroneView::default() };
+        let ahead = shared.desk(|desk| desk.ahead(&peer, now_ms)).unwrap_or_default();
+        let view = DroneView { alive: alive(&peer), takes_builds: true, ahead, ..DroneView::default() };
         (peer, view)
     };
     peers.into_iter().map(view).collect()
@@ -372,7 +373,7 @@ async fn complete(shared: &Arc<Shared>, completion: Completion) -> ApiResult<Opt
             Ok(told)
         }
         Reply::Done | Reply::Role { .. } | Reply::Assigned { .. } | Reply::Changed { .. } => {
-            shared.desk(|desk: &mut Desk| desk.completed(&drone, &token));
+            shared.desk(|desk: &mut Desk| desk.completed(&drone, &token, now_ms()));
             let status = if missing.is_some() { "missing_binary" } else { "ok" };
             let accepted = missing.is_none();
             Ok(Some(Completed { status: status.to_owned(), accepted, reason: missing, ..Completed::default() }))

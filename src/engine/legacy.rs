@@ -11,7 +11,7 @@
 //! that it was handed and for no other. The desk lives in the coordinator's memory: a new one knows from the state what began, and
 //! hands out the rest anew. Never done here: HTTP, looking for uploaded files, changing the state.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use serde::{Deserialize, Serialize};
 
@@ -28,6 +28,12 @@ pub const OFFLINE_AFTER_MS: u64 = 60_000;
 pub const LEGACY_LEASE_MS: u64 = 900_000;
 /// Attempts that such a drone has beyond the one it works on, so that its next question is answered without a commit.
 pub const AHEAD: u32 = 2;
+/// Most of them, for a drone whose packages end at once.
+pub const AHEAD_MAX: u32 = 24;
+/// A plan is made and committed in so long, milliseconds: a drone needs as many attempts ahead as it ends meanwhile.
+const PLAN_MS: u64 = 40;
+/// The pace of a drone is that of its last so many results.
+const PACE_OF: usize = 16;
 /// Longest text of an inventory that is taken from such a drone, bytes.
 const TEXT_MAX: usize = 128;
 /// Longest reason of a failure that is taken, characters.
@@ -137,6 +143,8 @@ struct Seen {
     vitals: Vitals,
     /// Attempts whose package it was told in this term.
     handed: BTreeMap<Token, JobId>,
+    /// When its last results came, oldest first.
+    ended_ms: VecDeque<u64>,
 }
 
 /// What a drone is told when it asks for work.
@@ -289,10 +297,25 @@ impl Desk {
     }
 
     /// The end of an attempt was committed.
-    pub fn completed(&mut self, drone: &PeerId, token: &Token) {
+    pub fn completed(&mut self, drone: &PeerId, token: &Token, now_ms: u64) {
         if let Some(seen) = self.drones.get_mut(drone) {
             seen.handed.remove(token);
+            if seen.ended_ms.len() >= PACE_OF {
+                seen.ended_ms.pop_front();
+            }
+            seen.ended_ms.push_back(now_ms);
         }
+    }
+
+    /// Attempts that it is to have beyond the one that it works on: few, since a build takes minutes and what waits with one drone
+    /// another one cannot take; more for one that is done with each at once, or it would wait for plans.
+    pub fn ahead(&self, drone: &PeerId, now_ms: u64) -> u32 {
+        let ended = self.drones.get(drone).map(|seen| &seen.ended_ms);
+        let Some(first) = ended.filter(|ended| ended.len() >= PACE_OF).and_then(|ended| ended.front()) else {
+            return AHEAD;
+        };
+        let took_ms = now_ms.saturating_sub(*first).max(1);
+        u32::try_from(PACE_OF as u64 * PLAN_MS / took_ms).unwrap_or(AHEAD_MAX).clamp(AHEAD, AHEAD_MAX)
     }
 
     /// Packages that it was handed and that are no longer its own, each told once.

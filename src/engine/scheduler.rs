@@ -53,6 +53,8 @@ pub struct DroneView {
     pub slots: Option<u32>,
     /// Load average over one minute, in percent of its processors.
     pub load_percent: u32,
+    /// Of a drone of the Python swarm: attempts that it is to have beyond the one it works on, as it ends them fast; 0: the usual number.
+    pub ahead: u32,
     /// Space that is free where it builds, MiB; none: not known.
     pub disk_free_mb: Option<u64>,
     /// Its disk is so full that builds would end for want of space.

@@ -76,6 +76,7 @@ impl World {
             let role = member.role.as_ref().and_then(|claim| self.roles.get(&claim.role));
             let down_since_ms = if let Seen::Down(at_ms) = seen { Some(self.mono_of(ix, at_ms)) } else { None };
             let drone = DroneView {
+                ahead: 0,
                 alive: seen == Seen::Alive,
                 down_since_ms,
                 takes_builds: role.is_none_or(|role| role.takes_builds),

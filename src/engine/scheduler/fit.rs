@@ -115,6 +115,7 @@ pub(super) struct Drone<'a> {
     inventory: &'a Inventory,
     role: Option<&'a str>,
     legacy: bool,
+    ahead: u32,
     pub(super) slots: Slots,
     pub(super) load_percent: u32,
     /// It tries again what others could not build, and nothing else.
@@ -185,6 +186,7 @@ fn drone<'a>(
         inventory,
         role,
         legacy,
+        ahead: soft.ahead,
         slots: Slots { total, taken },
         load_percent: soft.load_percent,
         sweeps: state.sweeps(peer),
@@ -235,7 +237,7 @@ impl Drone<'_> {
 
     /// Attempts that it may be given when it is given so many beyond its slots.
     pub(super) fn room(&self, ahead: u32) -> u32 {
-        let ahead = if self.legacy && ahead > 0 { legacy::AHEAD } else { ahead };
+        let ahead = if self.legacy && ahead > 0 { self.ahead.max(legacy::AHEAD) } else { ahead };
         if self.sweeps { 0 } else { self.room_for_sweeping_and(ahead) }
     }
 
