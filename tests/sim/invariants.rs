@@ -32,8 +32,7 @@ use std::rc::Rc;
 use hive::engine::command::{Batch, Command, Origin, Reply};
 use hive::engine::id::{HiveId, JobId};
 use hive::engine::job::Job;
-use hive::engine::state::{State, table};
-use uuid::Uuid;
+use hive::engine::state::{Change, State, table};
 
 use super::node::{Ix, Node};
 use super::raft::{Payload, Raft};
@@ -158,8 +157,15 @@ impl Checker {
             let reply = applied.replies.remove(0);
             let command = proposal.decode().expect("understood");
             let touched = applied.changes.iter().filter(|change| change.row.table == table::JOBS);
-            let touched: Vec<JobId> =
-                touched.filter_map(|change| Uuid::from_slice(&change.row.key).ok()).map(JobId).collect();
+            // A row is keyed by the job's place in the queue.
+            let named = |change: &Change| match &change.value {
+                Some(value) => State::job_of_history(value).ok().map(|job| job.spec.id),
+                None => {
+                    let ordinal = u64::from_be_bytes(change.row.key.as_slice().try_into().ok()?);
+                    truth.jobs.values().find(|job| job.ordinal == ordinal).map(|job| job.spec.id)
+                }
+            };
+            let touched: Vec<JobId> = touched.filter_map(named).collect();
             let before = touched.iter().map(|id| (*id, truth.jobs.get(id).cloned())).collect();
             for id in touched {
                 match truth.state.job(&id) {
