@@ -171,12 +171,11 @@ pub fn over_http(lab: &mut Lab, effort: Effort) -> Vec<Row> {
     queue(&swarm, &names("virtual", count));
     let took = swarm.run(count, s(effort.pick(120, 60)), |_| {});
     let wrong = reconcile(&swarm, &hosts.iter().collect::<Vec<_>>(), count);
-    rows.push(
-        Row::new("packages handed out and acknowledged over HTTP", "jobs/s", vec![rate(count, took)])
-            .goal(Judged::Min, 1_500.0)
-            .note(format!("three voters, {DRONES} drones of one request at a time, {count} packages without a file"))
-            .wrong(wrong),
-    );
+    let row = Row::new("packages handed out and acknowledged over HTTP", "jobs/s", vec![rate(count, took)])
+        .note(format!("three voters, {DRONES} drones of one request at a time, {count} packages without a file"))
+        .wrong(wrong);
+    // So few packages are over before plans run ahead of the drones: a short run only shows that it works.
+    rows.push(if effort.short { row } else { row.goal(Judged::Min, 1_500.0) });
     drop(agents);
     hosts.iter().for_each(crate::hive_of::wipe);
     rows.push(with_uploads(lab, effort.pick(3_000, 150)));
