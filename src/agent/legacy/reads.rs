@@ -520,13 +520,21 @@ async fn past_events(
     Ok(json!({ "total": rows.len(), "events": rows }))
 }
 
+/// The old swarm's lines name what they are about.
+fn message(event: &Event) -> String {
+    let about =
+        [event.package.as_deref(), event.drone.as_deref()].into_iter().flatten().collect::<Vec<_>>().join(" on ");
+    let parts = [event.kind.as_str(), about.as_str(), event.message.as_str()];
+    parts.into_iter().filter(|part| !part.is_empty()).collect::<Vec<_>>().join(": ")
+}
+
 fn event(event: &Event) -> Value {
     json!({
         "id": event.id,
         "timestamp": seconds(event.at),
         "event_type": event.kind.as_str(),
         "type": event.kind.as_str(),
-        "message": event.message,
+        "message": message(event),
         "details": { "job": event.job, "session": event.session },
         "drone_id": event.drone,
         "package": event.package,
