@@ -374,30 +374,10 @@ mod tests {
     use std::io::{Cursor, Write as _};
 
     use super::*;
-
-    fn tar(entries: &[(&str, &[u8])]) -> Vec<u8> {
-        let mut builder = tar::Builder::new(Vec::new());
-        for (name, content) in entries {
-            let mut header = tar::Header::new_ustar();
-            header.set_size(content.len() as u64);
-            header.set_mode(0o644);
-            header.set_path(name).expect("path");
-            header.set_cksum();
-            // As Python and GNU tar end the field; the crate writes one digit more.
-            let sum = format!("{:06o}\0 ", header.cksum().expect("sum"));
-            header.as_mut_bytes()[148..156].copy_from_slice(sum.as_bytes());
-            builder.append(&header, *content).expect("appends");
-        }
-        builder.into_inner().expect("ends")
-    }
+    use crate::exec::staging::sample::{line, tar};
 
     fn zstd(bytes: &[u8]) -> Vec<u8> {
         zstd::stream::encode_all(bytes, 3).expect("packs")
-    }
-
-    fn line(file: &str, content: &[u8]) -> String {
-        let (blake2b, sha512) = digests(&mut &*content).expect("digests");
-        format!("DATA {file} {} BLAKE2B {blake2b} SHA512 {sha512}\n", content.len())
     }
 
     fn metadata() -> Vec<u8> {
