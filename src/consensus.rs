@@ -25,6 +25,7 @@ use crate::store::space::SpaceGuard;
 use crate::store::{FatalHook, StoreError};
 use crate::tasks;
 use crate::transport::Transport;
+use crate::transport::calls::Link;
 
 mod audit;
 mod codec;
@@ -32,12 +33,12 @@ mod core;
 pub mod events;
 mod feed;
 mod lifecycle;
-mod link;
 mod log;
 mod machine;
 mod network;
 mod observe;
 mod propose;
+mod protocol;
 pub mod replica;
 mod server;
 pub mod status;
@@ -222,7 +223,7 @@ impl Consensus {
             }
         };
         let (proposals, batcher) = propose::channel();
-        let link = link::Link::new(transport);
+        let link = Link::new(transport);
         let core = Arc::new(Core::new(options, identity, link, runtime, replica, space, proposals));
         lifecycle::reconcile(&core).await?;
         let mut background = Tasks::default();

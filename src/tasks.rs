@@ -17,7 +17,7 @@ where
     F: Future + Send + 'static,
     F::Output: Send + 'static,
 {
-    tokio::spawn(future.instrument(tracing::info_span!("task", name)))
+    tokio::spawn(future.instrument(tracing::debug_span!("task", name)))
 }
 
 /// Runs a future on an OS thread of its own with a single-threaded runtime of its own, so that a busy neighbour (builds, HTTP)

@@ -16,6 +16,7 @@ use tokio::sync::mpsc;
 
 use crate::engine::id::PeerId;
 
+pub(crate) mod calls;
 #[cfg(test)]
 pub mod memory;
 

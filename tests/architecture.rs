@@ -14,7 +14,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("tasks", &[]),
     ("keyring", &["engine"]),
     ("ports", &[]),
-    ("transport", &["engine"]),
+    ("transport", &["engine", "tasks"]),
     ("config", &["engine"]),
     ("store", SHARED),
     ("blobs", SHARED),

@@ -1,4 +1,5 @@
-//! What agents ask each other, one request and one response per stream: advice, leases, and the coordinator's errands.
+//! What agents ask each other: advice, leases, and the coordinator's errands; what is asked seldom over a stream for each question, what is
+//! asked all the time over one that stays.
 //!
 //! The asking peer is proven by its connection, never by a field. Raft, the log, blobs and build logs have protocols of their
 //! own. Never done here: acting on a request.
@@ -13,6 +14,8 @@ use crate::engine::scheduler::LeaseAsked;
 
 /// Protocol name. Not bound to a hive: nodes without one speak it too.
 pub(super) const PROTOCOL: &str = "/hive/control/1";
+/// The same requests and responses, many over one stream.
+pub(super) const CALLS_PROTOCOL: &str = "/hive/control-calls/1";
 
 /// A request.
 #[derive(Debug, Serialize, Deserialize)]

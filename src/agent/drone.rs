@@ -16,7 +16,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::control::{self, Request, Response};
+use super::control::{Request, Response};
 use super::shared::Shared;
 use super::{Event, blobs, coordinating, propose};
 use crate::api::ErrorCode;
@@ -148,9 +148,7 @@ impl Drone {
                 coordinating::lease(&shared, &coordinator, &attempts).await
             } else {
                 let request = Request::Lease { attempts };
-                match crate::transport::call(&shared.mesh, &coordinator, control::PROTOCOL, &request, LEASE_TIMEOUT)
-                    .await
-                {
+                match shared.calls.ask(&coordinator, &request, LEASE_TIMEOUT).await {
                     Ok(Response::Leases { valid }) if valid.len() == asked.len() => Some(valid),
                     Ok(other) => {
                         tracing::debug!(?other, "no lease");

@@ -14,7 +14,7 @@ use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use super::control::{self, Request, Response};
+use super::control::{Request, Response};
 use super::shared::Shared;
 use super::staging::{Staged, find_staged};
 use super::{internal, propose, propose_all};
@@ -28,7 +28,6 @@ use crate::engine::legacy::{self, Desk, Judgement, LegacyInfo, OFFLINE_AFTER_MS,
 use crate::engine::scheduler::{DroneView, wanted_tree};
 use crate::engine::state::State;
 use crate::tasks;
-use crate::transport;
 
 pub(super) mod queueing;
 pub(super) mod reads;
@@ -149,7 +148,7 @@ pub(super) async fn ask(shared: &Arc<Shared>, call: Call) -> ApiResult<Told> {
             let leader = leader.filter(|leader| *leader != shared.me.peer_id);
             if let Some(leader) = leader {
                 let request = Request::Legacy(Box::new(call.clone()));
-                let asking = transport::call(&shared.mesh, &leader, control::PROTOCOL, &request, one);
+                let asking = shared.calls.ask(&leader, &request, one);
                 let asked = tokio::select! {
                     asked = asking => asked,
                     // It will not answer any more, or not as the coordinator.
@@ -364,7 +363,9 @@ async fn complete(shared: &Arc<Shared>, completion: Completion) -> ApiResult<Opt
     };
     let ended = Command::Report { job, token, progress: Progress::Ended { outcome } };
     let unknown = shared.read(|state| is_assigned(state, &job, &token));
-    let commands = unknown.then(|| began(job, token)).into_iter().chain([ended]).collect();
+    // A success says by itself that it began.
+    let begin = (unknown && (missing.is_some() || !well)).then(|| began(job, token));
+    let commands = begin.into_iter().chain([ended]).collect();
     let reply = propose_all(shared, commands, REPORT_TIMEOUT).await?.pop();
     match reply.ok_or_else(|| internal("a report was answered with nothing"))? {
         Reply::Rejected { message, .. } => {

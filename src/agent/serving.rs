@@ -8,13 +8,15 @@ use std::time::Duration;
 
 use tokio::sync::{Semaphore, mpsc, oneshot};
 
-use super::control::{Request, Response};
+use super::control::{self, Request, Response};
 use super::shared::Shared;
 use super::{Event, advising, blobs, coordinating, legacy, staging};
 use crate::engine::id::PeerId;
 use crate::engine::scheduler::LEASES_MAX;
+use crate::mesh::MeshHandle;
 use crate::tasks;
-use crate::transport::{CONTROL_FRAME_MAX, Incoming, RAFT_FRAME_MAX, read_frame, write_frame};
+use crate::transport::calls::{Callers, Link};
+use crate::transport::{CONTROL_FRAME_MAX, Incoming, RAFT_FRAME_MAX, calls, decode, encode, read_frame, write_frame};
 
 /// Requests served at once: one per member of a large hive, so that a boot storm is answered in one go.
 const SERVED_MAX: usize = 128;
@@ -22,6 +24,30 @@ const SERVED_MAX: usize = 128;
 static KEEPING: Semaphore = Semaphore::const_new(8);
 /// A peer that opened a stream must send its request within this time.
 const READ_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// For what is asked of other nodes all the time.
+pub(super) fn callers(mesh: &MeshHandle) -> Callers {
+    Callers::new(Link::new(mesh.clone()), control::CALLS_PROTOCOL.to_owned())
+}
+
+/// Serves the streams that carry many requests, until the mesh ends.
+pub(super) async fn serve_calls(shared: Arc<Shared>, mut incoming: mpsc::Receiver<Incoming>) {
+    while let Some(stream) = incoming.recv().await {
+        let shared = Arc::clone(&shared);
+        let answered = calls::serve(stream, move |peer, body| {
+            let shared = Arc::clone(&shared);
+            async move {
+                let response = match decode(&body) {
+                    Ok(request) if body.len() <= CONTROL_FRAME_MAX => answer(&shared, &peer, request).await,
+                    Ok(_) => refused("the request is too long"),
+                    Err(error) => refused(format!("request not understood: {error}")),
+                };
+                encode(&response).unwrap_or_default()
+            }
+        });
+        tasks::spawn("control-calls", answered);
+    }
+}
 
 /// Serves until the mesh ends.
 pub(super) async fn serve(shared: Arc<Shared>, mut incoming: mpsc::Receiver<Incoming>) {

@@ -36,6 +36,7 @@ use crate::exec::staging::Staging;
 use crate::keyring::Keyring;
 use crate::mesh::MeshHandle;
 use crate::store::event_db::EventDb;
+use crate::transport::calls::Callers;
 
 /// Handles and facts, shared by reference.
 pub(crate) struct Shared {
@@ -49,6 +50,8 @@ pub(crate) struct Shared {
     pub consensus: Consensus,
     /// Connections.
     pub mesh: MeshHandle,
+    /// Questions to other nodes that are asked all the time.
+    pub calls: Callers,
     /// Datagrams and liveness.
     pub discovery: DiscoveryHandle,
     /// Content-addressed files.

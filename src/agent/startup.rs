@@ -193,6 +193,7 @@ async fn start(prepared: Prepared) -> anyhow::Result<()> {
         me,
         keyring,
         consensus,
+        calls: serving::callers(&mesh),
         mesh,
         discovery,
         blobs,
@@ -241,7 +242,9 @@ async fn serve_and_run(shared: Arc<Shared>, bound: web::Bound, inputs: Inputs) -
         logs::look::serve(&shared.mesh, shared.logs.clone()).context("Failed to answer about logs")?,
     ];
     let control = shared.mesh.accept(control::PROTOCOL).context("Failed to serve control requests")?;
+    let calls = shared.mesh.accept(control::CALLS_PROTOCOL).context("Failed to serve control requests")?;
     tasks::spawn("control", serving::serve(Arc::clone(&shared), control));
+    tasks::spawn("control-calls", serving::serve_calls(Arc::clone(&shared), calls));
     tasks::spawn("signals", wait_for_signals(Arc::clone(&shared)));
     tasks::spawn("admin-key", keys::offer(Arc::clone(&shared)));
     tasks::spawn("events", events::keep(Arc::clone(&shared)));

@@ -12,9 +12,10 @@ use futures::future::BoxFuture;
 
 use super::core::Core;
 use super::feed::{Hello, Said};
-use super::link::{Link, Protocol};
+use super::protocol::Protocol;
 use crate::engine::id::PeerId;
 use crate::store::raft_db::LogPoint;
+use crate::transport::calls::Link;
 use crate::transport::{CONTROL_FRAME_MAX, RAFT_FRAME_MAX, read_frame, write_frame};
 
 /// How often a voter or standby compares itself, if it applied something since.

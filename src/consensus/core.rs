@@ -13,11 +13,11 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tracing::Instrument as _;
 
-use super::link::{Callers, Link, Protocol, serve};
 use super::log::{LogStore, PurgeGuard};
 use super::machine::Machine;
 use super::network::Network;
 use super::propose::{self, Proposals};
+use super::protocol::Protocol;
 use super::replica::Replica;
 use super::server::{Heard, RaftServer};
 use super::status::{ConsensusStatus, Leadership, Tip, status_of};
@@ -27,6 +27,7 @@ use crate::engine::id::{Epoch, HiveId, PeerId};
 use crate::store::raft_db::{Loaded, RaftDb};
 use crate::store::space::SpaceGuard;
 use crate::transport::Incoming;
+use crate::transport::calls::{Callers, Link, serve};
 
 /// How often the status is put together anew when nothing calls for it: silence is an event, too, and nobody tells it.
 const STATUS_INTERVAL: Duration = Duration::from_millis(250);
@@ -125,7 +126,7 @@ impl Core {
         F: Future + Send + 'static,
         F::Output: Send + 'static,
     {
-        self.runtime.spawn(future.instrument(tracing::info_span!("task", name)))
+        self.runtime.spawn(future.instrument(tracing::debug_span!("task", name)))
     }
 
     /// Puts the status together and tells whoever watches, if it changed.

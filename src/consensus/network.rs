@@ -15,13 +15,13 @@ use openraft::raft::{
 use serde::{Deserialize, Serialize};
 
 use super::codec::{self, WireEntry, WireVote};
-use super::link::{Callers, Link};
 use super::machine::{Snapshot, SnapshotSource};
 use super::status::acked_ago_ms;
 use super::transfer::{self, Offer};
 use super::types::{Metrics, RaftId, RaftNode, TypeConfig, Vote};
 use crate::engine::id::PeerId;
 use crate::store::raft_db::LogPoint;
+use crate::transport::calls::{Callers, Link};
 use crate::transport::{CONTROL_FRAME_MAX, decode, encode, read_frame, write_frame};
 
 /// An append with entries may wait this long: the follower has to bring them to its disk, and heartbeats go on beside it.

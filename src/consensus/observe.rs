@@ -14,7 +14,7 @@ use super::audit;
 use super::codec;
 use super::core::Core;
 use super::feed::{Hello, Said};
-use super::link::Protocol;
+use super::protocol::Protocol;
 use super::status::Tip;
 use super::transfer;
 use crate::clock;

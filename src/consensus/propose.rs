@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 
 use super::core::Core;
-use super::link::{Callers, Protocol};
+use super::protocol::Protocol;
 use super::types::EncodedBatch;
 use super::{Identity, ProposeError};
 use crate::clock;
@@ -25,12 +25,14 @@ use crate::engine::command::{
 };
 use crate::engine::id::{Epoch, HiveId, PeerId};
 use crate::store::space::Room;
+use crate::transport::calls::Callers;
 use crate::transport::{decode, encode};
 
 /// Most bytes of commands in one entry: an entry travels in one frame, and heartbeats share its connection.
 const BATCH_MAX_BYTES: usize = 384 << 10;
-/// Entries on their way to a majority at once. More would only make each of them smaller.
-const BATCHES_IN_FLIGHT: usize = 4;
+/// Entries on their way to a majority at once: one is being committed, the next one is there when the first is. More would only make
+/// each of them smaller.
+const BATCHES_IN_FLIGHT: usize = 2;
 /// Requests on their way to a leader at once, from one node.
 const FORWARDS_IN_FLIGHT: usize = 4;
 /// Proposals that may wait for the batcher.

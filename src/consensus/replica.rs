@@ -232,6 +232,13 @@ impl Replica {
         self.inner.directory.join(SNAPSHOT_DIRECTORY)
     }
 
+    /// An entry was applied: the position, and nothing that changes as seldom as members do.
+    fn publish_applied(&self, at: LogPoint, chain: [u8; 32]) {
+        let mut current = self.inner.position.lock().unwrap_or_else(PoisonError::into_inner);
+        (current.meta.applied, current.meta.chain) = (Some(at), chain);
+        self.inner.status.send_modify(|status| (status.applied, status.chain) = (Some(at), chain));
+    }
+
     fn publish(&self, position: Position) {
         let mut current = self.inner.position.lock().unwrap_or_else(PoisonError::into_inner);
         *current = position;
@@ -275,10 +282,12 @@ impl Replica {
         meta.applied = Some(at);
         meta.chain = self.read(State::chain);
         self.db().apply(applied.changes, &meta).await?;
-        let membership = membership.unwrap_or_else(|| self.membership());
         // Before the position is told: whoever waits for it finds them there.
         self.inner.events.push(applied.events.into_iter().chain(new_term).collect());
-        self.publish(Position { meta, membership });
+        match membership {
+            Some(membership) => self.publish(Position { meta, membership }),
+            None => self.publish_applied(at, meta.chain),
+        }
         Ok(applied.replies)
     }
 

@@ -232,6 +232,8 @@ impl State {
             attempt.exit_code = Some(0);
             let node = attempt.node.clone();
             let duration_ms = attempt.started_at.map(|started| context.at.0.saturating_sub(started.0));
+            // Told with its end alone that it began: nobody knows how long it took.
+            attempt.started_at.get_or_insert(context.at);
             job.state = JobState::Received;
             job.artifacts = artifacts;
             job.artifact_node = Some(node.clone());

@@ -1,6 +1,7 @@
-//! The way to other nodes: any [`Transport`], the names of our protocols, and remote calls over one persistent stream per peer.
+//! Remote calls over one persistent stream per peer and protocol.
 //!
-//! A call has an id, so many may be under way at once and none waits for another. When calls time out in a row the stream is
+//! Opening a stream costs a round trip and several threads' time; what is asked often is asked over one that stays. A call has an id, so many
+//! may be under way at once and none waits for another. When calls time out in a row the stream is
 //! dropped and opened anew: a peer that vanished without a word leaves a stream that looks alive. Never done here: retries.
 
 use std::collections::BTreeMap;
@@ -11,13 +12,14 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use futures::future::BoxFuture;
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use tokio::io::{ReadHalf, WriteHalf};
 use tokio::sync::{Notify, Semaphore, mpsc, oneshot};
 
-use crate::engine::id::{Epoch, HiveId, PeerId};
+use super::{ByteStream, Incoming, RAFT_FRAME_MAX, Transport, decode, encode, read_frame, write_frame};
+use crate::engine::id::PeerId;
 use crate::tasks;
-use crate::transport::{ByteStream, Incoming, RAFT_FRAME_MAX, Transport, read_frame, write_frame};
 
 /// Calls to one peer that may wait to be written.
 const CALLS_MAX: usize = 256;
@@ -63,31 +65,6 @@ impl Link {
     }
 }
 
-/// What is spoken over a stream. Hive and epoch are in the name, so a stranger's history is refused before its first byte.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Protocol {
-    /// Raft calls between voters and standbys.
-    Raft,
-    /// Snapshots that a leader sends.
-    Snapshot,
-    /// The committed log, for observers.
-    Log,
-    /// Proposals on their way to the leader.
-    Propose,
-}
-
-impl Protocol {
-    pub(crate) fn name(self, hive_id: HiveId, epoch: Epoch) -> String {
-        let name = match self {
-            Self::Raft => "raft",
-            Self::Snapshot => "snapshot",
-            Self::Log => "log",
-            Self::Propose => "propose",
-        };
-        format!("/hive/{name}/1/{hive_id}/{epoch}")
-    }
-}
-
 #[derive(Serialize, Deserialize)]
 struct Frame {
     id: u64,
@@ -118,7 +95,7 @@ impl Caller {
     pub(crate) fn start(link: Link, peer: PeerId, protocol: String) -> Self {
         let (tx, rx) = mpsc::channel(CALLS_MAX);
         let reset = Arc::new(Notify::new());
-        tasks::spawn("raft-caller", call_loop(link, peer, protocol, rx, Arc::clone(&reset)));
+        tasks::spawn("caller", call_loop(link, peer, protocol, rx, Arc::clone(&reset)));
         Self { tx, timeouts: Arc::default(), reset }
     }
 
@@ -173,7 +150,7 @@ async fn call_over(stream: ByteStream, first: Call, rx: &mut mpsc::Receiver<Call
     let (mut reader, mut writer) = tokio::io::split(stream);
     let pending: Pending = Arc::default();
     let answers = Arc::clone(&pending);
-    let mut reading = tasks::spawn("raft-answers", async move {
+    let mut reading = tasks::spawn("answers", async move {
         while let Ok(Frame { id, body }) = read_frame::<Frame>(&mut reader, RAFT_FRAME_MAX).await {
             let waiting = answers.lock().unwrap_or_else(PoisonError::into_inner).remove(&id);
             if let Some(reply) = waiting {
@@ -219,12 +196,12 @@ where
 {
     let (mut reader, writer) = tokio::io::split(incoming.stream);
     let (tx, rx) = mpsc::channel::<Frame>(SERVED_MAX);
-    let writing = tasks::spawn("raft-replies", write_replies(writer, rx));
+    let writing = tasks::spawn("replies", write_replies(writer, rx));
     let slots = Arc::new(Semaphore::new(SERVED_MAX));
     while let Ok(Frame { id, body }) = read_next(&mut reader).await {
         let Ok(slot) = Arc::clone(&slots).acquire_owned().await else { break };
         let (tx, handler, peer) = (tx.clone(), handler.clone(), incoming.peer.clone());
-        tasks::spawn("raft-call", async move {
+        tasks::spawn("call", async move {
             let body = handler(peer, body).await;
             let _ = tx.send(Frame { id, body }).await;
             drop(slot);
@@ -262,6 +239,17 @@ impl Callers {
         Self { link, protocol, known: Arc::default() }
     }
 
+    /// One request and its response, encoded. Errors as [`Caller::call`], and `InvalidData` for what cannot be read.
+    pub(crate) async fn ask<Request: Serialize, Response: DeserializeOwned>(
+        &self,
+        peer: &PeerId,
+        request: &Request,
+        timeout: Duration,
+    ) -> io::Result<Response> {
+        decode(&self.to(peer).call(peer, encode(request)?, timeout).await?)
+    }
+
+    /// The caller of this peer.
     pub(crate) fn to(&self, peer: &PeerId) -> Caller {
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         known.retain(|_, caller| !caller.tx.is_closed());
