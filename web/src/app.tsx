@@ -58,7 +58,7 @@ function Nav({ place }: { place: Place | null }) {
       <ul>
         {tabs.map((tab) => (
           <li key={tab.id}>
-            <a href={tab.path} aria-current={place?.tab === tab ? 'page' : undefined} title={`${tab.title} (${tab.key})`}>
+            <a href={tab.path} aria-current={place?.of === tab.id ? 'page' : undefined} title={`${tab.title} (${tab.key})`}>
               <Icon name={tab.icon} />
               <span>{tab.title}</span>
               <kbd aria-hidden="true">{tab.key}</kbd>

@@ -30,10 +30,36 @@ export const tabs: Tab[] = [
     id: 'fleet', title: 'Fleet', key: '2', icon: 'server', path: '/fleet', also: [],
     load: () => import('./tabs/fleet'),
   },
+  {
+    id: 'node', title: 'Node', key: '3', icon: 'node', path: '/nodes', also: [],
+    load: () => import('./tabs/node'),
+  },
+  {
+    id: 'queue', title: 'Queue', key: '5', icon: 'queue', path: '/queue', also: [],
+    load: () => import('./tabs/queue'),
+  },
+  {
+    id: 'history', title: 'History', key: '6', icon: 'history', path: '/history', also: [],
+    load: () => import('./tabs/history'),
+  },
+  {
+    id: 'events', title: 'Events', key: '0', icon: 'events', path: '/events', also: [],
+    load: () => import('./tabs/events'),
+  },
+];
+
+/** Pages without a key and a place among the tabs: they are reached by links. Each belongs to a tab, which is marked then. */
+export const pages: (Omit<Tab, 'key' | 'icon'> & { of: string })[] = [
+  {
+    id: 'job', title: 'Build', path: '/jobs', also: [], of: 'queue',
+    load: () => import('./tabs/job'),
+  },
 ];
 
 export interface Place {
-  tab: Tab;
+  tab: Omit<Tab, 'key' | 'icon'>;
+  /** Id of the tab that is marked. */
+  of: string;
   argument: string | null;
 }
 
@@ -41,13 +67,14 @@ export interface Place {
 export function find(path: string): Place | null {
   if (path === '/') path = '/overview';
   const at = path.replace(/\/+$/, '');
-  for (const tab of tabs) {
-    if (at === tab.path) return { tab, argument: null };
+  for (const tab of [...tabs, ...pages]) {
+    const of = 'of' in tab ? tab.of : tab.id;
+    if (at === tab.path) return { tab, of, argument: null };
     for (const prefix of [tab.path, ...tab.also]) {
       const rest = at.startsWith(`${prefix}/`) ? at.slice(prefix.length + 1) : null;
       if (rest && !rest.includes('/')) {
         try {
-          return { tab, argument: decodeURIComponent(rest) };
+          return { tab, of, argument: decodeURIComponent(rest) };
         } catch {
           return null;
         }
