@@ -73,3 +73,8 @@ export function shortId(id: string): string {
 export function word(text: string): string {
   return text.replace(/_/g, ' ');
 }
+
+/** With a capital letter, as a sentence begins. */
+export function sentence(text: string): string {
+  return text.charAt(0).toUpperCase() + text.slice(1);
+}

@@ -213,11 +213,12 @@ export function LogViewer({ job, attempt, target, growing }: Props) {
 function PhaseBar({ phases, onJump }: { phases: LogPhases['phases']; onJump: (place: Place) => void }) {
   const own = phases.filter((phase) => phase.source === 'output');
   const shown = own.length > 1 ? own : phases;
-  const all = shown.reduce((sum, phase) => sum + (phase.took_ms ?? 0), 0);
+  const took = (phase: LogPhases['phases'][number]) => phase.took_ms ?? Math.max(0, Date.now() - Date.parse(phase.at));
+  const all = shown.reduce((sum, phase) => sum + took(phase), 0);
   return (
     <ol class="phases" aria-label="Phases">
       {shown.map((phase) => (
-        <li key={phase.offset} style={{ flexGrow: Math.max(1, all ? (100 * (phase.took_ms ?? 0)) / all : 1) }}>
+        <li key={phase.offset} style={{ flexGrow: Math.max(1, all ? (100 * took(phase)) / all : 1) }}>
           <button type="button" title={`${phase.name}, ${phase.took_ms === null ? 'goes on' : duration(phase.took_ms)}`} onClick={() => onJump(phase)}>
             <span class="clip">{phase.name}</span>
             <span class="dim clip">{phase.took_ms === null ? '…' : duration(phase.took_ms)}</span>

@@ -28,7 +28,7 @@ function Head({ job }: { job: Job }) {
             {job.backend} · <a href={`/queue?session=${job.session}`}>session {shortId(job.session)}</a> · queued <Time at={job.submitted_at} /> by {job.submitter} · priority {job.priority} · <span class="mono" title={job.id}>{shortId(job.id)}</span>
           </p>
         </div>
-        <StateBadge look={jobLook(job.state)} />
+        <StateBadge look={running ? attemptLook(running.state) : jobLook(job.state)} />
         {actsFor(line).map((act) => (
           <button key={act.name} type="button" class="button small" data-act={act.name.toLowerCase()} onClick={() => askFor(act, [line])}>{act.name}</button>
         ))}

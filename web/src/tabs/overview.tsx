@@ -29,6 +29,8 @@ export function health(shown: Status, eta: Session | null): { tone: Tone; text: 
   if (down.length > 0) return { tone: 'warn', text: `${names(down)} ${down.length === 1 ? 'is' : 'are'} down. ${work}` };
   if (suspect.length > 0) return { tone: 'warn', text: `${names(suspect)} did not answer just now. ${work}` };
   if (shown.degraded.length > 0) return { tone: 'warn', text: `Something needs a look: ${shown.degraded.map(word).join(', ')}. ${work}` };
+  const stuck = shown.queue.blocked + shown.queue.quarantined;
+  if (stuck > 0) return { tone: 'warn', text: `The hive is well; ${plural(stuck, 'job')} ${stuck === 1 ? 'is' : 'are'} stuck. ${work}` };
   return { tone: 'good', text: `All is well. ${work}` };
 }
 
@@ -38,10 +40,10 @@ function names(list: string[]): string {
 
 function doing(shown: Status, session: Session | null): string {
   const { building, delegated, needed, paused } = shown.queue;
-  const active = Math.max(building, delegated);
-  if (paused) return `The queue is paused with ${plural(needed, 'job')} waiting.`;
-  if (active === 0 && needed === 0) return 'Nothing to build.';
-  const parts = [`${count(active)} building, ${count(needed)} waiting`];
+  const waiting = needed + Math.max(0, delegated - building);
+  if (paused) return `The queue is paused with ${plural(waiting, 'job')} waiting.`;
+  if (building === 0 && waiting === 0) return 'Nothing to build.';
+  const parts = [`${count(building)} building, ${count(waiting)} waiting`];
   const eta = session?.eta;
   if (eta) parts.push(`${session.name || 'the session'} done about ${clock(now.value + eta.p50_ms)}`);
   return `${parts.join('; ')}.`;

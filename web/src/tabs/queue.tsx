@@ -2,7 +2,7 @@
 import { signal } from '@preact/signals';
 import { useEffect, useState } from 'preact/hooks';
 import { get, send, url } from '../api';
-import { about, ago, count, plural, shortId } from '../format';
+import { about, ago, count, plural, sentence, shortId } from '../format';
 import { now, refresh, status } from '../live';
 import { query, setQuery } from '../router';
 import { mayAdmin, mayQueue } from '../session';
@@ -39,8 +39,8 @@ export function Why({ what }: { what: string }) {
     <Loaded of={told}>
       {(data) => (
         <div class="why">
-          <p><b>{data.summary}</b></p>
-          {data.remedy ? <p class="note good">{data.remedy}</p> : null}
+          <p><b>{sentence(data.summary)}</b></p>
+          {data.remedy ? <p class="note good">{sentence(data.remedy)}</p> : null}
           {data.details.length ? (
             <ul class="reasons">
               {data.details.map((line) => (

@@ -36,7 +36,7 @@ function options({ lines, height = 180 }: Props, width: number): uPlot.Options {
     cursor: { y: false, points: { size: 6 } },
     scales: { y: { range: (_, __, max) => [0, Math.max(4, max * 1.1)] } },
     axes: [
-      { stroke: ink, grid: { show: false }, ticks: { show: false }, font, values: (_, splits) => splits.map((at) => clock(at * 1000)) },
+      { stroke: ink, grid: { show: false }, ticks: { show: false }, font, size: 26, values: (_, splits) => splits.map((at) => clock(at * 1000)) },
       { stroke: ink, grid, ticks: { show: false }, font, size: 36, incrs: [1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 5000, 10000, 50000] },
     ],
     series: [

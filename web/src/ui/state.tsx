@@ -12,7 +12,7 @@ interface Look {
 
 const jobs: Record<JobState, Look> = {
   needed: { tone: 'idle', word: 'waiting', icon: 'idle' },
-  delegated: { tone: 'busy', word: 'building', icon: 'busy' },
+  delegated: { tone: 'busy', word: 'given out', icon: 'busy' },
   received: { tone: 'good', word: 'done', icon: 'good' },
   blocked: { tone: 'warn', word: 'blocked', icon: 'pause' },
   failed: { tone: 'bad', word: 'failed', icon: 'bad' },
