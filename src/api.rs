@@ -23,7 +23,7 @@ use crate::engine::member::Inventory;
 pub use self::access::{
     AccessView, AdminKeyChanged, AdminKeyRequest, AdminKeyView, TokenMade, TokenRequest, TokenView,
 };
-pub use self::browse::{GraphJob, JobGraph, JobPage, Throughput, ThroughputBucket};
+pub use self::browse::{ChainJob, CriticalPath, GraphJob, JobGraph, JobPage, Throughput, ThroughputBucket};
 pub use self::doctor::{DoctorFacts, InterfaceView, Refusal};
 pub use self::error::{ApiError, ApiResult, ErrorCode};
 pub use self::events::EventList;

@@ -12,9 +12,11 @@ use super::control::{self, Request, Response};
 use super::shared::Shared;
 use super::{controlling, sessions, views};
 use crate::api::{
-    ApiError, ApiResult, ErrorCode, GraphJob, Identity, JobGraph, JobPage, MemberState, Throughput, ThroughputBucket,
+    ApiError, ApiResult, ChainJob, CriticalPath, ErrorCode, GraphJob, Identity, JobGraph, JobPage, MemberState,
+    Throughput, ThroughputBucket,
 };
 use crate::clock::unix_now;
+use crate::engine::forecast::remaining;
 use crate::engine::id::{JobId, PeerId, SessionId, UnixMillis};
 use crate::engine::job::{AttemptState, Job, JobState};
 use crate::engine::state::State;
@@ -23,6 +25,10 @@ use crate::web::node::{JobOrder, JobPageQuery};
 
 /// Jobs on each side of the one in the middle of a graph.
 const GRAPH_SIDE_MAX: usize = 60;
+/// Jobs of a chain that are listed.
+const CHAIN_SHOWN: usize = 8;
+/// Jobs of a chain that are counted.
+const CHAIN_MAX: u64 = 10_000;
 /// Buckets of a throughput.
 const BUCKETS: u64 = 60;
 /// A node that does not say within this time what it is will not.
@@ -137,6 +143,30 @@ fn graph_job(state: &State, job: &Job, level: i32) -> GraphJob {
     GraphJob { id: line.id, level, target: line.target, state: line.state, estimate_ms: line.estimate_ms }
 }
 
+/// `GET /api/v2/critical-path`: from what is most urgent of all that runs or could, always on to what is most urgent behind it.
+pub(super) fn critical_path(state: &State) -> CriticalPath {
+    let running = state.busy_nodes().flat_map(|peer| state.live_attempts(peer)).map(|(job, _)| job);
+    let ready = state.buckets().filter_map(|bucket| bucket.jobs().next());
+    let mut next = running.chain(ready).max_by_key(|job| (state.urgency_ms(&job.spec.id), Reverse(job.ordinal)));
+    let mut path = CriticalPath { jobs: Vec::new(), more: 0, p50_ms: 0, guessed: 0 };
+    while let Some(job) = next.filter(|_| path.jobs.len() as u64 + path.more < CHAIN_MAX) {
+        let estimate = state.estimate(job, None);
+        let elapsed_ms = job.live_attempt().and_then(|attempt| attempt.started_at).map(sessions::elapsed_ms);
+        let (left_ms, _) = remaining(&estimate, elapsed_ms);
+        path.p50_ms = path.p50_ms.saturating_add(left_ms);
+        path.guessed += u64::from(estimate.samples == 0);
+        if path.jobs.len() < CHAIN_SHOWN {
+            let (id, target) = (job.spec.id, job.spec.target.clone());
+            path.jobs.push(ChainJob { id, target, state: state.shown_state(job), left_ms });
+        } else {
+            path.more += 1;
+        }
+        let behind = state.dependents(&job.spec.id).filter(|next| next.state == JobState::Needed);
+        next = behind.max_by_key(|job| (state.urgency_ms(&job.spec.id), Reverse(job.ordinal)));
+    }
+    path
+}
+
 /// `GET /api/v2/throughput`.
 pub(super) fn throughput(state: &State, minutes: u64) -> Throughput {
     throughput_until(state, minutes, unix_now())
@@ -191,5 +221,161 @@ pub(super) async fn identity(shared: &Arc<Shared>, name: &str) -> ApiResult<Iden
         Ok(Response::Refused { why }) => Err(silent(why)),
         Ok(_) => Err(silent("it answered something else".to_owned())),
         Err(error) => Err(silent(error.to_string())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use uuid::Uuid;
+
+    use super::*;
+    use crate::engine::command::{Batch, Command, ENVELOPE_VERSION, FEATURE_LEVEL, Origin, Progress, Proposal, Reply};
+    use crate::engine::id::{Epoch, EpochId, HiveId, Sha256Hash};
+    use crate::engine::job::{FailureClass, JobSpec, Outcome, Source, Work};
+    use crate::engine::member::{Inventory, MemberInfo};
+
+    /// A state and what drives it; the clock of the hive says a minute more with each entry.
+    struct Hive {
+        state: State,
+        index: u64,
+    }
+
+    impl Hive {
+        fn new() -> Self {
+            let mut hive = Self { state: State::new(), index: 0 };
+            let epoch = Epoch { counter: 1, id: EpochId([1; 16]) };
+            let founder = MemberInfo {
+                peer_id: node(),
+                name: "build1".to_owned(),
+                addresses: vec!["10.0.0.1:50555".to_owned()],
+                incarnation: 1,
+                version: "0.1.0".to_owned(),
+                feature_level: FEATURE_LEVEL,
+                inventory: Inventory { cpu_cores: 4, ram_gb: 8, ..Inventory::default() },
+            };
+            hive.run(Command::Found { hive_id: HiveId([5; 16]), epoch, founder });
+            hive
+        }
+
+        fn run(&mut self, command: Command) -> Reply {
+            self.index += 1;
+            let origin = Origin { peer_id: node(), incarnation: 1, sequence: self.index };
+            let proposals = vec![Proposal::new(origin, &command)];
+            let at = UnixMillis(self.index * MINUTE_MS);
+            let batch = Batch { version: ENVELOPE_VERSION, elapsed_ms: 0, at, proposals };
+            self.state.apply(self.index, &batch).expect("understood").replies.remove(0)
+        }
+
+        fn queue(&mut self, jobs: Vec<JobSpec>) {
+            let session = SessionId(Uuid::from_u128(1));
+            assert_eq!(self.run(Command::submit(session, "me", jobs)), Reply::Done);
+        }
+
+        fn ends(&mut self, job: u128, outcome: Outcome) {
+            let Reply::Assigned { token, .. } = self.run(Command::Assign { job: id(job), node: node() }) else {
+                panic!("{job} was not assigned")
+            };
+            for progress in [Progress::Building { pinned_commit: None }, Progress::Ended { outcome }] {
+                self.run(Command::Report { job: id(job), token, progress });
+            }
+        }
+    }
+
+    fn node() -> PeerId {
+        PeerId::new("12D3KooWNode001")
+    }
+
+    fn id(number: u128) -> JobId {
+        JobId(Uuid::from_u128(number))
+    }
+
+    fn job(number: u128, target: &str, after: &[u128]) -> JobSpec {
+        let source = Source::Blob { sha256: Sha256Hash([9; 32]), size: 100 };
+        let work = Work::Command { source, argv: vec!["make".to_owned(), number.to_string()], artifacts: Vec::new() };
+        let depends_on = after.iter().map(|number| id(*number)).collect();
+        JobSpec { pure: true, depends_on, ..JobSpec::new(id(number), target.to_owned(), work) }
+    }
+
+    #[test]
+    fn a_window_tells_how_much_there_is_and_shows_a_part_of_it() {
+        let mut hive = Hive::new();
+        hive.queue((1..=5).map(|number| job(number, &format!("dev-libs/Lib{number}"), &[])).collect());
+        hive.queue(vec![JobSpec { priority: 9, ..job(6, "app/other", &[]) }, job(7, "app/last", &[6])]);
+        hive.ends(1, Outcome::Succeeded { artifacts: Vec::new() });
+        let targets = |query: &JobPageQuery| {
+            let page = page(&hive.state, query).expect("fits");
+            (page.total, page.jobs.into_iter().map(|job| job.target).collect::<Vec<_>>())
+        };
+        let ask = JobPageQuery { text: Some("LIB".to_owned()), offset: 1, limit: 2, ..JobPageQuery::default() };
+        assert_eq!(targets(&ask), (5, vec!["dev-libs/Lib4".to_owned(), "dev-libs/Lib3".to_owned()]));
+        let waiting = JobPageQuery { states: vec![JobState::Needed], order: JobOrder::Oldest, ..ask.clone() };
+        assert_eq!(targets(&waiting), (4, vec!["dev-libs/Lib3".to_owned(), "dev-libs/Lib4".to_owned()]));
+        let all = page(&hive.state, &waiting).expect("fits").states;
+        assert_eq!(all, [(JobState::Needed, 4), (JobState::Received, 1)].into(), "whatever state is asked for");
+        let first = JobPageQuery { order: JobOrder::Priority, limit: 1, ..JobPageQuery::default() };
+        assert_eq!(targets(&first), (7, vec!["app/other".to_owned()]));
+        let by_id = JobPageQuery { text: Some(id(7).to_string()), limit: 9, ..JobPageQuery::default() };
+        assert_eq!(targets(&by_id), (1, vec!["app/last".to_owned()]));
+        let behind = JobPageQuery { offset: 100, limit: 9, ..JobPageQuery::default() };
+        assert_eq!(targets(&behind), (7, Vec::new()));
+        let nobody = JobPageQuery { drone: Some("nobody".to_owned()), limit: 9, ..JobPageQuery::default() };
+        assert_eq!(page(&hive.state, &nobody).expect_err("no such node").code, ErrorCode::NotFound);
+    }
+
+    #[test]
+    fn around_a_job_are_those_before_and_behind_it_the_nearest_first() {
+        let mut hive = Hive::new();
+        hive.queue(vec![
+            job(1, "a", &[]),
+            job(2, "b", &[1]),
+            job(3, "c", &[2]),
+            job(4, "d", &[2, 1]),
+            job(5, "e", &[]),
+        ]);
+        let middle = hive.state.job(&id(2)).expect("there").clone();
+        let found = graph(&hive.state, &middle);
+        let levels: Vec<(JobId, i32)> = found.jobs.iter().map(|job| (job.id, job.level)).collect();
+        assert_eq!(levels, [(id(2), 0), (id(1), -1), (id(3), 1), (id(4), 1)]);
+        let edges = BTreeSet::from_iter(found.edges);
+        assert_eq!(edges, [(id(2), id(1)), (id(3), id(2)), (id(4), id(2)), (id(4), id(1))].into());
+        assert!(!found.truncated);
+
+        let many: Vec<JobSpec> = (100..100 + 2 * GRAPH_SIDE_MAX as u128).map(|number| job(number, "x", &[5])).collect();
+        many.chunks(60).for_each(|jobs| hive.queue(jobs.to_vec()));
+        let middle = hive.state.job(&id(5)).expect("there").clone();
+        let wide = graph(&hive.state, &middle);
+        assert_eq!((wide.jobs.len(), wide.truncated), (1 + GRAPH_SIDE_MAX, true));
+    }
+
+    #[test]
+    fn the_longest_chain_begins_with_what_can_run() {
+        let mut hive = Hive::new();
+        assert!(critical_path(&hive.state).jobs.is_empty());
+        hive.queue(vec![job(1, "a", &[]), job(2, "b", &[1]), job(3, "c", &[2]), job(4, "alone", &[])]);
+        let path = critical_path(&hive.state);
+        let targets: Vec<&str> = path.jobs.iter().map(|job| job.target.as_str()).collect();
+        assert_eq!((targets, path.guessed, path.more), (vec!["a", "b", "c"], 3, 0));
+        assert_eq!(path.p50_ms, path.jobs.iter().map(|job| job.left_ms).sum::<u64>());
+        hive.ends(1, Outcome::Succeeded { artifacts: Vec::new() });
+        assert_eq!(critical_path(&hive.state).jobs[0].target, "b");
+    }
+
+    #[test]
+    fn what_ended_is_counted_in_the_minute_in_which_it_did() {
+        let mut hive = Hive::new();
+        hive.queue(vec![job(1, "a", &[]), job(2, "b", &[])]);
+        hive.ends(1, Outcome::Succeeded { artifacts: Vec::new() });
+        let done_at = UnixMillis(hive.index * MINUTE_MS);
+        let class = FailureClass::Build;
+        hive.ends(2, Outcome::Failed { class, reason: "it broke".to_owned(), exit_code: Some(2) });
+        let found = throughput_until(&hive.state, 60, done_at);
+        assert_eq!((found.buckets.len(), found.bucket_ms), (60, MINUTE_MS));
+        // The failure ended by a clock that is ahead.
+        assert_eq!(found.buckets[59], ThroughputBucket { done: 1, failed: 1 });
+        let later = throughput_until(&hive.state, 60, UnixMillis(done_at.0 + 10 * MINUTE_MS));
+        assert_eq!(later.buckets[49], ThroughputBucket { done: 1, failed: 0 });
+        assert_eq!(later.buckets.iter().map(|bucket| bucket.failed).sum::<u64>(), 1);
+        let gone = throughput_until(&hive.state, 60, UnixMillis(done_at.0 + 600 * MINUTE_MS));
+        assert_eq!(gone.buckets.iter().map(|bucket| bucket.done + bucket.failed).sum::<u64>(), 0);
     }
 }

@@ -20,11 +20,11 @@ use super::{
 use crate::api::legacy::{Call, QueueRequest, Queued, Registered, Registration, Told};
 use crate::api::{
     AccessView, AddressClaim, AdminKeyChanged, AdminKeyRequest, ApiError, ApiResult, ArtifactView, Changed,
-    ControlRequest, DoctorFacts, DroneRequest, ErrorCode, EventList, Explanation, ExplanationLine, FleetView, Health,
-    HistoryView, Identity, Imported, InterfaceView, JobGraph, JobLine, JobPage, JobView, JoinRequest, LogFirstError,
-    LogMatches, LogPhases, LogSearch, LogStatus, NodeView, PackageList, PeersFile, RecoverReport, RecoverRequest,
-    Refusal, SessionList, SessionView, StagedView, Status, StoredBlob, SubmitRequest, Submitted, Throughput, TokenMade,
-    TokenRequest,
+    ControlRequest, CriticalPath, DoctorFacts, DroneRequest, ErrorCode, EventList, Explanation, ExplanationLine,
+    FleetView, Health, HistoryView, Identity, Imported, InterfaceView, JobGraph, JobLine, JobPage, JobView,
+    JoinRequest, LogFirstError, LogMatches, LogPhases, LogSearch, LogStatus, NodeView, PackageList, PeersFile,
+    RecoverReport, RecoverRequest, Refusal, SessionList, SessionView, StagedView, Status, StoredBlob, SubmitRequest,
+    Submitted, Throughput, TokenMade, TokenRequest,
 };
 use crate::blobs::fetch::FetchError;
 use crate::clock::now_ms;
@@ -549,6 +549,10 @@ impl NodeApi for Api {
             Ok(self.shared.read(|state| browsing::graph(state, &job)))
         }
         .boxed()
+    }
+
+    fn critical_path(&self) -> Answer<'_, CriticalPath> {
+        async move { Ok(self.shared.read(browsing::critical_path)) }.boxed()
     }
 
     fn throughput(&self, minutes: u64) -> Answer<'_, Throughput> {

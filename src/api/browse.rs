@@ -51,6 +51,32 @@ pub struct GraphJob {
     pub estimate_ms: Option<u64>,
 }
 
+/// `GET /api/v2/critical-path`: the chain of jobs that decides when the queue is empty, however many drones there are.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct CriticalPath {
+    /// The first runs or could; each of the others waits for the one before it.
+    pub jobs: Vec<ChainJob>,
+    /// Jobs of the chain that are not listed.
+    pub more: u64,
+    /// As likely sooner as later, milliseconds from now; the drones may have other work, so nothing is sooner.
+    pub p50_ms: u64,
+    /// Jobs of the chain of which nothing like it was ever built: they are guessed.
+    pub guessed: u64,
+}
+
+/// A job of a chain.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct ChainJob {
+    /// The job.
+    pub id: JobId,
+    /// What is built.
+    pub target: String,
+    /// Where it stands.
+    pub state: JobState,
+    /// What is left of it, milliseconds.
+    pub left_ms: u64,
+}
+
 /// `GET /api/v2/throughput`: attempts that ended, by time.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Throughput {

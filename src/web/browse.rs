@@ -74,6 +74,10 @@ pub(super) async fn graph(State(context): State<Context>, Path(id): Path<String>
     Ok(context.answer(context.node.job_graph(id).await))
 }
 
+pub(super) async fn critical_path(State(context): State<Context>) -> Response {
+    context.recent("critical path", context.node.critical_path()).await
+}
+
 #[derive(Deserialize)]
 pub(super) struct ThroughputParams {
     minutes: Option<u64>,
@@ -92,4 +96,16 @@ pub(super) async fn identity(State(context): State<Context>, Path(name): Path<St
         return Err(Problem::invalid(format!("a name has at most {TEXT_MAX} bytes")));
     }
     Ok(context.answer(context.node.identity_of(name).await))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn states_are_a_list_of_known_words() {
+        assert_eq!(states(None).ok(), Some(Vec::new()));
+        assert_eq!(states(Some("needed,,blocked")).ok(), Some(vec![JobState::Needed, JobState::Blocked]));
+        assert!(states(Some("asleep")).is_err());
+    }
 }

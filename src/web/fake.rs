@@ -17,11 +17,12 @@ use super::node::{
 use crate::api::legacy::{Call, Completed, QueueRequest, Queued, Registered, Registration, Told, WorkTold};
 use crate::api::{
     AccessView, AddressClaim, AdminKeyChanged, AdminKeyRequest, ApiError, ApiResult, ArtifactView, AttemptView,
-    Changed, ControlRequest, Coordinator, DoctorFacts, DroneRequest, ErrorCode, EventList, Explanation, FleetView,
-    Health, HistoryView, Identity, Imported, JobGraph, JobLine, JobPage, JobView, JoinRequest, LogFirstError, LogMatch,
-    LogMatches, LogPhases, LogSearch, LogStatus, MemberState, MemberStatus, NodePhase, NodeView, PackageList,
-    PeersFile, PeersSelf, QueueStatus, RaftPart, RecoverReport, RecoverRequest, SelfStatus, SessionList, SessionView,
-    StagedView, Status, StoredBlob, SubmitRequest, Submitted, Throughput, TokenMade, TokenRequest, TokenView,
+    Changed, ControlRequest, Coordinator, CriticalPath, DoctorFacts, DroneRequest, ErrorCode, EventList, Explanation,
+    FleetView, Health, HistoryView, Identity, Imported, JobGraph, JobLine, JobPage, JobView, JoinRequest,
+    LogFirstError, LogMatch, LogMatches, LogPhases, LogSearch, LogStatus, MemberState, MemberStatus, NodePhase,
+    NodeView, PackageList, PeersFile, PeersSelf, QueueStatus, RaftPart, RecoverReport, RecoverRequest, SelfStatus,
+    SessionList, SessionView, StagedView, Status, StoredBlob, SubmitRequest, Submitted, Throughput, TokenMade,
+    TokenRequest, TokenView,
 };
 use crate::engine::access::Scope;
 use crate::engine::id::{EpochId, HiveId, JobId, PeerId, SessionId, Sha256Hash, Token, UnixMillis};
@@ -456,6 +457,10 @@ impl NodeApi for FakeNode {
 
     fn job_graph(&self, id: JobId) -> Answer<'_, JobGraph> {
         good(JobGraph { job: id, jobs: Vec::new(), edges: Vec::new(), truncated: false })
+    }
+
+    fn critical_path(&self) -> Answer<'_, CriticalPath> {
+        good(CriticalPath { jobs: Vec::new(), more: 0, p50_ms: 0, guessed: 0 })
     }
 
     fn throughput(&self, minutes: u64) -> Answer<'_, Throughput> {

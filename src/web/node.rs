@@ -13,10 +13,10 @@ use futures::stream::BoxStream;
 use crate::api::legacy::{Call, QueueRequest, Queued, Registered, Registration, Told};
 use crate::api::{
     AccessView, AddressClaim, AdminKeyChanged, AdminKeyRequest, ApiResult, ArtifactView, Changed, ControlRequest,
-    DoctorFacts, DroneRequest, EventList, Explanation, FleetView, Health, HistoryView, Identity, Imported, JobGraph,
-    JobLine, JobPage, JobView, JoinRequest, LogFirstError, LogMatches, LogPhases, LogSearch, LogStatus, NodeView,
-    PackageList, PeersFile, RecoverReport, RecoverRequest, SessionList, SessionView, StagedView, Status, StoredBlob,
-    SubmitRequest, Submitted, Throughput, TokenMade, TokenRequest,
+    CriticalPath, DoctorFacts, DroneRequest, EventList, Explanation, FleetView, Health, HistoryView, Identity,
+    Imported, JobGraph, JobLine, JobPage, JobView, JoinRequest, LogFirstError, LogMatches, LogPhases, LogSearch,
+    LogStatus, NodeView, PackageList, PeersFile, RecoverReport, RecoverRequest, SessionList, SessionView, StagedView,
+    Status, StoredBlob, SubmitRequest, Submitted, Throughput, TokenMade, TokenRequest,
 };
 use crate::engine::access::Scope;
 use crate::engine::event::EventKind;
@@ -358,6 +358,8 @@ pub trait NodeApi: Send + Sync + 'static {
     fn job_page(&self, query: JobPageQuery) -> Answer<'_, JobPage>;
     /// What a job waits for and what waits for it.
     fn job_graph(&self, id: JobId) -> Answer<'_, JobGraph>;
+    /// The chain of jobs that decides when the queue is empty.
+    fn critical_path(&self) -> Answer<'_, CriticalPath>;
     /// What ended in the last minutes.
     fn throughput(&self, minutes: u64) -> Answer<'_, Throughput>;
     /// The identity of any node, asked of it.

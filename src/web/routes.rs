@@ -135,6 +135,7 @@ fn own() -> Vec<Route> {
         read("/api/v2/jobs/{id}", Anyone, get(job)),
         read("/api/v2/jobs/{id}/graph", Anyone, get(browse::graph)),
         read("/api/v2/queue", Anyone, get(browse::queue)),
+        read("/api/v2/critical-path", Anyone, get(browse::critical_path)),
         read("/api/v2/throughput", Anyone, get(browse::throughput)),
         read("/api/v2/nodes/{name}/identity", Anyone, get(browse::identity)),
         read("/api/v2/jobs/{id}/log", Anyone, get(logs::bytes)),
@@ -681,6 +682,41 @@ mod tests {
         assert!(page.text().contains("hive 07070707") && page.text().contains("log index 41 of 42"), "{}", page.text());
         let job = site.get(&format!("/plain/jobs/{JOB}")).await.text();
         assert!(job.contains("<pre tabindex=0>first\nlast\n</pre>"), "{job}");
+    }
+
+    #[tokio::test]
+    async fn the_application_is_one_page_at_all_its_addresses_and_shows_the_status_without_scripts() {
+        let site = Site::new();
+        for path in app::PATHS {
+            let path = path.replace("{id}", &JOB.to_string()).replace("{name}", "build1");
+            let got = site.get(&path).await;
+            assert_eq!((got.status, got.headers["content-type"].as_bytes()), (200, &b"text/html; charset=utf-8"[..]));
+            let policy = got.headers["content-security-policy"].to_str().expect("text");
+            assert!(policy.contains("script-src 'self';") && !policy.contains("unsafe"), "{policy}");
+            let text = got.text();
+            assert!(text.contains("src=\"/app/app.js\"") && text.contains("log index 41 of 42"), "{path}: {text}");
+        }
+        assert_eq!(site.get("/app/app.js").await.headers["cache-control"], "no-cache");
+        for missing in ["/app/index.html", "/app/none.js", "/app/../Cargo.toml"] {
+            assert_eq!(site.get(missing).await.status, 404, "{missing}");
+        }
+        let badge = site.get("/badge.svg").await;
+        assert_eq!(badge.headers["cross-origin-resource-policy"], "cross-origin");
+        assert_eq!(site.get("/plain").await.headers["cross-origin-resource-policy"], "same-origin");
+        assert_eq!(site.get("/badge.svg?show=names").await.status, 400);
+    }
+
+    #[tokio::test]
+    async fn windows_of_the_queue_are_bounded_and_bad_questions_refused() {
+        let site = Site::new();
+        let got = site.get("/api/v2/queue?state=needed&q=a%26b&order=priority&offset=7&limit=99999").await.json();
+        assert_eq!((got["data"]["total"].clone(), got["data"]["offset"].clone()), (json!(1), json!(7)));
+        let acts = site.node.acts().concat();
+        assert!(acts.contains("limit: 500") && acts.contains("text: Some(\"a&b\")"), "{acts}");
+        let long = format!("/api/v2/queue?q={}", "x".repeat(300));
+        for bad in ["/api/v2/queue?order=best", "/api/v2/queue?state=asleep", "/api/v2/queue?offset=-1", &long] {
+            assert_eq!(site.get(bad).await.status, 400, "{bad}");
+        }
     }
 
     #[tokio::test]

@@ -53,6 +53,10 @@ function Body({ place }: { place: Place }) {
 }
 
 function Nav({ place }: { place: Place | null }) {
+  useEffect(() => {
+    // On a narrow screen the tabs are a strip that is wider than it.
+    document.querySelector('.nav [aria-current]')?.scrollIntoView({ block: 'nearest', inline: 'center' });
+  }, [place?.of]);
   return (
     <nav class="nav" aria-label="Tabs">
       <ul>

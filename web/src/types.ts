@@ -255,6 +255,13 @@ export interface HistoryLine {
   artifact_bytes: number | null;
 }
 
+export interface CriticalPath {
+  jobs: { id: string; target: string; state: JobState; left_ms: number }[];
+  more: number;
+  p50_ms: number;
+  guessed: number;
+}
+
 export interface Throughput {
   from: string;
   bucket_ms: number;
@@ -267,7 +274,7 @@ export interface HiveEvent {
   at: string;
   type: string;
   message: string;
-  drone?: string;
+  drone?: string | undefined;
   package?: string;
   job?: string;
   session?: string;

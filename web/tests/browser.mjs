@@ -144,7 +144,7 @@ async function keys(browser) {
 async function hostile(browser) {
   const { page, context, check } = await open(browser, env.public);
   await page.addInitScript(() => (window.alert = () => (window.hit = true)));
-  for (const path of ['/queue', '/history', '/events', '/', `/jobs/${env.hostileJob}`]) {
+  for (const path of ['/queue?q=onerror', '/history', '/events', '/', `/jobs/${env.hostileJob}`]) {
     await page.goto(env.public + path);
     await page.waitForSelector('main >> text=<img src=x onerror=alert(1)>', WAIT);
     assert.equal(await page.evaluate(() => window.hit), undefined, `${path} ran what a name said`);

@@ -171,8 +171,8 @@ export function LogViewer({ job, attempt, target, growing }: Props) {
       <div
         ref={box}
         class="log-box panel"
-        role="region"
-        aria-label={`Log of try ${attempt}`}
+        role="group"
+        aria-label="Lines of the log"
         tabIndex={0}
         onScroll={(event) => {
           const place = event.currentTarget;

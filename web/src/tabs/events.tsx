@@ -6,7 +6,7 @@ import { changes, onEvent, refreshes } from '../live';
 import { query, setQuery } from '../router';
 import type { HiveEvent } from '../types';
 import { Empty, Failure, FilterField, Loading, Panel, Time } from '../ui/parts';
-import { KindBadge } from './overview';
+import { KindBadge, What } from './overview';
 
 const KEPT = 1_000;
 const FIRST = 300;
@@ -87,7 +87,7 @@ export default function Events() {
                 <tr key={event.id}>
                   <td data-label="When"><Time at={event.at} /></td>
                   <td data-label="Kind"><KindBadge kind={event.type} /></td>
-                  <td data-label="What" class="wrap">{event.job ? <a href={`/jobs/${event.job}`}>{event.message}</a> : event.message}</td>
+                  <td data-label="What" class="wrap"><What event={{ ...event, drone: undefined }} /></td>
                   <td data-label="Node">{event.drone ? <a href={`/nodes/${encodeURIComponent(event.drone)}`}>{event.drone}</a> : '–'}</td>
                 </tr>
               ))}

@@ -90,7 +90,7 @@ function Dependencies({ graph }: { graph: Graph }) {
   return (
     <Panel class="graph-panel">
       <p class="pad dim">
-        Waits for {plural(waits, 'job')}; {plural(behind, 'job')} {behind === 1 ? 'waits' : 'wait'} for it.{graph.truncated ? ' There are more than are drawn.' : ''}
+        Needs {plural(waits, 'job')} before it; {plural(behind, 'job')} {behind === 1 ? 'waits' : 'wait'} for it.{graph.truncated ? ' There are more than are drawn.' : ''}
       </p>
       <div class="graph-scroll" tabIndex={0} role="group" aria-label="Dependencies">
         <svg width={width} height={height} viewBox={`0 0 ${width} ${height}`}>

@@ -3,12 +3,12 @@ import { useMemo } from 'preact/hooks';
 import { about, clock, count, duration, plural, word } from '../format';
 import { now, status } from '../live';
 import { useResource } from '../resource';
-import type { Fleet, FleetBuild, FleetDrone, HiveEvent, Session, SessionLine, Status, Throughput } from '../types';
+import type { CriticalPath, Fleet, FleetBuild, FleetDrone, HiveEvent, Session, SessionLine, Status, Throughput } from '../types';
 import { confirm } from '../ui/dialog';
 import { Icon, type IconName } from '../ui/icon';
 import { lazy } from '../ui/lazy';
 import { Empty, Loaded, Panel, Progress, Section, Tile, Time } from '../ui/parts';
-import { Badge, type Tone } from '../ui/state';
+import { Badge, jobLook, StateBadge, type Tone } from '../ui/state';
 import { mayAdmin } from '../session';
 import { refresh } from '../live';
 import { send } from '../api';
@@ -99,6 +99,26 @@ function Tiles({ shown }: { shown: Status }) {
   );
 }
 
+/** What decides when all is done: each waits for the one before it. */
+function Chain({ path }: { path: CriticalPath }) {
+  if (path.jobs.length === 0) return <Panel class="pad"><Empty>Nothing waits for anything.</Empty></Panel>;
+  return (
+    <Panel class="pad">
+      <ol class="chain">
+        {path.jobs.map((job) => (
+          <li key={job.id}>
+            <a href={`/jobs/${job.id}`}>{job.target}</a> <StateBadge look={jobLook(job.state)} /> <span class="dim">{about(job.left_ms)}</span>
+          </li>
+        ))}
+        {path.more ? <li class="dim">and {count(path.more)} more</li> : null}
+      </ol>
+      <p class="dim">
+        At least {about(path.p50_ms)}, however many drones there are{path.guessed ? `; ${path.guessed === path.jobs.length + path.more ? 'all of it is' : `${count(path.guessed)} of them are`} guessed` : ''}.
+      </p>
+    </Panel>
+  );
+}
+
 interface Running extends FleetBuild {
   drone: FleetDrone;
 }
@@ -181,6 +201,19 @@ export function KindBadge({ kind }: { kind: string }) {
   return <Badge tone={LOUD[kind] ?? 'idle'}>{word(kind)}</Badge>;
 }
 
+/** What an event says, with what it is about. */
+export function What({ event }: { event: HiveEvent }) {
+  const { package: about, job, message } = event;
+  const named = about && !message.includes(about);
+  return (
+    <>
+      {named ? <>{job ? <a href={`/jobs/${job}`}>{about}</a> : about}: </> : null}
+      {job && !named ? <a href={`/jobs/${job}`}>{message}</a> : message}
+      {event.drone && !message.includes(event.drone) ? <span class="dim"> on {event.drone}</span> : null}
+    </>
+  );
+}
+
 function Feed({ events }: { events: HiveEvent[] }) {
   if (events.length === 0) return <Panel class="pad"><Empty>Nothing has happened yet.</Empty></Panel>;
   return (
@@ -190,7 +223,7 @@ function Feed({ events }: { events: HiveEvent[] }) {
           <li key={event.id}>
             <Time at={event.at} />
             <KindBadge kind={event.type} />
-            <span class="what">{event.job ? <a href={`/jobs/${event.job}`}>{event.message}</a> : event.message}</span>
+            <span class="what"><What event={event} /></span>
           </li>
         ))}
       </ul>
@@ -222,6 +255,8 @@ function PauseAll({ paused, waiting }: { paused: boolean; waiting: number }) {
 export default function Overview() {
   const shown = status.value;
   const fleet = useResource<Fleet>('/api/v2/fleet', { kinds: ['jobs', 'fleet', 'nodes', 'control'], everyMs: 3_000 });
+  const busy = shown !== null && shown.queue.needed + shown.queue.delegated > 0;
+  const chain = useResource<CriticalPath>(busy ? '/api/v2/critical-path' : null, { kinds: ['jobs'], everyMs: 5_000, atMostMs: 2_000 });
   const done = useResource<Throughput>('/api/v2/throughput', { kinds: ['jobs'], everyMs: 15_000, atMostMs: 5_000 });
   const sessions = useResource<{ sessions: SessionLine[] }>('/api/v2/sessions?open=true&limit=6', { kinds: ['jobs', 'sessions'], atMostMs: 2_000 });
   const events = useResource<{ events: HiveEvent[] }>('/api/v2/events?limit=12', { atMostMs: 1_500 });
@@ -239,6 +274,9 @@ export default function Overview() {
       <Section title="Building now" aside={shown ? <PauseAll paused={shown.queue.paused} waiting={shown.queue.needed} /> : null}>
         <Loaded of={fleet}>{(data) => <Builds fleet={data} />}</Loaded>
       </Section>
+      {busy ? (
+        <Section title="What everything else waits for"><Loaded of={chain}>{(data) => <Chain path={data} />}</Loaded></Section>
+      ) : null}
       <div class="columns">
         <Section title="Done in the last hour"><Loaded of={done}>{(data) => <Done data={data} />}</Loaded></Section>
         <Section title="Sessions under way"><Loaded of={sessions}>{(data) => <Sessions list={data.sessions} />}</Loaded></Section>
