@@ -2,6 +2,7 @@
 //
 // The key of an operator is kept in memory, never in storage: closing the tab forgets it. Where the node hands out session cookies,
 // the key is exchanged for one and not kept at all (see session.ts).
+import { at } from './base';
 import type { Envelope, LogStatus } from './types';
 
 /** What the node answered instead of data. */
@@ -36,7 +37,7 @@ async function ask<T>(method: string, path: string, body: unknown, signal?: Abor
   if (body !== undefined) headers['content-type'] = 'application/json';
   let response: Response;
   try {
-    response = await fetch(path, {
+    response = await fetch(at(path), {
       method,
       headers,
       body: body === undefined ? null : JSON.stringify(body),

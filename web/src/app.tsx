@@ -4,7 +4,7 @@ import { useEffect, useState } from 'preact/hooks';
 import { about, count, shortId } from './format';
 import { helpOpen, paletteOpen, signInOpen } from './keys';
 import { heardAt, line, log, now, refresh, status } from './live';
-import { path, query } from './router';
+import { go, path, query } from './router';
 import { holder, signOut } from './session';
 import { find, tabs, type Place, type TabProps } from './tabs';
 import { nextTheme, theme } from './theme';
@@ -15,6 +15,9 @@ import { Palette } from './ui/palette';
 import { Failure, Loading } from './ui/parts';
 import { SignIn } from './ui/signin';
 import { Badge } from './ui/state';
+
+/** Tabs that a wall shows in turn, as far as they are there. */
+const ROTATED = ['overview', 'fleet', 'topology', 'events'];
 
 /** Keeps one tab's mistake from taking the page with it. */
 class Guard extends Component<{ children: ComponentChildren }, { error: unknown }> {
@@ -167,6 +170,16 @@ export function App() {
   const kiosk = query.value.get('kiosk') === '1';
   const title = place ? place.tab.title : 'Nothing here';
   const shown = status.value;
+  const rotateS = kiosk ? Number(query.value.get('rotate') ?? 0) : 0;
+  useEffect(() => {
+    if (!(rotateS >= 5)) return;
+    const timer = setInterval(() => {
+      const shows = tabs.filter((tab) => ROTATED.includes(tab.id));
+      const next = shows[(shows.findIndex((tab) => tab.id === find(path.value)?.tab.id) + 1) % shows.length];
+      if (next) go(`${next.path}?kiosk=1&rotate=${rotateS}`);
+    }, rotateS * 1_000);
+    return () => clearInterval(timer);
+  }, [rotateS]);
   useEffect(() => {
     const about = place?.argument ? `${place.tab.id === 'job' ? shortId(place.argument) : place.argument} · ${title}` : title;
     document.title = `${about} · ${shown?.hive_id ? `hive ${shortId(shown.hive_id)}` : 'hive'}`;

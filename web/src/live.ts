@@ -120,7 +120,10 @@ function takeSummary(summary: Summary): void {
   const known = status.value;
   if (known === null) return void look();
   // Names stand in the summary, the rest of the coordinator in the whole status.
-  if ((known.coordinator?.name ?? null) !== summary.coordinator) void look();
+  const down = known.members.filter((member) => member.state === 'down').length;
+  const suspect = known.members.filter((member) => member.state === 'suspect').length;
+  const moved = down !== summary.members.down || suspect !== summary.members.suspect;
+  if ((known.coordinator?.name ?? null) !== summary.coordinator || moved) void look();
   const { queue, degraded, notices, quorum } = summary;
   status.value = { ...known, queue, degraded, notices, quorum };
   if (log.value) log.value = { ...log.value, applied: summary.index };

@@ -1,6 +1,7 @@
 // Begins: theme, addresses, news, page.
 import { render } from 'preact';
 import { App } from './app';
+import { startBase } from './base';
 import { startKeys } from './keys';
 import { start } from './live';
 import { startRouter } from './router';
@@ -8,6 +9,7 @@ import { recall } from './session';
 import { find } from './tabs';
 import { startTheme } from './theme';
 
+startBase();
 startTheme();
 startRouter((path) => find(path) !== null);
 startKeys();

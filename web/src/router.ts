@@ -1,18 +1,21 @@
 // The address is the state of what is shown: path for the tab, query for its filters. Nothing else is kept.
 import { signal } from '@preact/signals';
+import { at, below } from './base';
 
-export const path = signal(location.pathname);
+const here = () => below(location.pathname) ?? location.pathname;
+
+export const path = signal(here());
 export const query = signal(new URLSearchParams(location.search));
 
 function read(): void {
-  path.value = location.pathname;
+  path.value = here();
   query.value = new URLSearchParams(location.search);
 }
 
 /** Goes to an address of this page. */
 export function go(to: string): void {
-  if (to === location.pathname + location.search) return;
-  history.pushState(null, '', to);
+  if (to === here() + location.search) return;
+  history.pushState(null, '', at(to));
   read();
   window.scrollTo(0, 0);
 }
@@ -36,8 +39,9 @@ export function startRouter(isOwn: (path: string) => boolean): void {
     if (event.defaultPrevented || event.button !== 0 || event.metaKey || event.ctrlKey || event.shiftKey || event.altKey) return;
     const link = event.target instanceof Element ? event.target.closest('a') : null;
     if (link === null || link.target || link.hasAttribute('download') || link.origin !== location.origin) return;
-    if (!isOwn(link.pathname)) return;
+    const path = below(link.pathname);
+    if (path === null || !isOwn(path)) return;
     event.preventDefault();
-    go(link.pathname + link.search);
+    go(path + link.search);
   });
 }

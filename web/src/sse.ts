@@ -1,6 +1,8 @@
 // Reads server-sent events with fetch: unlike EventSource it tells a refusal from a broken line, and sees the comments that prove a
 // quiet line alive.
 
+import { at } from './base';
+
 export interface Message {
   event: string;
   id: string | null;
@@ -24,7 +26,7 @@ export async function readStream(
   try {
     const headers: Record<string, string> = { accept: 'text/event-stream' };
     if (lastId !== null) headers['last-event-id'] = lastId;
-    const response = await fetch(path, { headers, signal: own.signal, credentials: 'same-origin', cache: 'no-store' });
+    const response = await fetch(at(path), { headers, signal: own.signal, credentials: 'same-origin', cache: 'no-store' });
     const type = response.headers.get('content-type') ?? '';
     if (!response.ok || !type.startsWith('text/event-stream') || response.body === null) {
       own.abort();

@@ -3,6 +3,8 @@
 // Bytes are made harmless here, not there, so that places in the log stay true. A line that goes on for ever is cut, a log that does is
 // kept from its end. Never done here: showing anything.
 
+import { at as address } from '../base';
+
 export interface LogLine {
   text: string;
   /** Where it begins in the log, bytes. */
@@ -68,7 +70,7 @@ export class LogWindow {
     const stop = () => own.abort();
     signal.addEventListener('abort', stop, { once: true });
     try {
-      const response = await fetch(`/api/v2/jobs/${this.job}/log?${query}`, { signal: own.signal, cache: 'no-store' });
+      const response = await fetch(address(`/api/v2/jobs/${this.job}/log?${query}`), { signal: own.signal, cache: 'no-store' });
       if (!response.ok || response.body === null) throw new Error(await said(response));
       this.attempt = Number(response.headers.get('x-hive-attempt') ?? 0);
       const from = Number(response.headers.get('x-hive-offset') ?? span.offset ?? 0);

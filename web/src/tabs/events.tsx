@@ -88,7 +88,7 @@ export default function Events() {
                   <td data-label="When"><Time at={event.at} /></td>
                   <td data-label="Kind"><KindBadge kind={event.type} /></td>
                   <td data-label="What" class="wrap"><What event={{ ...event, drone: undefined }} /></td>
-                  <td data-label="Node">{event.drone ? <a href={`/nodes/${encodeURIComponent(event.drone)}`}>{event.drone}</a> : '–'}</td>
+                  <td data-label="Node">{event.drone ? <a href={`/nodes/${encodeURIComponent(event.drone)}`}>{event.drone}</a> : null}</td>
                 </tr>
               ))}
             </tbody>

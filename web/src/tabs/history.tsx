@@ -33,9 +33,9 @@ function Attempts({ list, text }: { list: HistoryLine[]; text: string }) {
               <td data-label="Result"><StateBadge look={attemptLook(line.state)} />{line.class ? <span class="dim"> {line.class}</span> : null}</td>
               <td data-label="Drone"><a href={`/nodes/${encodeURIComponent(line.drone)}`}>{line.drone}</a></td>
               <td data-label="Took" class="num">{duration(line.duration_ms)}</td>
-              <td data-label="Size" class="num">{bytes(line.artifact_bytes)}</td>
+              <td data-label="Size" class="num">{line.artifact_bytes === null ? null : bytes(line.artifact_bytes)}</td>
               <td data-label="Ended"><Time at={line.ended_at} /></td>
-              <td data-label="Why" class="wrap">{line.reason ?? '–'}{line.exit_code !== null && line.exit_code !== 0 ? <span class="dim"> exit {line.exit_code}</span> : null}</td>
+              <td data-label="Why" class="wrap">{line.reason}{line.exit_code !== null && line.exit_code !== 0 ? <span class="dim"> exit {line.exit_code}</span> : null}</td>
             </tr>
           ))}
         </tbody>

@@ -39,7 +39,7 @@ function Head({ job }: { job: Job }) {
           <span class="dim num">{duration(elapsed)} on {running.node}{job.estimate_ms ? `, builds like it took ${duration(job.estimate_ms)}` : ', nothing like it was ever built'}</span>
         </div>
       ) : null}
-      {job.reason ? <p class={`note ${job.state === 'failed' || job.state === 'quarantined' ? 'bad' : 'warn'}`}>{job.reason}</p> : null}
+      {job.reason && job.state !== 'blocked' ? <p class={`note ${job.state === 'failed' || job.state === 'quarantined' ? 'bad' : 'warn'}`}>{job.reason}</p> : null}
       {job.joined ? <p class="note warn">Does the same as <a href={`/jobs/${job.joined}`}>another job</a>, and ends as that one does.</p> : null}
     </>
   );
@@ -72,7 +72,7 @@ function Tries({ job, shown }: { job: Job; shown: number }) {
                   )}
                 </td>
                 <td data-label="Took" class="num">{from === null ? '–' : duration(to - from)}</td>
-                <td data-label="Why" class="wrap">{attempt.reason ?? '–'}{attempt.exit_code ? <span class="dim"> exit {attempt.exit_code}</span> : null}</td>
+                <td data-label="Why" class="wrap">{attempt.reason}{attempt.exit_code ? <span class="dim"> exit {attempt.exit_code}</span> : null}</td>
               </tr>
             );
           })}

@@ -207,7 +207,7 @@ export function What({ event }: { event: HiveEvent }) {
   const named = about && !message.includes(about);
   return (
     <>
-      {named ? <>{job ? <a href={`/jobs/${job}`}>{about}</a> : about}: </> : null}
+      {named ? <>{job ? <a href={`/jobs/${job}`}>{about}</a> : about}{message ? ': ' : ''}</> : null}
       {job && !named ? <a href={`/jobs/${job}`}>{message}</a> : message}
       {event.drone && !message.includes(event.drone) ? <span class="dim"> on {event.drone}</span> : null}
     </>

@@ -27,7 +27,7 @@ export function Help() {
         </dl>
       </div>
       <p class="dim">
-        Add <code>?kiosk=1</code> to any address for a wall: nothing but the tab. Without scripts: <a href="/plain" target="_self">/plain</a>. A badge:{' '}
+        Add <code>?kiosk=1</code> to any address for a wall: nothing but the tab; <code>&amp;rotate=20</code> shows the tabs in turn. Without scripts: <a href="/plain" target="_self">/plain</a>. A badge:{' '}
         <a href="/badge.svg" target="_self">/badge.svg</a>, <a href="/badge.svg?show=queue" target="_self">its queue</a>.
       </p>
     </Dialog>
