@@ -194,6 +194,24 @@ fn with_site(name: &str, test: impl FnOnce(Site)) {
     in_lab_with(Path::new(HOSTS), DEADLINE, &[], name, |lab| test(Site::new(lab)));
 }
 
+/// Runs a script of `web/package.json`.
+fn npm(script: &str) {
+    let output = Command::new("npm").args(["run", "--silent", script]).current_dir(web()).output();
+    let output = output.expect("npm starts (tests/deps.sh test)");
+    let told = [output.stdout, output.stderr].map(|bytes| String::from_utf8_lossy(&bytes).into_owned());
+    assert!(output.status.success(), "{}", told.concat());
+}
+
+#[test]
+fn the_types_of_the_dashboard_fit() {
+    npm("check");
+}
+
+#[test]
+fn parts_of_the_dashboard_that_need_no_browser_hold() {
+    npm("test");
+}
+
 #[test]
 fn every_tab_and_every_button_works_on_a_node_that_does_not_coordinate() {
     with_site("every_tab_and_every_button_works_on_a_node_that_does_not_coordinate", |mut site| {

@@ -25,6 +25,12 @@ export interface Answer<T> {
 }
 
 let key: string | null = null;
+let refused = () => {};
+
+/** Calls `then` when a key or session turns out not to count any more. */
+export function whenRefused(then: () => void): void {
+  refused = then;
+}
 
 /** Sends this key with everything from now on; null forgets it. */
 export function useKey(next: string | null): void {
@@ -56,6 +62,7 @@ async function ask<T>(method: string, path: string, body: unknown, signal?: Abor
     throw new Refusal(response.status, 'unreadable', `The answer (${response.status}) is not JSON.`, 'Is something between?');
   }
   if (!response.ok || !envelope.ok || envelope.data === undefined) {
+    if (response.status === 401) refused();
     const error = envelope.error;
     throw new Refusal(response.status, error?.code ?? 'unknown', error?.message ?? 'No answer.', error?.hint ?? '');
   }

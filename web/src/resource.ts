@@ -1,6 +1,6 @@
 // Something that is asked of the node and asked again when it may have changed.
 import { effect, signal, type Signal } from '@preact/signals';
-import { useEffect, useMemo } from 'preact/hooks';
+import { useEffect, useMemo, useRef } from 'preact/hooks';
 import { get, type Answer } from './api';
 import { changes, line, refreshes } from './live';
 
@@ -28,12 +28,15 @@ export function useResource<T>(path: string | null, options: Options = {}): Reso
   const { kinds, everyMs, atMostMs = 500 } = options;
   const state: Signal<Resource<T>> = useMemo(() => signal<Resource<T>>(EMPTY), []);
   const wanted = kinds?.join(',');
+  const shown = useRef(path);
   useEffect(() => {
     if (path === null) {
       state.value = { ...EMPTY, loading: false };
       return;
     }
-    state.value = { ...state.peek(), loading: true };
+    // Of something else nothing is shown, however short.
+    state.value = shown.current === path ? { ...state.peek(), loading: true } : EMPTY;
+    shown.current = path;
     const abort = new AbortController();
     let asking = false;
     let again = false;

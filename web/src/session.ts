@@ -2,7 +2,7 @@
 //
 // A node that hands out session cookies gets the key once; one that does not gets it with each request, from memory.
 import { computed, signal } from '@preact/signals';
-import { get, Refusal, send, useKey } from './api';
+import { get, Refusal, send, useKey, whenRefused } from './api';
 import { refresh } from './live';
 
 export interface Holder {
@@ -16,6 +16,13 @@ export const holder = signal<Holder | null>(null);
 export const mayQueue = computed(() => holder.value?.scope === 'queue' || holder.value?.scope === 'admin');
 /** May do everything. */
 export const mayAdmin = computed(() => holder.value?.scope === 'admin');
+
+// Its time is over, or somebody ended it: the buttons go.
+whenRefused(() => {
+  if (holder.value === null) return;
+  holder.value = null;
+  useKey(null);
+});
 
 /** Whether the browser still has a session from before. */
 export async function recall(): Promise<void> {
