@@ -10,7 +10,7 @@ PROGRAM = target/release/hive
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile
 
-build: ## the program, optimised
+build: ## the program with its dashboard, optimised; needs npm, or HIVE_WEB_DIST
 	@tests/deps.sh build
 	$(CARGO) build --release --locked
 

@@ -22,6 +22,7 @@ use tokio::sync::{mpsc, oneshot};
 mod advising;
 mod asking;
 mod blobs;
+mod browsing;
 mod condition;
 mod control;
 mod controlling;

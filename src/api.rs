@@ -4,6 +4,7 @@
 //! durations are in milliseconds and say so in their name. Nothing secret is ever a field here.
 
 mod access;
+mod browse;
 mod doctor;
 mod error;
 mod events;
@@ -22,6 +23,7 @@ use crate::engine::member::Inventory;
 pub use self::access::{
     AccessView, AdminKeyChanged, AdminKeyRequest, AdminKeyView, TokenMade, TokenRequest, TokenView,
 };
+pub use self::browse::{ChainJob, CriticalPath, GraphJob, JobGraph, JobPage, Throughput, ThroughputBucket};
 pub use self::doctor::{DoctorFacts, InterfaceView, Refusal};
 pub use self::error::{ApiError, ApiResult, ErrorCode};
 pub use self::events::EventList;

@@ -17,6 +17,9 @@ pub mod escape;
 pub mod limits;
 pub mod node;
 
+mod app;
+mod badge;
+mod browse;
 mod farm;
 pub mod guard;
 mod hive;

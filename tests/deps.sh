@@ -5,9 +5,11 @@
 set -eu
 
 build='build-essential pkg-config ca-certificates'
+# The dashboard is built with npm, unless it comes from elsewhere. Often it is there in a newer version than the distribution's.
+if [ -z "${HIVE_WEB_DIST:-}" ] && ! command -v npm >/dev/null 2>&1; then build="$build nodejs npm"; fi
 try="$build git curl dpkg-dev debhelper fakeroot iproute2"
 java="maven maven-debian-helper junit4 libsurefire-java equivs"
-test="$try $java bubblewrap nftables systemd systemd-container mmdebstrap cloud-init dash openssl procps python3 python3-venv meson pax-utils patch wget zstd lzip xz-utils bzip2 gnupg gpgv"
+test="$try $java bubblewrap nftables systemd systemd-container mmdebstrap cloud-init dash openssl procps python3 python3-venv meson pax-utils patch wget zstd lzip xz-utils bzip2 gnupg gpgv chromium fonts-dejavu-core"
 
 case ${1:-} in
 build) wanted=$build ;;
@@ -21,7 +23,7 @@ esac
 
 if ! command -v dpkg-query >/dev/null 2>&1; then
 	missing=
-	for tool in cc git curl ip; do command -v $tool >/dev/null 2>&1 || missing="$missing $tool"; done
+	for tool in cc git curl ip npm; do command -v $tool >/dev/null 2>&1 || missing="$missing $tool"; done
 	[ -z "$missing" ] && exit 0
 	echo "missing:$missing; install them with your package manager" >&2
 	exit 1

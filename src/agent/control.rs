@@ -6,8 +6,8 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::api::ApiError;
 use crate::api::legacy::{Call, Told};
+use crate::api::{ApiError, Identity};
 use crate::engine::ballot::{AdviceMsg, IdentifyMsg};
 use crate::engine::id::{Epoch, Sha256Hash};
 use crate::engine::scheduler::LeaseAsked;
@@ -64,6 +64,8 @@ pub(super) enum Request {
         /// A package, or a version of it, as [`Wanted::of`](crate::engine::staging::Wanted::of) reads it.
         atom: String,
     },
+    /// Which role were you given, by whom and why?
+    Identity,
 }
 
 /// A response.
@@ -106,6 +108,8 @@ pub(super) enum Response {
         /// One sentence.
         why: String,
     },
+    /// To `Identity`; none before the first vote.
+    Identity(Option<Box<Identity>>),
     /// Not done, and why.
     Refused {
         /// One sentence.

@@ -14,16 +14,17 @@ use tokio_util::io::ReaderStream;
 use super::refused::Refused;
 use super::shared::Shared;
 use super::{
-    Event, blobs, condition, controlling, coordinating, events, fleet, importing, internal, keys, legacy, logs,
-    metrics, past, recovering, serving, sessions, staging, submitting, views,
+    Event, blobs, browsing, condition, controlling, coordinating, events, fleet, importing, internal, keys, legacy,
+    logs, metrics, past, recovering, serving, sessions, staging, submitting, views,
 };
 use crate::api::legacy::{Call, QueueRequest, Queued, Registered, Registration, Told};
 use crate::api::{
     AccessView, AddressClaim, AdminKeyChanged, AdminKeyRequest, ApiError, ApiResult, ArtifactView, Changed,
-    ControlRequest, DoctorFacts, DroneRequest, ErrorCode, EventList, Explanation, ExplanationLine, FleetView, Health,
-    HistoryView, Identity, Imported, InterfaceView, JobLine, JobView, JoinRequest, LogFirstError, LogMatches,
-    LogPhases, LogSearch, LogStatus, NodeView, PackageList, PeersFile, RecoverReport, RecoverRequest, Refusal,
-    SessionList, SessionView, StagedView, Status, StoredBlob, SubmitRequest, Submitted, TokenMade, TokenRequest,
+    ControlRequest, CriticalPath, DoctorFacts, DroneRequest, ErrorCode, EventList, Explanation, ExplanationLine,
+    FleetView, Health, HistoryView, Identity, Imported, InterfaceView, JobGraph, JobLine, JobPage, JobView,
+    JoinRequest, LogFirstError, LogMatches, LogPhases, LogSearch, LogStatus, NodeView, PackageList, PeersFile,
+    RecoverReport, RecoverRequest, Refusal, SessionList, SessionView, StagedView, Status, StoredBlob, SubmitRequest,
+    Submitted, Throughput, TokenMade, TokenRequest,
 };
 use crate::blobs::fetch::FetchError;
 use crate::clock::now_ms;
@@ -35,8 +36,8 @@ use crate::exec::logs::look::{Found, Question};
 use crate::keyring::Keyring;
 use crate::web::NodeApi;
 use crate::web::node::{
-    Answer, ByteStream, Download, EventQuery, HistoryQuery, Holder, ImportAbout, JobQuery, LegacyRead, LogQuery,
-    LogStream, SessionQuery, StagedFile,
+    Answer, ByteStream, Download, EventQuery, HistoryQuery, Holder, ImportAbout, JobPageQuery, JobQuery, LegacyRead,
+    LogQuery, LogStream, SessionQuery, StagedFile,
 };
 
 /// How long a reset identity is awaited: a ballot, a claim, and some patience with a missing quorum.
@@ -536,6 +537,30 @@ impl NodeApi for Api {
 
     fn revoke_token(&self, name: String, by: String) -> Answer<'_, AccessView> {
         keys::revoke_token(&self.shared, name, by).boxed()
+    }
+
+    fn job_page(&self, query: JobPageQuery) -> Answer<'_, JobPage> {
+        async move { self.shared.read(|state| browsing::page(state, &query)) }.boxed()
+    }
+
+    fn job_graph(&self, id: JobId) -> Answer<'_, JobGraph> {
+        async move {
+            let job = self.find_job(&id).await?;
+            Ok(self.shared.read(|state| browsing::graph(state, &job)))
+        }
+        .boxed()
+    }
+
+    fn critical_path(&self) -> Answer<'_, CriticalPath> {
+        async move { Ok(self.shared.read(browsing::critical_path)) }.boxed()
+    }
+
+    fn throughput(&self, minutes: u64) -> Answer<'_, Throughput> {
+        async move { Ok(self.shared.read(|state| browsing::throughput(state, minutes))) }.boxed()
+    }
+
+    fn identity_of(&self, name: String) -> Answer<'_, Identity> {
+        async move { browsing::identity(&self.shared, &name).await }.boxed()
     }
 
     fn recover(&self, request: RecoverRequest) -> Answer<'_, RecoverReport> {

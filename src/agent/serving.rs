@@ -114,6 +114,7 @@ async fn answer(shared: &Arc<Shared>, peer: &PeerId, request: Request) -> Respon
             Err(error) => Response::Legacy(Box::new(Err(error))),
         },
         Request::FindStaged { atom } => staging::answer(shared, &atom).await,
+        Request::Identity => Response::Identity(shared.soft(|soft| soft.identity.clone().map(Box::new))),
         Request::LogEnd => match shared.consensus.local_claim() {
             Some(claim) => Response::LogEnd { epoch: claim.epoch, term: claim.term, index: claim.index },
             None => refused("this node has no copy of the log"),

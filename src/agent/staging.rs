@@ -153,6 +153,7 @@ impl Asked {
             | Response::Leases { .. }
             | Response::Replica { .. }
             | Response::Legacy(_)
+            | Response::Identity(_)
             | Response::LogEnd { .. } => self.silent_because(shared, peer, "answered something else"),
         }
         None

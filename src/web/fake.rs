@@ -11,17 +11,18 @@ use futures::future::BoxFuture;
 use sha2::{Digest as _, Sha256};
 
 use super::node::{
-    Answer, ByteStream, Download, EventQuery, HistoryQuery, Holder, ImportAbout, JobQuery, LegacyRead, LogQuery,
-    LogStream, NodeApi, SessionQuery, StagedFile,
+    Answer, ByteStream, Download, EventQuery, HistoryQuery, Holder, ImportAbout, JobPageQuery, JobQuery, LegacyRead,
+    LogQuery, LogStream, NodeApi, SessionQuery, StagedFile,
 };
 use crate::api::legacy::{Call, Completed, QueueRequest, Queued, Registered, Registration, Told, WorkTold};
 use crate::api::{
     AccessView, AddressClaim, AdminKeyChanged, AdminKeyRequest, ApiError, ApiResult, ArtifactView, AttemptView,
-    Changed, ControlRequest, Coordinator, DoctorFacts, DroneRequest, ErrorCode, EventList, Explanation, FleetView,
-    Health, HistoryView, Identity, Imported, JobLine, JobView, JoinRequest, LogFirstError, LogMatch, LogMatches,
-    LogPhases, LogSearch, LogStatus, MemberState, MemberStatus, NodePhase, NodeView, PackageList, PeersFile, PeersSelf,
-    QueueStatus, RaftPart, RecoverReport, RecoverRequest, SelfStatus, SessionList, SessionView, StagedView, Status,
-    StoredBlob, SubmitRequest, Submitted, TokenMade, TokenRequest, TokenView,
+    Changed, ControlRequest, Coordinator, CriticalPath, DoctorFacts, DroneRequest, ErrorCode, EventList, Explanation,
+    FleetView, Health, HistoryView, Identity, Imported, JobGraph, JobLine, JobPage, JobView, JoinRequest,
+    LogFirstError, LogMatch, LogMatches, LogPhases, LogSearch, LogStatus, MemberState, MemberStatus, NodePhase,
+    NodeView, PackageList, PeersFile, PeersSelf, QueueStatus, RaftPart, RecoverReport, RecoverRequest, SelfStatus,
+    SessionList, SessionView, StagedView, Status, StoredBlob, SubmitRequest, Submitted, Throughput, TokenMade,
+    TokenRequest, TokenView,
 };
 use crate::engine::access::Scope;
 use crate::engine::id::{EpochId, HiveId, JobId, PeerId, SessionId, Sha256Hash, Token, UnixMillis};
@@ -446,6 +447,30 @@ impl NodeApi for FakeNode {
     fn revoke_token(&self, name: String, by: String) -> Answer<'_, AccessView> {
         self.act(format!("token {name} revoked by {by}"));
         self.later(AccessView::default())
+    }
+
+    fn job_page(&self, query: JobPageQuery) -> Answer<'_, JobPage> {
+        self.act(format!("{query:?}"));
+        let states = [(JobState::Needed, 1)].into();
+        good(JobPage { total: 1, offset: query.offset as u64, jobs: vec![job_line("hello")], states })
+    }
+
+    fn job_graph(&self, id: JobId) -> Answer<'_, JobGraph> {
+        good(JobGraph { job: id, jobs: Vec::new(), edges: Vec::new(), truncated: false })
+    }
+
+    fn critical_path(&self) -> Answer<'_, CriticalPath> {
+        good(CriticalPath { jobs: Vec::new(), more: 0, p50_ms: 0, guessed: 0 })
+    }
+
+    fn throughput(&self, minutes: u64) -> Answer<'_, Throughput> {
+        self.act(format!("throughput of {minutes} minutes"));
+        good(Throughput { from: UnixMillis(0), bucket_ms: 60_000, buckets: Vec::new(), truncated: false })
+    }
+
+    fn identity_of(&self, name: String) -> Answer<'_, Identity> {
+        self.act(format!("identity of {name}"));
+        not_here("no identity yet")
     }
 
     fn recover(&self, request: RecoverRequest) -> Answer<'_, RecoverReport> {

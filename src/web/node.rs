@@ -13,10 +13,10 @@ use futures::stream::BoxStream;
 use crate::api::legacy::{Call, QueueRequest, Queued, Registered, Registration, Told};
 use crate::api::{
     AccessView, AddressClaim, AdminKeyChanged, AdminKeyRequest, ApiResult, ArtifactView, Changed, ControlRequest,
-    DoctorFacts, DroneRequest, EventList, Explanation, FleetView, Health, HistoryView, Identity, Imported, JobLine,
-    JobView, JoinRequest, LogFirstError, LogMatches, LogPhases, LogSearch, LogStatus, NodeView, PackageList, PeersFile,
-    RecoverReport, RecoverRequest, SessionList, SessionView, StagedView, Status, StoredBlob, SubmitRequest, Submitted,
-    TokenMade, TokenRequest,
+    CriticalPath, DoctorFacts, DroneRequest, EventList, Explanation, FleetView, Health, HistoryView, Identity,
+    Imported, JobGraph, JobLine, JobPage, JobView, JoinRequest, LogFirstError, LogMatches, LogPhases, LogSearch,
+    LogStatus, NodeView, PackageList, PeersFile, RecoverReport, RecoverRequest, SessionList, SessionView, StagedView,
+    Status, StoredBlob, SubmitRequest, Submitted, Throughput, TokenMade, TokenRequest,
 };
 use crate::engine::access::Scope;
 use crate::engine::event::EventKind;
@@ -43,6 +43,39 @@ pub struct JobQuery {
     /// Only jobs whose id begins so.
     pub id: Option<String>,
     /// At most so many, the newest first.
+    pub limit: usize,
+}
+
+/// In which order jobs are shown.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum JobOrder {
+    /// Those queued last first.
+    #[default]
+    Newest,
+    /// Those queued first first.
+    Oldest,
+    /// Those with the highest priority first, each as queued.
+    Priority,
+}
+
+/// Which window of the queue to show.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct JobPageQuery {
+    /// Only these states; empty: all.
+    pub states: Vec<JobState>,
+    /// Only jobs whose target holds this text, in any case, or whose id begins with it.
+    pub text: Option<String>,
+    /// Only this session: id, beginning of it, or name.
+    pub session: Option<String>,
+    /// Only this kind of builder.
+    pub backend: Option<String>,
+    /// Only jobs whose last attempt is or was on this drone.
+    pub drone: Option<String>,
+    /// In this order.
+    pub order: JobOrder,
+    /// So many of them are skipped.
+    pub offset: usize,
+    /// At most so many.
     pub limit: usize,
 }
 
@@ -321,6 +354,16 @@ pub trait NodeApi: Send + Sync + 'static {
     fn add_token(&self, request: TokenRequest, by: String) -> Answer<'_, TokenMade>;
     /// Revokes a token.
     fn revoke_token(&self, name: String, by: String) -> Answer<'_, AccessView>;
+    /// A window of the queue.
+    fn job_page(&self, query: JobPageQuery) -> Answer<'_, JobPage>;
+    /// What a job waits for and what waits for it.
+    fn job_graph(&self, id: JobId) -> Answer<'_, JobGraph>;
+    /// The chain of jobs that decides when the queue is empty.
+    fn critical_path(&self) -> Answer<'_, CriticalPath>;
+    /// What ended in the last minutes.
+    fn throughput(&self, minutes: u64) -> Answer<'_, Throughput>;
+    /// The identity of any node, asked of it.
+    fn identity_of(&self, name: String) -> Answer<'_, Identity>;
     /// `hive recover`.
     fn recover(&self, request: RecoverRequest) -> Answer<'_, RecoverReport>;
 }

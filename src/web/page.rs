@@ -1,7 +1,7 @@
-//! The status page and the page of a job: HTML written on the server, without a script, readable on a phone.
+//! The plain pages, `/plain` and `/plain/jobs/ID`: HTML written on the server, without a script, readable on a phone.
 //!
-//! Everything that is shown goes through [`Text`]. Pages reload themselves while something can change. Never done here: asking for
-//! anything that the API does not answer too.
+//! Everything that is shown goes through [`Text`]. Pages reload themselves while something can change. The application of `app` carries
+//! the same content for browsers without scripts. Never done here: asking for anything that the API does not answer too.
 
 use std::fmt::Write as _;
 
@@ -41,9 +41,20 @@ pub(super) async fn status(State(context): State<Context>) -> Response {
         Ok(status) => status,
         Err(error) => return failed(&error),
     };
+    html(StatusCode::OK, status_page(&status, &recent_jobs(&context).await))
+}
+
+async fn recent_jobs(context: &Context) -> ApiResult<Vec<JobLine>> {
     let query = JobQuery { limit: RECENT_JOBS, ..JobQuery::default() };
-    let jobs = context.node.jobs(query).await;
-    html(StatusCode::OK, status_page(&status, &jobs))
+    context.node.jobs(query).await
+}
+
+/// What the application shows where scripts do not run: the status, or why there is none.
+pub(super) async fn without_scripts(context: &Context) -> String {
+    match context.node.status().await {
+        Ok(status) => status_main(&status, &recent_jobs(context).await),
+        Err(error) => failed_main(&error),
+    }
 }
 
 pub(super) async fn job(State(context): State<Context>, Path(id): Path<String>) -> Handled {
@@ -79,11 +90,12 @@ fn html(status: StatusCode, page: String) -> Response {
 
 fn failed(error: &ApiError) -> Response {
     let status = StatusCode::from_u16(error.code.http_status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-    let mut page = head("hive", true);
+    html(status, head("hive", true) + &failed_main(error))
+}
+
+fn failed_main(error: &ApiError) -> String {
     let (message, hint) = (Text(&error.message), Text(&error.hint));
-    put(&mut page, format_args!("<section class=notices><p>{message}</p><p class=dim>{hint}</p></section>\n"));
-    page.push_str("</main>\n");
-    html(status, page)
+    format!("<main>\n<section class=notices><p>{message}</p><p class=dim>{hint}</p></section>\n</main>\n")
 }
 
 /// Appends; writing to a String cannot fail.
@@ -96,15 +108,22 @@ fn head(title: &str, reload: bool) -> String {
     format!(
         "<!doctype html>\n<html lang=en>\n<meta charset=utf-8>\n<meta name=viewport content=\"width=device-width, initial-scale=1\">\n\
          <meta name=color-scheme content=\"light dark\">\n{reload}<title>{}</title>\n<link rel=icon href=/icon.svg>\n\
-         <link rel=stylesheet href=/style.css>\n<main>\n",
+         <link rel=stylesheet href=/style.css>\n",
         Text(title)
     )
 }
 
 fn status_page(status: &Status, jobs: &ApiResult<Vec<JobLine>>) -> String {
-    let hive = status.hive_id.map_or("no hive yet".to_owned(), |id| format!("hive {}", &id.to_string()[..8]));
-    let mut page = head(&format!("{hive} · {}", status.this.name), true);
-    masthead(&mut page, status, &hive);
+    head(&format!("{} · {}", hive_name(status), status.this.name), true) + &status_main(status, jobs)
+}
+
+fn hive_name(status: &Status) -> String {
+    status.hive_id.map_or("no hive yet".to_owned(), |id| format!("hive {}", &id.to_string()[..8]))
+}
+
+fn status_main(status: &Status, jobs: &ApiResult<Vec<JobLine>>) -> String {
+    let mut page = "<main>\n".to_owned();
+    masthead(&mut page, status, &hive_name(status));
     if !status.notices.is_empty() {
         page.push_str("<section class=notices aria-label=Notices>\n");
         for notice in &status.notices {
@@ -241,7 +260,7 @@ fn job_row(page: &mut String, job: &JobLine) {
     put(
         page,
         format_args!(
-            "<tr><td data-label=Target><a href=\"/jobs/{}\">{}</a>{why}<td data-label=State><span class=\"dot {tone}\"></span>{state}\
+            "<tr><td data-label=Target><a href=\"/plain/jobs/{}\">{}</a>{why}<td data-label=State><span class=\"dot {tone}\"></span>{state}\
              <td data-label=Drone>{}<td data-label=Tries class=num>{}<td data-label=Queued>{}\n",
             job.id,
             Text(&job.target),
@@ -280,11 +299,11 @@ fn attempt_tone(state: AttemptState) -> &'static str {
 /// `log`: whether it is cut at the front, and its end; or why there is none.
 fn job_page(job: &JobView, log: &Result<(bool, String), String>, position: &LogStatus) -> String {
     let (state, tone) = (words::job_state(job.state), job_tone(job.state));
-    let mut page = head(&format!("{} · {state}", job.target), !job.state.is_terminal());
+    let mut page = head(&format!("{} · {state}", job.target), !job.state.is_terminal()) + "<main>\n";
     put(
         &mut page,
         format_args!(
-            "<header><a href=/ title=\"the hive\"><img src=/icon.svg alt=hive width=40 height=40></a><div><h1>{}</h1>\n<p class=dim>\
+            "<header><a href=/plain title=\"the hive\"><img src=/icon.svg alt=hive width=40 height=40></a><div><h1>{}</h1>\n<p class=dim>\
              {} · queued {} by {} · priority {}</p></div><span class=\"badge {tone}\">{state}</span></header>\n",
             Text(&job.target),
             Text(&job.backend),

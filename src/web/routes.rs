@@ -19,11 +19,10 @@ use super::answer::{
     no_such_method, no_such_path, note_writes, stream_body, within_time,
 };
 use super::node::JobQuery;
-use super::{Context, bootstrap, farm, guard, hive, legacy, logs, page};
+use super::{Context, app, badge, bootstrap, browse, farm, guard, hive, legacy, logs, page};
 use crate::api::{AddressClaim, ApiError, CancelRequest, ErrorCode, RecoverRequest, SubmitRequest};
 use crate::engine::access::Scope;
 use crate::engine::id::{JobId, Sha256Hash};
-use crate::engine::job::JobState;
 
 /// Jobs listed when nothing else is said.
 const JOBS_DEFAULT: usize = 100;
@@ -74,6 +73,7 @@ fn files(method: Method, path: &'static str, door: Door, handler: MethodRouter<C
 /// Everything there is.
 pub(super) fn table() -> Vec<Route> {
     let mut table = own();
+    table.extend(app::PATHS.iter().map(|path| read(path, Door::Anyone, get(app::shell))));
     table.extend(inherited());
     table
 }
@@ -119,8 +119,10 @@ fn own() -> Vec<Route> {
     use Door::{Anyone, Key, Local, Secret};
     use Scope::{Admin, Queue};
     vec![
-        read("/", Anyone, get(page::status)),
-        read("/jobs/{id}", Anyone, get(page::job)),
+        read("/app/{*file}", Anyone, get(app::file)),
+        read("/plain", Anyone, get(page::status)),
+        read("/plain/jobs/{id}", Anyone, get(page::job)),
+        read("/badge.svg", Anyone, get(badge::badge)),
         read("/style.css", Anyone, get(page::style)),
         read("/icon.svg", Anyone, get(page::icon)),
         read("/healthz", Anyone, get(healthz)),
@@ -131,6 +133,11 @@ fn own() -> Vec<Route> {
         read("/api/v2/nodes", Anyone, get(nodes)),
         read("/api/v2/jobs", Anyone, get(jobs)),
         read("/api/v2/jobs/{id}", Anyone, get(job)),
+        read("/api/v2/jobs/{id}/graph", Anyone, get(browse::graph)),
+        read("/api/v2/queue", Anyone, get(browse::queue)),
+        read("/api/v2/critical-path", Anyone, get(browse::critical_path)),
+        read("/api/v2/throughput", Anyone, get(browse::throughput)),
+        read("/api/v2/nodes/{name}/identity", Anyone, get(browse::identity)),
         read("/api/v2/jobs/{id}/log", Anyone, get(logs::bytes)),
         read("/api/v2/jobs/{id}/log/search", Anyone, get(logs::search)),
         read("/api/v2/jobs/{id}/log/phases", Anyone, get(logs::phases)),
@@ -290,16 +297,7 @@ struct JobsParams {
 }
 
 async fn jobs(State(context): State<Context>, Params(params): Params<JobsParams>) -> Handled {
-    let states = params
-        .state
-        .iter()
-        .flat_map(|list| list.split(','))
-        .filter(|word| !word.is_empty())
-        .map(|word| {
-            let word = serde_json::Value::String(word.to_owned());
-            serde_json::from_value::<JobState>(word).map_err(|error| Problem::invalid(format!("state: {error}")))
-        })
-        .collect::<Result<_, _>>()?;
+    let states = browse::states(params.state.as_deref())?;
     let limit = params.limit.unwrap_or(JOBS_DEFAULT).min(JOBS_MAX);
     let JobsParams { session, backend, drone, id, .. } = params;
     Ok(context.answer(context.node.jobs(JobQuery { states, session, backend, drone, id, limit }).await))
@@ -679,11 +677,46 @@ mod tests {
     #[tokio::test]
     async fn pages_name_the_hive_and_show_the_log_without_escapes() {
         let site = Site::new();
-        let page = site.get("/").await;
+        let page = site.get("/plain").await;
         assert_eq!(page.headers["content-type"], "text/html; charset=utf-8");
         assert!(page.text().contains("hive 07070707") && page.text().contains("log index 41 of 42"), "{}", page.text());
-        let job = site.get(&format!("/jobs/{JOB}")).await.text();
+        let job = site.get(&format!("/plain/jobs/{JOB}")).await.text();
         assert!(job.contains("<pre tabindex=0>first\nlast\n</pre>"), "{job}");
+    }
+
+    #[tokio::test]
+    async fn the_application_is_one_page_at_all_its_addresses_and_shows_the_status_without_scripts() {
+        let site = Site::new();
+        for path in app::PATHS {
+            let path = path.replace("{id}", &JOB.to_string()).replace("{name}", "build1");
+            let got = site.get(&path).await;
+            assert_eq!((got.status, got.headers["content-type"].as_bytes()), (200, &b"text/html; charset=utf-8"[..]));
+            let policy = got.headers["content-security-policy"].to_str().expect("text");
+            assert!(policy.contains("script-src 'self';") && !policy.contains("unsafe"), "{policy}");
+            let text = got.text();
+            assert!(text.contains("src=\"/app/app.js\"") && text.contains("log index 41 of 42"), "{path}: {text}");
+        }
+        assert_eq!(site.get("/app/app.js").await.headers["cache-control"], "no-cache");
+        for missing in ["/app/index.html", "/app/none.js", "/app/../Cargo.toml"] {
+            assert_eq!(site.get(missing).await.status, 404, "{missing}");
+        }
+        let badge = site.get("/badge.svg").await;
+        assert_eq!(badge.headers["cross-origin-resource-policy"], "cross-origin");
+        assert_eq!(site.get("/plain").await.headers["cross-origin-resource-policy"], "same-origin");
+        assert_eq!(site.get("/badge.svg?show=names").await.status, 400);
+    }
+
+    #[tokio::test]
+    async fn windows_of_the_queue_are_bounded_and_bad_questions_refused() {
+        let site = Site::new();
+        let got = site.get("/api/v2/queue?state=needed&q=a%26b&order=priority&offset=7&limit=99999").await.json();
+        assert_eq!((got["data"]["total"].clone(), got["data"]["offset"].clone()), (json!(1), json!(7)));
+        let acts = site.node.acts().concat();
+        assert!(acts.contains("limit: 500") && acts.contains("text: Some(\"a&b\")"), "{acts}");
+        let long = format!("/api/v2/queue?q={}", "x".repeat(300));
+        for bad in ["/api/v2/queue?order=best", "/api/v2/queue?state=asleep", "/api/v2/queue?offset=-1", &long] {
+            assert_eq!(site.get(bad).await.status, 400, "{bad}");
+        }
     }
 
     #[tokio::test]

@@ -178,6 +178,11 @@ impl State {
         self.jobs.dependents(id).filter_map(|id| self.jobs.get(&id))
     }
 
+    /// Expected time of the longest chain of jobs that begins with this one, milliseconds; 0 when it is not in memory.
+    pub fn urgency_ms(&self, id: &JobId) -> u64 {
+        self.jobs.urgency_ms(id)
+    }
+
     /// Blocked jobs whose block ends by itself, with the hive time at which it does, soonest first.
     pub fn aging_blocks(&self) -> impl Iterator<Item = (u64, &Job)> {
         self.jobs.unblocks().iter().filter_map(|(until_ms, id)| self.jobs.get(id).map(|job| (*until_ms, job)))

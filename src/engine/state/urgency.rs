@@ -48,6 +48,11 @@ impl Jobs {
         }
     }
 
+    /// How urgent a job is; 0 when it is not in memory.
+    pub(super) fn urgency_ms(&self, id: &JobId) -> u64 {
+        self.jobs.get(id).map_or(0, |entry| entry.urgency_ms)
+    }
+
     /// Its own expected duration, and after it the longest of what waits for it.
     fn path_ms(&self, id: &JobId) -> u64 {
         let Some(entry) = self.jobs.get(id) else { return 0 };

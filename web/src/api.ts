@@ -1,0 +1,94 @@
+// Asking the node that served this page. Every answer of /api/v2 comes in an envelope; a refusal becomes a `Refusal`.
+//
+// The key of an operator is kept in memory, never in storage: closing the tab forgets it. Where the node hands out session cookies,
+// the key is exchanged for one and not kept at all (see session.ts).
+import { at } from './base';
+import type { Envelope, LogStatus } from './types';
+
+/** What the node answered instead of data. */
+export class Refusal extends Error {
+  constructor(
+    readonly status: number,
+    readonly code: string,
+    message: string,
+    readonly hint: string,
+  ) {
+    super(message);
+  }
+}
+
+/** An answer with where the node stood in the log when it gave it. */
+export interface Answer<T> {
+  data: T;
+  asOf: string | null;
+  log: LogStatus | null;
+}
+
+let key: string | null = null;
+let refused = () => {};
+
+/** Calls `then` when a key or session turns out not to count any more. */
+export function whenRefused(then: () => void): void {
+  refused = then;
+}
+
+/** Sends this key with everything from now on; null forgets it. */
+export function useKey(next: string | null): void {
+  key = next;
+}
+
+async function ask<T>(method: string, path: string, body: unknown, signal?: AbortSignal): Promise<Answer<T>> {
+  const headers: Record<string, string> = { accept: 'application/json' };
+  if (key !== null) headers['x-admin-key'] = key;
+  if (body !== undefined) headers['content-type'] = 'application/json';
+  let response: Response;
+  try {
+    response = await fetch(at(path), {
+      method,
+      headers,
+      body: body === undefined ? null : JSON.stringify(body),
+      signal: signal ?? null,
+      credentials: 'same-origin',
+      cache: 'no-store',
+    });
+  } catch (error) {
+    if (error instanceof DOMException && error.name === 'AbortError') throw error;
+    throw new Refusal(0, 'unreachable', 'This node does not answer.', 'Open the page of another node, or wait.');
+  }
+  let envelope: Envelope<T>;
+  try {
+    envelope = (await response.json()) as Envelope<T>;
+  } catch {
+    throw new Refusal(response.status, 'unreadable', `The answer (${response.status}) is not JSON.`, 'Is something between?');
+  }
+  if (!response.ok || !envelope.ok || envelope.data === undefined) {
+    if (response.status === 401) refused();
+    const error = envelope.error;
+    throw new Refusal(response.status, error?.code ?? 'unknown', error?.message ?? 'No answer.', error?.hint ?? '');
+  }
+  return { data: envelope.data, asOf: envelope.as_of ?? null, log: envelope.log ?? null };
+}
+
+export function get<T>(path: string, signal?: AbortSignal): Promise<Answer<T>> {
+  return ask<T>('GET', path, undefined, signal);
+}
+
+export async function send<T>(path: string, body: unknown = {}, method = 'POST'): Promise<T> {
+  return (await ask<T>(method, path, body)).data;
+}
+
+/** A path with a query of what is set. */
+export function url(path: string, query: Record<string, string | number | boolean | null | undefined>): string {
+  const params = new URLSearchParams();
+  for (const [name, value] of Object.entries(query)) {
+    if (value !== null && value !== undefined && value !== '' && value !== false) params.set(name, String(value));
+  }
+  const text = params.toString();
+  return text ? `${path}?${text}` : path;
+}
+
+/** What to say of whatever was thrown. */
+export function explain(error: unknown): { message: string; hint: string } {
+  if (error instanceof Refusal) return { message: error.message, hint: error.hint };
+  return { message: error instanceof Error ? error.message : String(error), hint: '' };
+}
