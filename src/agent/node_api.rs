@@ -34,6 +34,7 @@ use crate::exec::ExecError;
 use crate::exec::logs::look::{Found, Question};
 use crate::keyring::Keyring;
 use crate::web::NodeApi;
+use crate::web::wire::WireApi;
 use crate::web::node::{
     Answer, ByteStream, Download, EventQuery, HistoryQuery, Holder, ImportAbout, JobQuery, LegacyRead, LogQuery,
     LogStream, SessionQuery, StagedFile,
@@ -48,7 +49,7 @@ const LISTEN_WAITING: usize = 256;
 
 /// Implements [`NodeApi`] over the agent's shared state.
 pub(super) struct Api {
-    shared: Arc<Shared>,
+    pub(super) shared: Arc<Shared>,
     refused: Refused,
 }
 
@@ -536,6 +537,10 @@ impl NodeApi for Api {
 
     fn revoke_token(&self, name: String, by: String) -> Answer<'_, AccessView> {
         keys::revoke_token(&self.shared, name, by).boxed()
+    }
+
+    fn wire(&self) -> &dyn WireApi {
+        self
     }
 
     fn recover(&self, request: RecoverRequest) -> Answer<'_, RecoverReport> {

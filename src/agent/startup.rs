@@ -148,14 +148,17 @@ async fn start(prepared: Prepared) -> anyhow::Result<()> {
     let key = NodeKey::load_or_create(&config.state_dir).context("Failed to read or make the node's key")?;
     let peer_id = key.peer_id();
     let keyring = Keyring::new(&prepared.secret);
-    let bound = web::bind(web_options(&config)).map_err(anyhow::Error::new)?;
+    let wire = super::wire::ring(&config, &peer_id);
+    let options = web::Options { wire: wire.clone(), ..web_options(&config) };
+    let bound = web::bind(options).map_err(anyhow::Error::new)?;
     let http = bound.address().context("Failed to read the HTTP address")?;
 
     let local = LocalFacts { name: config.name.clone(), ..LocalFacts::default() };
     let introduction = Introduction { key, keyring: keyring.clone(), incarnation, local, policy: open_policy() };
-    let (mesh, mesh_events) = mesh::start(mesh_options(&config), introduction).await.map_err(anyhow::Error::new)?;
+    let (mesh, mesh_events) = mesh::start(mesh::Options { wire: wire.clone(), ..mesh_options(&config) }, introduction).await.map_err(anyhow::Error::new)?;
     let content = BeaconContent { name: config.name.clone(), ..BeaconContent::default() };
     let options = discovery_options(&config, peer_id.clone(), incarnation)?;
+    let options = DiscoveryOptions { wire: wire.clone(), ..options };
     let (discovery, discovery_events) =
         Discovery::start(options, Some(keyring.clone()), content).map_err(anyhow::Error::new)?;
     let identity = ConsensusIdentity { peer_id: peer_id.clone(), incarnation };
@@ -199,6 +202,7 @@ async fn start(prepared: Prepared) -> anyhow::Result<()> {
         event_db,
         logs,
         staging: open_staging(&config)?,
+        wire,
         builder,
         executor,
         builds,
@@ -242,6 +246,7 @@ async fn serve_and_run(shared: Arc<Shared>, bound: web::Bound, inputs: Inputs) -
     ];
     let control = shared.mesh.accept(control::PROTOCOL).context("Failed to serve control requests")?;
     tasks::spawn("control", serving::serve(Arc::clone(&shared), control));
+    super::wire::serve(&shared).context("Failed to answer about the wire")?;
     tasks::spawn("signals", wait_for_signals(Arc::clone(&shared)));
     tasks::spawn("admin-key", keys::offer(Arc::clone(&shared)));
     tasks::spawn("events", events::keep(Arc::clone(&shared)));

@@ -14,6 +14,7 @@ pub mod frames;
 pub mod look;
 pub mod pcapng;
 pub mod redact;
+pub mod told;
 
 use std::borrow::Cow;
 use std::fmt;

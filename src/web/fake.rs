@@ -63,7 +63,7 @@ impl FakeNode {
         })
     }
 
-    fn act(&self, act: String) {
+    pub(super) fn act(&self, act: String) {
         self.acts.lock().expect("not poisoned").push(act);
     }
 }
@@ -446,6 +446,10 @@ impl NodeApi for FakeNode {
     fn revoke_token(&self, name: String, by: String) -> Answer<'_, AccessView> {
         self.act(format!("token {name} revoked by {by}"));
         self.later(AccessView::default())
+    }
+
+    fn wire(&self) -> &dyn crate::web::wire::WireApi {
+        self
     }
 
     fn recover(&self, request: RecoverRequest) -> Answer<'_, RecoverReport> {

@@ -23,6 +23,7 @@ use crate::engine::event::EventKind;
 use crate::engine::id::{JobId, SessionId, Sha256Hash};
 use crate::engine::job::JobState;
 use crate::keyring::Keyring;
+use crate::web::wire::WireApi;
 
 /// What comes out of a method of [`NodeApi`], some time later.
 pub type Answer<'a, T> = BoxFuture<'a, ApiResult<T>>;
@@ -321,6 +322,8 @@ pub trait NodeApi: Send + Sync + 'static {
     fn add_token(&self, request: TokenRequest, by: String) -> Answer<'_, TokenMade>;
     /// Revokes a token.
     fn revoke_token(&self, name: String, by: String) -> Answer<'_, AccessView>;
+    /// What passed between nodes.
+    fn wire(&self) -> &dyn WireApi;
     /// `hive recover`.
     fn recover(&self, request: RecoverRequest) -> Answer<'_, RecoverReport>;
 }

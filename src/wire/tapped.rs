@@ -217,6 +217,7 @@ mod tests {
     use serde::{Deserialize, Serialize};
     use tokio::io::AsyncWriteExt as _;
 
+    use super::super::Captured;
     use super::super::tests::wire;
     use super::*;
     use crate::transport::{CONTROL_FRAME_MAX, read_frame, write_frame};

@@ -122,6 +122,25 @@ const SIZES: [(&str, f64); 8] = [
 /// Units of durations, in milliseconds.
 const DURATIONS: [(&str, f64); 5] = [("us", 0.001), ("µs", 0.001), ("ms", 1.0), ("s", 1e3), ("min", 6e4)];
 
+/// Comparisons that a field of this type takes.
+pub fn operators(kind: Type) -> &'static [&'static str] {
+    match kind {
+        Type::Text | Type::Id => &["==", "!=", "contains", "matches", "in"],
+        Type::Status => &["==", "!=", "<", "<=", ">", ">=", "contains", "matches", "in"],
+        Type::Size | Type::Duration | Type::Count => &["==", "!=", "<", "<=", ">", ">=", "in"],
+        Type::Flag => &["==", "!="],
+    }
+}
+
+/// Units of a field of this type, as they are usually written.
+pub fn units(kind: Type) -> &'static [&'static str] {
+    match kind {
+        Type::Size => &["KiB", "MiB", "GiB", "kB", "MB", "GB"],
+        Type::Duration => &["us", "ms", "s", "min"],
+        _ => &[],
+    }
+}
+
 impl Field {
     fn of_name(name: &str) -> Option<(Self, Type)> {
         // Names that other tools and the API have for the same.

@@ -57,7 +57,7 @@ pub fn conversations(records: &[Record], limit: usize) -> Vec<Conversation> {
     let mut all = Vec::new();
     for record in order {
         let group = open.entry(record.trace.as_str()).or_default();
-        if group.last().is_some_and(|last| record.at.0.saturating_sub(last.at.0) > APART_MS) {
+        if group.last().is_some_and(|last| record.at.0.saturating_sub(last.at.0) > APART_MS) || begins_anew(group, record) {
             all.extend(conversation(&std::mem::take(group)));
         }
         group.push(record);
@@ -66,6 +66,14 @@ pub fn conversations(records: &[Record], limit: usize) -> Vec<Conversation> {
     all.sort_by(|a, b| (b.began, &b.trace).cmp(&(a.began, &a.trace)));
     all.truncate(limit);
     all
+}
+
+/// The same question once more from a node that has asked it already: the words are the same, so the trace is, too.
+fn begins_anew(group: &[&Record], record: &Record) -> bool {
+    let streams = matches!(record.protocol, Protocol::Log | Protocol::Buildlog | Protocol::Snapshot | Protocol::Blob);
+    let same = |seen: &&Record| (&seen.node, &seen.kind, &seen.to, seen.sent) == (&record.node, &record.kind, &record.to, record.sent);
+    let first = group.first().is_some_and(|first| first.kind == record.kind && first.from == record.from);
+    !streams && first && record.latency_ms.is_none() && record.node == record.from && group.iter().any(same)
 }
 
 fn conversation(records: &[&Record]) -> Option<Conversation> {
@@ -184,17 +192,18 @@ mod tests {
             record(11, "b", "t", "LEASE", "a", "b", 50),
             there,
             record(100_000, "a", "t", "LEASE", "a", "b", 50),
+            record(100_200, "a", "t", "LEASE", "a", "b", 50),
             record(11, "a", "u", "HELLO", "a", "everybody", 800),
         ];
         let all = conversations(&records, 10);
-        assert_eq!(all.len(), 3, "the same words much later are another one: {all:#?}");
+        assert_eq!(all.len(), 4, "the same words again are another one: {all:#?}");
         let one = all.iter().find(|one| one.began.0 == 10).expect("there");
         assert_eq!((one.from.as_str(), one.to.as_str(), one.bytes), ("a", "b", 70));
         assert_eq!(one.kinds, ["LEASE", "LEASES"]);
         assert_eq!((one.latency_ms, one.records.len(), one.nodes.len()), (Some(3.0), 4, 2));
         assert_eq!(one.status.as_deref(), Some("ok"));
         assert_eq!(conversations(&records, 1).len(), 1);
-        assert_eq!(conversations(&records, 1)[0].began.0, 100_000, "the newest");
+        assert_eq!(conversations(&records, 1)[0].began.0, 100_200, "the newest");
     }
 
     proptest! {
