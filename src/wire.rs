@@ -205,7 +205,11 @@ impl Wire {
 /// Whether a kind, as it stands in a message, is what people call so: `PreVote` is `PRE_VOTE`.
 fn is_named(kind: Word, name: &str) -> bool {
     let mut letters = name.bytes().filter(|byte| *byte != b'_');
-    let same = kind.as_str().bytes().filter(|byte| *byte != b'_').all(|byte| letters.next() == Some(byte.to_ascii_uppercase()));
+    let same = kind
+        .as_str()
+        .bytes()
+        .filter(|byte| *byte != b'_')
+        .all(|byte| letters.next() == Some(byte.to_ascii_uppercase()));
     same && letters.next().is_none()
 }
 

@@ -34,11 +34,11 @@ use crate::exec::ExecError;
 use crate::exec::logs::look::{Found, Question};
 use crate::keyring::Keyring;
 use crate::web::NodeApi;
-use crate::web::wire::WireApi;
 use crate::web::node::{
     Answer, ByteStream, Download, EventQuery, HistoryQuery, Holder, ImportAbout, JobQuery, LegacyRead, LogQuery,
     LogStream, SessionQuery, StagedFile,
 };
+use crate::web::wire::WireApi;
 
 /// How long a reset identity is awaited: a ballot, a claim, and some patience with a missing quorum.
 const RESET_TIMEOUT: Duration = Duration::from_secs(15);

@@ -28,7 +28,9 @@ use self::records::{Desk, Whole};
 use super::internal;
 use super::node_api::Api;
 use super::shared::Shared;
-use crate::api::{ApiError, ApiResult, ErrorCode, WireConversations, WireDetail, WireField, WireFields, WireList, WireNode};
+use crate::api::{
+    ApiError, ApiResult, ErrorCode, WireConversations, WireDetail, WireField, WireFields, WireList, WireNode,
+};
 use crate::clock::unix_now;
 use crate::config::Config;
 use crate::engine::id::{PeerId, UnixMillis};
@@ -123,11 +125,11 @@ async fn here(shared: &Arc<Shared>, question: Question) -> Told {
         let desk = Desk::new(&shared);
         let parse = |text: &str| Filter::parse(text).map_err(|error| error.to_string());
         let answer = match question {
-            Question::List { filter, since, before, limit } => {
-                parse(&filter).map(|filter| Told::List(Box::new(list_here(&shared, &desk, &filter, since, before, limit))))
+            Question::List { filter, since, before, limit } => parse(&filter)
+                .map(|filter| Told::List(Box::new(list_here(&shared, &desk, &filter, since, before, limit)))),
+            Question::Whole { filter, since, before, limit } => {
+                parse(&filter).map(|filter| Told::Whole(desk.whole(&filter, since, before, limit.min(WHOLE_MAX))))
             }
-            Question::Whole { filter, since, before, limit } => parse(&filter)
-                .map(|filter| Told::Whole(desk.whole(&filter, since, before, limit.min(WHOLE_MAX)))),
             Question::Detail { number } => Ok(Told::Detail(desk.detail(number, RELATED_MAX).map(Box::new))),
             Question::Density { filter, start, end, buckets } => {
                 parse(&filter).map(|filter| Told::Density(desk.density(&filter, start, end, buckets)))
@@ -138,7 +140,14 @@ async fn here(shared: &Arc<Shared>, question: Question) -> Told {
     answered.await.unwrap_or_else(|error| Told::Refused(error.to_string()))
 }
 
-fn list_here(shared: &Shared, desk: &Desk<'_>, filter: &Filter, since: Option<u64>, before: Option<u64>, limit: usize) -> WireList {
+fn list_here(
+    shared: &Shared,
+    desk: &Desk<'_>,
+    filter: &Filter,
+    since: Option<u64>,
+    before: Option<u64>,
+    limit: usize,
+) -> WireList {
     let limit = limit.min(LIST_MAX);
     let (mut records, latest, mut more) = desk.list(filter, since, before, limit);
     // What is older than the ring may be on the disk.
@@ -187,22 +196,37 @@ fn asked(shared: &Shared, node: Option<&str>) -> ApiResult<Vec<PeerId>> {
         Some("all") => Ok(std::iter::once(me.clone()).chain(shared.alive_peers()).collect()),
         Some(name) if name == shared.me.name || name == shared.name_of(me) => Ok(vec![me.clone()]),
         Some(name) => shared.read(|state| {
-            let named = state.members().find(|member| member.display_name == name || member.info.peer_id.as_str() == name);
+            let named =
+                state.members().find(|member| member.display_name == name || member.info.peer_id.as_str() == name);
             named.map(|member| vec![member.info.peer_id.clone()]).ok_or_else(|| no_node(name))
         }),
     }
 }
 
 /// Asks several nodes at once. What one answers is told with its name, whatever became of it.
-async fn ask_all(shared: &Arc<Shared>, peers: &[PeerId], question: &Question) -> ApiResult<Vec<(String, Result<Told, String>)>> {
-    let busy = || ApiError::new(ErrorCode::Unreachable, "this node answers as many questions about the wire as it can", "ask again in a moment");
+async fn ask_all(
+    shared: &Arc<Shared>,
+    peers: &[PeerId],
+    question: &Question,
+) -> ApiResult<Vec<(String, Result<Told, String>)>> {
+    let busy = || {
+        ApiError::new(
+            ErrorCode::Unreachable,
+            "this node answers as many questions about the wire as it can",
+            "ask again in a moment",
+        )
+    };
     let _turn = tokio::time::timeout(TURN, LOOKING.acquire()).await.map_err(|_| busy())?.map_err(|_| busy())?;
-    let answers = join_all(peers.iter().map(|peer| async move { (shared.name_of(peer), ask(shared, peer, question).await) })).await;
+    let answers =
+        join_all(peers.iter().map(|peer| async move { (shared.name_of(peer), ask(shared, peer, question).await) }))
+            .await;
     match answers.as_slice() {
         // The only one that was asked has to answer.
-        [(name, Err(why))] => {
-            Err(ApiError::new(ErrorCode::Unreachable, format!("{name} does not tell: {why}"), "see: hive peers; hive doctor"))
-        }
+        [(name, Err(why))] => Err(ApiError::new(
+            ErrorCode::Unreachable,
+            format!("{name} does not tell: {why}"),
+            "see: hive peers; hive doctor",
+        )),
         _ => Ok(answers),
     }
 }
@@ -224,7 +248,11 @@ async fn list(shared: &Arc<Shared>, query: WireQuery) -> ApiResult<WireList> {
                 all.more |= one.more;
                 all.nodes.extend(one.nodes);
             }
-            Ok(_) => all.nodes.push(WireNode { name, problem: Some("it answers something else".to_owned()), ..WireNode::default() }),
+            Ok(_) => all.nodes.push(WireNode {
+                name,
+                problem: Some("it answers something else".to_owned()),
+                ..WireNode::default()
+            }),
             Err(why) => all.nodes.push(WireNode { name, problem: Some(why), ..WireNode::default() }),
         }
     }
@@ -252,7 +280,11 @@ async fn detail(shared: &Arc<Shared>, id: &str) -> ApiResult<WireDetail> {
         Some((_, Ok(Told::Detail(Some(found))))) => Ok(*found),
         _ => {
             let message = format!("{node} no longer has the record {number} in memory");
-            Err(ApiError::new(ErrorCode::NotFound, message, "wire.ring_records and wire.ring_mb say how much is kept: hive config reference"))
+            Err(ApiError::new(
+                ErrorCode::NotFound,
+                message,
+                "wire.ring_records and wire.ring_mb say how much is kept: hive config reference",
+            ))
         }
     }
 }
@@ -292,7 +324,9 @@ fn values(field: Field, seen: &[Record]) -> Vec<String> {
         Field::Job => of(&|record| record.job.clone()),
         Field::Session => of(&|record| record.session.clone()),
         Field::Sent => vec!["true".to_owned(), "false".to_owned()],
-        Field::Id | Field::Path | Field::Bytes | Field::Latency | Field::Jobs | Field::Trace | Field::Summary => Vec::new(),
+        Field::Id | Field::Path | Field::Bytes | Field::Latency | Field::Jobs | Field::Trace | Field::Summary => {
+            Vec::new()
+        }
     }
 }
 

@@ -143,7 +143,8 @@ pub fn is_log_filter(text: &str) -> bool {
 /// A kind of message and how many of it one stands for: `HEARTBEAT=20`.
 pub(super) fn wire_sample(text: &str) -> Option<(String, u32)> {
     let (kind, every) = text.split_once('=')?;
-    let named = (1..=32).contains(&kind.len()) && kind.bytes().all(|b| b.is_ascii_uppercase() || b.is_ascii_digit() || b == b'_');
+    let named = (1..=32).contains(&kind.len())
+        && kind.bytes().all(|b| b.is_ascii_uppercase() || b.is_ascii_digit() || b == b'_');
     let every = every.parse().ok().filter(|every| (1..=1_000_000).contains(every))?;
     named.then(|| (kind.to_owned(), every))
 }

@@ -212,6 +212,7 @@ impl Seen for Record {
         Some(Cow::Borrowed(text))
     }
 
+    #[expect(clippy::wildcard_enum_match_arm, reason = "all others are texts")]
     fn number(&self, field: Field) -> Option<f64> {
         match field {
             // Above 2^53 bytes nobody counts single ones.
@@ -223,6 +224,7 @@ impl Seen for Record {
         }
     }
 
+    #[expect(clippy::wildcard_enum_match_arm, reason = "all others are texts")]
     fn flag(&self, field: Field) -> bool {
         match field {
             Field::Sent => self.sent,

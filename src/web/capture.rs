@@ -142,7 +142,9 @@ pub(super) async fn capture(State(capture): State<Capture>, request: Request, ne
 async fn answer_text(head: &Head, response: Response) -> (Response, Vec<u8>) {
     use axum::body::HttpBody as _;
     let length = response.body().size_hint().exact();
-    let worth = |length| length <= READ_ANSWER_MAX || (!head.method.is_safe() && length <= 64 << 10) || response.status().as_u16() >= 400;
+    let worth = |length| {
+        length <= READ_ANSWER_MAX || (!head.method.is_safe() && length <= 64 << 10) || response.status().as_u16() >= 400
+    };
     if !is_text(response.headers()) || !length.is_some_and(worth) {
         return (response, Vec::new());
     }
@@ -203,3 +205,6 @@ fn note(capture: &Capture, head: &Head, kind: Word, asked: &[u8], response: &Res
         body: text.as_bytes(),
     });
 }
+
+#[cfg(test)]
+mod tests;

@@ -18,8 +18,8 @@ use super::answer::{
     BLOB_MAX, Handled, JsonBody, Params, Problem, SUBMIT_BODY_MAX, admin_only, count_refused, harden, local_only,
     no_such_method, no_such_path, note_writes, stream_body, within_time,
 };
-use super::node::JobQuery;
 use super::capture::{Capture, capture};
+use super::node::JobQuery;
 use super::{Context, bootstrap, farm, guard, hive, legacy, logs, page, wire};
 use crate::api::{AddressClaim, ApiError, CancelRequest, ErrorCode, RecoverRequest, SubmitRequest};
 use crate::engine::access::Scope;
@@ -554,6 +554,7 @@ mod tests {
             let path = if path.ends_with("/search") { format!("{path}?q=x") } else { path };
             let names_drone = matches!(path.as_str(), "/api/v1/work" | "/api/v1/poll");
             let path = if names_drone { format!("{path}?id=drone-1") } else { path };
+            let path = if path.ends_with("/protocol/detail") { format!("{path}?id=7") } else { path };
             let path = if path.ends_with("/staged") { format!("{path}?atom=a/b-1") } else { path };
             let got = site.ask(true, request("GET", &path, "")).await;
             assert!(matches!(got.status, 200 | 404), "{path}: {}", got.status);

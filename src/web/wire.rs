@@ -183,7 +183,8 @@ fn named(node: Option<String>) -> Result<Option<String>, Problem> {
 }
 
 fn place(text: Option<String>, name: &str) -> Result<Option<u64>, Problem> {
-    let expected = || Problem::invalid(format!("{name} is the number of a record, or a time such as 2026-11-21T20:00:00Z"));
+    let expected =
+        || Problem::invalid(format!("{name} is the number of a record, or a time such as 2026-11-21T20:00:00Z"));
     text.map(|text| cursor(&text).ok_or_else(expected)).transpose()
 }
 
@@ -227,7 +228,8 @@ pub(super) struct DensityParams {
 
 pub(super) async fn density(State(context): State<Context>, Params(params): Params<DensityParams>) -> Handled {
     let end = place(params.end, "end")?.map_or_else(clock::unix_now, |at| UnixMillis(at / 1_000));
-    let start = place(params.start, "start")?.map_or(UnixMillis(end.0.saturating_sub(DENSITY_SPAN_MS)), |at| UnixMillis(at / 1_000));
+    let start = place(params.start, "start")?
+        .map_or(UnixMillis(end.0.saturating_sub(DENSITY_SPAN_MS)), |at| UnixMillis(at / 1_000));
     if start >= end {
         return Err(Problem::invalid("start is before end"));
     }

@@ -92,7 +92,9 @@ impl Ring {
 
     pub(super) fn push(&mut self, mut slot: Slot, body: &[u8]) {
         let body = body.get(..self.bytes_max.min(body.len())).unwrap_or_default();
-        while self.slots.len() >= self.slots_max || (self.bytes.len() + body.len() > self.bytes_max && !self.slots.is_empty()) {
+        while self.slots.len() >= self.slots_max
+            || (self.bytes.len() + body.len() > self.bytes_max && !self.slots.is_empty())
+        {
             self.drop_oldest();
         }
         if let Some(last) = self.slots.back() {

@@ -182,7 +182,11 @@ impl Drop for Tapped {
 }
 
 impl AsyncRead for Tapped {
-    fn poll_read(mut self: Pin<&mut Self>, context: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
         let before = buffer.filled().len();
         let polled = self.inner.as_mut().poll_read(context, buffer);
         if let Poll::Ready(Ok(())) = &polled
@@ -232,10 +236,13 @@ mod tests {
 
     fn ends(protocol: &str) -> ((Wire, ByteStream), (Wire, ByteStream)) {
         let (near, far) = tokio::io::duplex(64 << 10);
-        let (asking, answering) = (wire(100, 10_000, &[]), Wire::new(
-            PeerId::new("other"),
-            &super::super::Settings { records: 100, body_bytes: 10_000, sample: Vec::new() },
-        ));
+        let (asking, answering) = (
+            wire(100, 10_000, &[]),
+            Wire::new(
+                PeerId::new("other"),
+                &super::super::Settings { records: 100, body_bytes: 10_000, sample: Vec::new() },
+            ),
+        );
         let near = tap(&asking, Box::pin(near), protocol, &PeerId::new("other"), true);
         let far = tap(&answering, Box::pin(far), protocol, &PeerId::new("me"), false);
         ((asking, near), (answering, far))

@@ -148,7 +148,11 @@ pub(super) fn find(directory: &Path, filter: &Filter, range: (u64, u64), limit: 
     let (after, before) = range;
     let segments = segments(directory).unwrap_or_default();
     let ends: Vec<u64> = segments.iter().skip(1).map(|(first, _)| *first).chain([u64::MAX]).collect();
-    let wanted = segments.iter().zip(ends).filter(|((first, _), end)| *first < before && *end > after).map(|((_, path), _)| path);
+    let wanted = segments
+        .iter()
+        .zip(ends)
+        .filter(|((first, _), end)| *first < before && *end > after)
+        .map(|((_, path), _)| path);
     let mut order: Vec<&PathBuf> = wanted.collect();
     if newest {
         order.reverse();

@@ -65,8 +65,12 @@ impl Going {
         let mut found: Vec<Whole> = Vec::new();
         let mut more = Vec::new();
         for (peer, since) in std::mem::take(&mut self.nodes) {
-            let question =
-                Question::Whole { filter: self.filter.clone(), since: Some(since), before: self.before, limit: WHOLE_MAX };
+            let question = Question::Whole {
+                filter: self.filter.clone(),
+                since: Some(since),
+                before: self.before,
+                limit: WHOLE_MAX,
+            };
             let answers = ask_all(&self.shared, std::slice::from_ref(&peer), &question).await;
             match answers.map(|mut answers| answers.pop()) {
                 Ok(Some((_, Ok(Told::Whole(records))))) => {
@@ -79,7 +83,9 @@ impl Going {
                 }
                 Ok(_) => return Err(internal("another answer than records")),
                 // The others are exported all the same.
-                Err(error) if self.begun || peer != self.shared.me.peer_id => tracing::info!(%peer, error = error.message, "not in the export"),
+                Err(error) if self.begun || peer != self.shared.me.peer_id => {
+                    tracing::info!(%peer, error = error.message, "not in the export")
+                }
                 Err(error) => return Err(error),
             }
         }

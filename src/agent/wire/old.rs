@@ -87,7 +87,8 @@ fn of_query(fields: &Value, names: &[&str]) -> Option<String> {
 
 fn entry(record: &Record, fields: &Value) -> Value {
     let http = record.protocol.is_http();
-    let drone = said(fields, &["id", "name", "node_name"]).map(str::to_owned).or_else(|| of_query(fields, &["id", "node"]));
+    let drone =
+        said(fields, &["id", "name", "node_name"]).map(str::to_owned).or_else(|| of_query(fields, &["id", "node"]));
     json!({
         "id": record.number,
         "timestamp": seconds(record.at),
@@ -110,9 +111,8 @@ fn entry(record: &Record, fields: &Value) -> Value {
 fn with_bodies(found: &WireDetail) -> Value {
     let mut shown = entry(&found.record, &found.fields);
     let text = |value: &Value| match value {
-        Value::Null => Value::Null,
-        Value::String(text) => Value::from(text.as_str()),
-        other => Value::from(other.to_string()),
+        Value::Null | Value::String(_) => value.clone(),
+        Value::Bool(_) | Value::Number(_) | Value::Array(_) | Value::Object(_) => Value::from(value.to_string()),
     };
     let http = found.record.protocol.is_http();
     let request = if http { text(&found.fields["request"]) } else { text(&found.fields) };
@@ -125,11 +125,17 @@ fn with_bodies(found: &WireDetail) -> Value {
 }
 
 /// The newest entries of this node, with what they say; newest first.
-async fn entries(shared: &Arc<Shared>, since: u64, limit: usize, wanted: impl Fn(&Record, &Value) -> bool) -> ApiResult<Vec<Value>> {
+async fn entries(
+    shared: &Arc<Shared>,
+    since: u64,
+    limit: usize,
+    wanted: impl Fn(&Record, &Value) -> bool,
+) -> ApiResult<Vec<Value>> {
     let mut after = since;
     let mut found = std::collections::VecDeque::new();
     loop {
-        let question = Question::Whole { filter: String::new(), since: Some(after), before: None, limit: super::WHOLE_MAX };
+        let question =
+            Question::Whole { filter: String::new(), since: Some(after), before: None, limit: super::WHOLE_MAX };
         let mut answers = ask_all(shared, std::slice::from_ref(&shared.me.peer_id), &question).await?;
         let Some((_, Ok(Told::Whole(records)))) = answers.pop() else { break };
         let Some(last) = records.last() else { break };
@@ -152,7 +158,8 @@ async fn entries(shared: &Arc<Shared>, since: u64, limit: usize, wanted: impl Fn
 pub(super) async fn answer(shared: &Arc<Shared>, question: OldQuestion) -> ApiResult<Value> {
     match question {
         OldQuestion::Entries { since, kind, drone, package, min_latency, limit } => {
-            let named = |field: &Value, name: &Option<String>| name.as_deref().is_none_or(|name| field.as_str() == Some(name));
+            let named =
+                |field: &Value, name: &Option<String>| name.as_deref().is_none_or(|name| field.as_str() == Some(name));
             let wanted = |record: &Record, fields: &Value| {
                 let shown = entry(record, fields);
                 named(&shown["msg_type"], &kind)
@@ -170,8 +177,10 @@ pub(super) async fn answer(shared: &Arc<Shared>, question: OldQuestion) -> ApiRe
         OldQuestion::Stats { since } => stats(shared, since).await,
         OldQuestion::Density { start, end, buckets } => {
             let end = end.map_or_else(unix_now, |end| UnixMillis(micros(end) / 1_000));
-            let start = start.map_or(UnixMillis(end.0.saturating_sub(DENSITY_SPAN_MS)), |start| UnixMillis(micros(start) / 1_000));
-            let counted = density(shared, DensityQuery { filter: String::new(), node: None, start, end, buckets }).await?;
+            let start = start
+                .map_or(UnixMillis(end.0.saturating_sub(DENSITY_SPAN_MS)), |start| UnixMillis(micros(start) / 1_000));
+            let counted =
+                density(shared, DensityQuery { filter: String::new(), node: None, start, end, buckets }).await?;
             Ok(json!({ "density": counted.counts, "start": seconds(start), "end": seconds(end) }))
         }
         OldQuestion::Snapshot { at } => snapshot(shared, at).await,

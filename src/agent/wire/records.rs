@@ -13,8 +13,8 @@ use serde_json::{Value, json};
 use crate::agent::shared::Shared;
 use crate::api::{WireDetail, WireNode};
 use crate::clock::unix_now;
-use crate::discovery::wire::{self as datagrams, Body, Datagram};
 use crate::discovery::decode_for_display;
+use crate::discovery::wire::{self as datagrams, Body, Datagram};
 use crate::engine::id::{PeerId, UnixMillis};
 use crate::engine::wire::filter::{Field, Filter, Seen};
 use crate::engine::wire::look::{self, Density};
@@ -73,6 +73,7 @@ impl Lazy<'_> {
     }
 }
 
+#[expect(clippy::wildcard_enum_match_arm, reason = "all others are known without decoding")]
 impl Seen for Lazy<'_> {
     fn text(&self, field: Field) -> Option<Cow<'_, str>> {
         match field {
@@ -198,7 +199,13 @@ impl<'a> Desk<'a> {
     }
 
     /// Records that fit, oldest first; the number to go on from; whether there are more.
-    pub(super) fn list(&self, filter: &Filter, since: Option<u64>, before: Option<u64>, limit: usize) -> (Vec<Record>, u64, bool) {
+    pub(super) fn list(
+        &self,
+        filter: &Filter,
+        since: Option<u64>,
+        before: Option<u64>,
+        limit: usize,
+    ) -> (Vec<Record>, u64, bool) {
         let newest = self.shared.wire.bounds().map_or(0, |(_, newest)| newest);
         let mut records = Vec::new();
         let mut walk = Walk::new(since, before);
@@ -216,7 +223,13 @@ impl<'a> Desk<'a> {
         self.listed(records, since, newest, false)
     }
 
-    fn listed(&self, mut records: Vec<Record>, since: Option<u64>, newest: u64, more: bool) -> (Vec<Record>, u64, bool) {
+    fn listed(
+        &self,
+        mut records: Vec<Record>,
+        since: Option<u64>,
+        newest: u64,
+        more: bool,
+    ) -> (Vec<Record>, u64, bool) {
         if since.is_none() {
             records.reverse();
         }
@@ -283,7 +296,12 @@ impl<'a> Desk<'a> {
             }
             marks
         };
-        look::density(marks.into_iter().map(|(number, refused)| (UnixMillis(number / 1_000), refused)), start, end, buckets)
+        look::density(
+            marks.into_iter().map(|(number, refused)| (UnixMillis(number / 1_000), refused)),
+            start,
+            end,
+            buckets,
+        )
     }
 
     fn decoded(&self, captured: &Captured) -> Decoded {
@@ -332,6 +350,7 @@ impl<'a> Desk<'a> {
     }
 
     /// Addresses of both ends, for a packet analyser.
+    #[expect(clippy::wildcard_enum_match_arm, reason = "all others use the port of discovery and mesh")]
     fn ends(&self, captured: &Captured) -> (SocketAddr, SocketAddr) {
         let shared = self.shared;
         let nowhere = SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0));

@@ -183,7 +183,8 @@ impl Reader<'_> {
         let (bytes, whole) = self.string(length);
         let bytes = bytes.to_vec();
         // A version may stand in front of what is nested.
-        let nested = [bytes.as_slice(), bytes.get(1..).unwrap_or_default()].into_iter().zip([true, bytes.first() == Some(&1)]);
+        let nested =
+            [bytes.as_slice(), bytes.get(1..).unwrap_or_default()].into_iter().zip([true, bytes.first() == Some(&1)]);
         for (inside, plausible) in nested {
             let structured = inside.first().is_some_and(|first| matches!(first >> 5, 4 | 5)) && inside.len() > 2;
             if plausible && structured {
@@ -219,10 +220,8 @@ impl Reader<'_> {
         let mut count = 0u64;
         while length.is_none_or(|length| count < length) && !self.ends(length) {
             count += 1;
-            let key = match self.item("", depth + 1) {
-                Value::String(key) => key,
-                other => other.to_string(),
-            };
+            let key = self.item("", depth + 1);
+            let key = key.as_str().map_or_else(|| key.to_string(), str::to_owned);
             if self.cut {
                 entries.insert(CUT.to_owned(), Value::Null);
                 break;
@@ -250,10 +249,24 @@ fn simple(info: u8, argument: Option<u64>) -> Value {
     match (info, argument) {
         (20, _) => Value::from(false),
         (21, _) => Value::from(true),
+        (25, Some(bits)) => Value::from(half(bits)),
         (26, Some(bits)) => Value::from(f64::from(f32::from_bits(u32::try_from(bits).unwrap_or(0)))),
         (27, Some(bits)) => Value::from(f64::from_bits(bits)),
         _ => Value::Null,
     }
+}
+
+/// A number of 16 bits; shorter ones are written so where nothing is lost.
+fn half(bits: u64) -> f64 {
+    let (exponent, fraction) =
+        (i32::try_from(bits >> 10 & 31).unwrap_or(0), f64::from(u16::try_from(bits & 0x3ff).unwrap_or(0)));
+    let size = match exponent {
+        0 => fraction * 2f64.powi(-24),
+        31 if fraction == 0.0 => f64::INFINITY,
+        31 => f64::NAN,
+        _ => (1.0 + fraction / 1024.0) * 2f64.powi(exponent - 15),
+    };
+    if bits & 0x8000 == 0 { size } else { -size }
 }
 
 /// Ids of 16 bytes that people know in the form of a UUID.

@@ -137,7 +137,7 @@ pub fn units(kind: Type) -> &'static [&'static str] {
     match kind {
         Type::Size => &["KiB", "MiB", "GiB", "kB", "MB", "GB"],
         Type::Duration => &["us", "ms", "s", "min"],
-        _ => &[],
+        Type::Text | Type::Id | Type::Count | Type::Status | Type::Flag => &[],
     }
 }
 
@@ -339,7 +339,8 @@ fn tokens(text: &str) -> Result<Vec<Token>, FilterError> {
         } else if first.is_ascii_digit() {
             number(text, at)?
         } else if first.is_alphabetic() || first == '_' {
-            let length = rest.find(|c: char| !(c.is_alphanumeric() || matches!(c, '_' | '.' | '-'))).unwrap_or(rest.len());
+            let length =
+                rest.find(|c: char| !(c.is_alphanumeric() || matches!(c, '_' | '.' | '-'))).unwrap_or(rest.len());
             (Word::Name(rest.get(..length).unwrap_or_default().to_owned()), length)
         } else {
             let sign = SIGNS.iter().find(|sign| rest.starts_with(**sign));
@@ -459,6 +460,7 @@ impl<'a> Parser<'a> {
         self.test()
     }
 
+    #[expect(clippy::wildcard_enum_match_arm, reason = "every other word is a mistake")]
     fn test(&mut self) -> Result<Node, FilterError> {
         let Some(token) = self.take() else { return Err(self.at_end("expected a field, such as kind or from")) };
         let Word::Name(name) = &token.word else {
@@ -482,7 +484,8 @@ impl<'a> Parser<'a> {
                 return Ok(Node::There(field));
             }
             _ => {
-                let message = format!("expected a comparison (==, !=, <, <=, >, >=, contains, matches, in), got {next}");
+                let message =
+                    format!("expected a comparison (==, !=, <, <=, >, >=, contains, matches, in), got {next}");
                 return Err(self.wrong(next.start, message));
             }
         };
@@ -490,7 +493,7 @@ impl<'a> Parser<'a> {
         if operator == "in" {
             return self.one_of(field, kind);
         }
-        let Some(value) = self.take() else { return Err(self.at_end("expected a value") ) };
+        let Some(value) = self.take() else { return Err(self.at_end("expected a value")) };
         let test = self.compared(field, kind, operator.trim_start_matches('!'), value);
         Ok(if operator == "!=" { Node::Not(Box::new(self.compared(field, kind, "==", value)?)) } else { test? })
     }
@@ -502,7 +505,9 @@ impl<'a> Parser<'a> {
         }
         let mut parts = Vec::new();
         loop {
-            let Some(value) = self.take() else { return Err(self.wrong(start, "the list that begins here is not closed")) };
+            let Some(value) = self.take() else {
+                return Err(self.wrong(start, "the list that begins here is not closed"));
+            };
             parts.push(self.compared(field, kind, "==", value)?);
             if self.sign(")") {
                 return Ok(Node::Or(parts));
@@ -516,7 +521,8 @@ impl<'a> Parser<'a> {
 
     fn compared(&self, field: Field, kind: Type, operator: &str, value: &Token) -> Result<Node, FilterError> {
         let name = FIELDS.iter().find(|row| row.0 == field).map_or("", |row| row.1);
-        let expected = |what: &str| Err(self.wrong(value.start, format!("{name} is compared with {what}, not with {value}")));
+        let expected =
+            |what: &str| Err(self.wrong(value.start, format!("{name} is compared with {what}, not with {value}")));
         let order = match operator {
             "==" => Some(Order::Equal),
             "<" => Some(Order::Less),
@@ -526,7 +532,9 @@ impl<'a> Parser<'a> {
             _ => None,
         };
         match (kind, &value.word) {
-            (Type::Flag, Word::Name(word)) if order == Some(Order::Equal) && matches!(word.as_str(), "true" | "false") => {
+            (Type::Flag, Word::Name(word))
+                if order == Some(Order::Equal) && matches!(word.as_str(), "true" | "false") =>
+            {
                 Ok(Node::Flag(field, word == "true"))
             }
             (Type::Flag, _) => expected("true or false, by =="),
@@ -557,7 +565,7 @@ impl<'a> Parser<'a> {
         let units: &[(&str, f64)] = match kind {
             Type::Size => &SIZES,
             Type::Duration => &DURATIONS,
-            _ => &[],
+            Type::Text | Type::Id | Type::Count | Type::Status | Type::Flag => &[],
         };
         if unit.is_empty() {
             return Ok(1.0);

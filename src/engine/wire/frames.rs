@@ -173,6 +173,7 @@ pub fn kind(protocol: Protocol, content: &[u8], asks: bool) -> Word {
     Word::new(named(protocol, content, asks).unwrap_or("?"))
 }
 
+#[expect(clippy::wildcard_enum_match_arm, reason = "most protocols speak in variants alone")]
 fn named(protocol: Protocol, content: &[u8], asks: bool) -> Option<&str> {
     if protocol == Protocol::Facts {
         return Some("FACTS");
@@ -279,9 +280,14 @@ mod tests {
             body: &'a serde_bytes::Bytes,
         }
         let mut bytes = Vec::new();
-        ciborium::into_writer(&Numbered { id: 700, body: serde_bytes::Bytes::new(b"abc") }, &mut bytes).expect("encodes");
+        ciborium::into_writer(&Numbered { id: 700, body: serde_bytes::Bytes::new(b"abc") }, &mut bytes)
+            .expect("encodes");
         assert_eq!(numbered(&bytes), Some((700, &b"abc"[..])));
-        assert_eq!(numbered(&bytes[..bytes.len() - 1]), Some((700, &b"ab"[..])), "of a long one the beginning was kept");
+        assert_eq!(
+            numbered(&bytes[..bytes.len() - 1]),
+            Some((700, &b"ab"[..])),
+            "of a long one the beginning was kept"
+        );
         assert_eq!(numbered(b"x"), None);
     }
 

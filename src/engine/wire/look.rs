@@ -52,12 +52,14 @@ pub struct Conversation {
 /// Puts records together that belong together. Newest conversation first.
 pub fn conversations(records: &[Record], limit: usize) -> Vec<Conversation> {
     let mut order: Vec<&Record> = records.iter().collect();
-    order.sort_by(|a, b| (a.at, a.number).cmp(&(b.at, b.number)));
+    order.sort_by_key(|record| (record.at, record.number));
     let mut open: BTreeMap<&str, Vec<&Record>> = BTreeMap::new();
     let mut all = Vec::new();
     for record in order {
         let group = open.entry(record.trace.as_str()).or_default();
-        if group.last().is_some_and(|last| record.at.0.saturating_sub(last.at.0) > APART_MS) || begins_anew(group, record) {
+        if group.last().is_some_and(|last| record.at.0.saturating_sub(last.at.0) > APART_MS)
+            || begins_anew(group, record)
+        {
             all.extend(conversation(&std::mem::take(group)));
         }
         group.push(record);
@@ -71,7 +73,9 @@ pub fn conversations(records: &[Record], limit: usize) -> Vec<Conversation> {
 /// The same question once more from a node that has asked it already: the words are the same, so the trace is, too.
 fn begins_anew(group: &[&Record], record: &Record) -> bool {
     let streams = matches!(record.protocol, Protocol::Log | Protocol::Buildlog | Protocol::Snapshot | Protocol::Blob);
-    let same = |seen: &&Record| (&seen.node, &seen.kind, &seen.to, seen.sent) == (&record.node, &record.kind, &record.to, record.sent);
+    let same = |seen: &&Record| {
+        (&seen.node, &seen.kind, &seen.to, seen.sent) == (&record.node, &record.kind, &record.to, record.sent)
+    };
     let first = group.first().is_some_and(|first| first.kind == record.kind && first.from == record.from);
     !streams && first && record.latency_ms.is_none() && record.node == record.from && group.iter().any(same)
 }
@@ -135,7 +139,12 @@ pub struct Density {
 }
 
 /// Counts records by time. At most [`BUCKETS_MAX`] columns; one that begins at `end` is not counted.
-pub fn density<'a>(records: impl Iterator<Item = (UnixMillis, bool)> + 'a, start: UnixMillis, end: UnixMillis, buckets: usize) -> Density {
+pub fn density<'a>(
+    records: impl Iterator<Item = (UnixMillis, bool)> + 'a,
+    start: UnixMillis,
+    end: UnixMillis,
+    buckets: usize,
+) -> Density {
     let buckets = buckets.clamp(1, BUCKETS_MAX);
     let (mut counts, mut refused) = (vec![0; buckets], vec![0; buckets]);
     let span = end.0.saturating_sub(start.0).max(1);

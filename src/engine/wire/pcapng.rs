@@ -221,7 +221,7 @@ mod tests {
         let mut out = Vec::new();
         while !bytes.is_empty() {
             let length = number(&bytes[4..]) as usize;
-            assert!(length % 4 == 0 && number(&bytes[length - 4..length]) as usize == length);
+            assert!(length.is_multiple_of(4) && number(&bytes[length - 4..length]) as usize == length);
             out.push((number(bytes), bytes[8..length - 4].to_vec()));
             bytes = &bytes[length..];
         }
@@ -230,7 +230,15 @@ mod tests {
 
     fn packet<'a>(from: &str, to: &str, datagram: bool, content: &'a [u8]) -> Packet<'a> {
         let (from, to) = (from.parse().expect("address"), to.parse().expect("address"));
-        Packet { at_us: 1_795_293_032_000_123, from, to, datagram, content, whole_len: content.len() as u64, comment: "n1 → n2" }
+        Packet {
+            at_us: 1_795_293_032_000_123,
+            from,
+            to,
+            datagram,
+            content,
+            whole_len: content.len() as u64,
+            comment: "n1 → n2",
+        }
     }
 
     #[test]

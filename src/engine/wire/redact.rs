@@ -204,7 +204,10 @@ mod tests {
         value(&mut shown, Origin::Http);
         let text = shown.to_string().replace(&format!("--password {KEY}x=1"), "");
         assert!(!text.contains(KEY), "{text}");
-        assert_eq!((&shown["name"], &shown["secrets"], &shown["key_id"]), (&json!("build1"), &json!(["npm"]), &json!(5)));
+        assert_eq!(
+            (&shown["name"], &shown["secrets"], &shown["key_id"]),
+            (&json!("build1"), &json!(["npm"]), &json!(5))
+        );
         assert_eq!(shown["public_key"], "ok");
     }
 

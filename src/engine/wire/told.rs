@@ -25,7 +25,11 @@ pub struct About {
 }
 
 fn is_uuid(text: &str) -> bool {
-    text.len() == 36 && text.bytes().enumerate().all(|(at, b)| if [8, 13, 18, 23].contains(&at) { b == b'-' } else { b.is_ascii_hexdigit() })
+    text.len() == 36
+        && text
+            .bytes()
+            .enumerate()
+            .all(|(at, b)| if [8, 13, 18, 23].contains(&at) { b == b'-' } else { b.is_ascii_hexdigit() })
 }
 
 impl About {
@@ -64,7 +68,9 @@ impl About {
         match value {
             Value::String(text) => match name {
                 "job" | "job_id" | "jobs" if is_uuid(text) => self.job(text),
-                "session" | "session_id" if is_uuid(text) && self.session.is_none() => self.session = Some(text.clone()),
+                "session" | "session_id" if is_uuid(text) && self.session.is_none() => {
+                    self.session = Some(text.clone())
+                }
                 "command" => self.commands.push(text.clone()),
                 _ => {}
             },
@@ -91,10 +97,8 @@ pub fn line(value: &Value, about: &About) -> String {
     let mut parts = Vec::new();
     if about.commands.is_empty() {
         // A variant's name is its kind, which is shown beside.
-        let inner = match value {
-            Value::Object(entries) if entries.len() == 1 => entries.values().next().unwrap_or(value),
-            other => other,
-        };
+        let only = value.as_object().filter(|entries| entries.len() == 1).and_then(|entries| entries.values().next());
+        let inner = only.unwrap_or(value);
         flatten("", inner, &mut parts, 0);
     } else {
         let mut last: Option<(&str, usize)> = None;
@@ -157,7 +161,10 @@ mod tests {
             { "command": { "Assign": { "job": JOB } } }, { "command": { "Assign": { "job": OTHER } } },
         ] } } }] } } });
         let about = About::of(&entries);
-        assert_eq!((about.jobs.clone(), about.session.as_deref()), (vec![JOB.to_owned(), OTHER.to_owned()], Some(OTHER)));
+        assert_eq!(
+            (about.jobs.clone(), about.session.as_deref()),
+            (vec![JOB.to_owned(), OTHER.to_owned()], Some(OTHER))
+        );
         assert_eq!(line(&entries, &about), "Submit, 2 Assign");
         let leases = json!({ "Lease": { "attempts": [{ "job": JOB, "attempt": 1 }] } });
         let about = About::of(&leases);
@@ -172,7 +179,8 @@ mod tests {
     fn lines_and_lists_are_bounded() {
         let long = json!({ "a": "x".repeat(1_000), "b": vec!["y".repeat(100); 50], "c": { "d": { "e": { "f": 1 } } } });
         assert!(line(&long, &About::of(&long)).chars().count() <= LINE_MAX + 1);
-        let many: Vec<_> = (0..1_000u64).map(|n| json!({ "job": format!("018f3c2e-7a11-7c3e-9d53-{n:012}") })).collect();
+        let many: Vec<_> =
+            (0..1_000u64).map(|n| json!({ "job": format!("018f3c2e-7a11-7c3e-9d53-{n:012}") })).collect();
         assert_eq!(About::of(&json!(many)).jobs.len(), JOBS_MAX);
     }
 

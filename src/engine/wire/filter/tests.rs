@@ -115,7 +115,12 @@ fn length_and_depth_are_bounded() {
     let deep = format!("{}sent{}", "(".repeat(DEPTH_MAX + 2), ")".repeat(DEPTH_MAX + 2));
     assert!(Filter::parse(&deep).expect_err("too deep").message.contains("deep"));
     assert!(Filter::parse(&"!".repeat(LENGTH_MAX)).is_err());
-    assert!(Filter::parse(&format!("kind == '{}'", "x".repeat(LENGTH_MAX))).expect_err("too long").message.contains("bytes"));
+    assert!(
+        Filter::parse(&format!("kind == '{}'", "x".repeat(LENGTH_MAX)))
+            .expect_err("too long")
+            .message
+            .contains("bytes")
+    );
     let fine = format!("{}sent{}", "(".repeat(DEPTH_MAX), ")".repeat(DEPTH_MAX));
     assert!(Filter::parse(&fine).is_ok());
     assert!(Filter::parse("kind matches '(a{1000}){1000}'").is_err(), "an expression that would fill the memory");
