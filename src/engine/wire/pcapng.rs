@@ -5,8 +5,9 @@
 //! nothing, or too much. Sequence numbers follow each other, checksums are right, and every packet has its record's line as comment.
 //! Never done here: reading captures.
 
+// The types of addresses alone: nothing here can open a socket.
+use core::net::{IpAddr, SocketAddr};
 use std::collections::BTreeMap;
-use std::net::{IpAddr, SocketAddr};
 
 /// Raw IP, version 4 or 6, by its first four bits.
 const LINKTYPE_RAW: u16 = 101;

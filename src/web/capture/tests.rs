@@ -99,7 +99,7 @@ async fn no_secret_of_a_request_is_kept() {
         HttpRequest::builder().uri("/api/v2/jobs").header("x-unheard-of", KEY).body(Body::empty()),
         post("/api/v2/control")
             .header("x-admin-key", KEY)
-            .body(format!("{{\"action\":\"pause\",\"token\":\"{KEY}\"}}").into()),
+            .body(format!("{{\"action\":\"pause\",\"reason\":\"token={KEY}\"}}").into()),
         // A secret that lies across the end of what is kept.
         post("/api/v2/control").header("x-admin-key", KEY).body(long.into()),
         post("/api/v2/control").header("x-admin-key", KEY).body(format!("not JSON, but password={KEY}").into()),
