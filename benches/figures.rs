@@ -47,6 +47,8 @@ mod log;
 mod row;
 #[path = "figures/watching.rs"]
 mod watching;
+#[path = "figures/wire.rs"]
+mod wire;
 
 use harness::Lab;
 use row::Row;
@@ -86,7 +88,7 @@ struct Figure {
     on_disk: bool,
 }
 
-const FIGURES: [Figure; 13] = [
+const FIGURES: [Figure; 14] = [
     Figure { name: "start", measure: forming::start_to_identity, deadline_s: (480, 90), in_short: true, on_disk: true },
     Figure {
         name: "twenty",
@@ -114,6 +116,7 @@ const FIGURES: [Figure; 13] = [
         on_disk: true,
     },
     Figure { name: "native", measure: farm::native, deadline_s: (300, 120), in_short: true, on_disk: true },
+    Figure { name: "wire", measure: wire::overhead, deadline_s: (900, 180), in_short: false, on_disk: true },
     Figure { name: "http", measure: legacy::over_http, deadline_s: (600, 240), in_short: true, on_disk: true },
     Figure { name: "import", measure: farm::import_many, deadline_s: (480, 120), in_short: true, on_disk: true },
     Figure { name: "status", measure: farm::status_under_load, deadline_s: (300, 120), in_short: true, on_disk: true },

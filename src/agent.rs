@@ -55,6 +55,7 @@ mod startup;
 mod submitting;
 mod views;
 mod voters;
+mod wire;
 
 pub use preparing::{Prepared, check, prepare};
 pub(crate) use startup::exec_options;

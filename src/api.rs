@@ -13,6 +13,7 @@ mod jobs;
 pub mod legacy;
 mod logs;
 pub mod shown;
+mod wire;
 pub mod words;
 
 use serde::{Deserialize, Serialize};
@@ -34,6 +35,7 @@ pub use self::farm::{
 };
 pub use self::jobs::{AttemptView, CancelRequest, JobLine, JobView, SubmitRequest, Submitted, SubmittedJob};
 pub use self::logs::{LogFirstError, LogMatch, LogMatches, LogPhase, LogPhases, LogSearch, PhaseSource};
+pub use self::wire::{WireConversations, WireDetail, WireField, WireFields, WireList, WireNode};
 
 /// Version of the envelope and of every shape in this module.
 pub const SCHEMA: u32 = 1;

@@ -33,6 +33,7 @@ mod render;
 mod secret;
 mod surroundings;
 mod text;
+mod wire;
 
 use agent_args::AgentArgs;
 use args::{Cli, Command, ConfigVerb, IdentityVerb};
@@ -118,6 +119,7 @@ fn dispatch(cli: Cli) -> u8 {
         | Command::Logs(_)
         | Command::Artifact { .. }
         | Command::Listen
+        | Command::Wire(_)
         | Command::Doctor(_)
         | Command::Recover { .. }
         | Command::Secret { .. }
@@ -242,6 +244,7 @@ async fn run(ui: &Ui, client: &Client, surroundings: &Surroundings, command: Com
         Command::Logs(args) => logs::logs(ui, client, args).await,
         Command::Artifact { verb } => artifacts::artifact(ui, client, verb).await,
         Command::Listen => node::listen(ui, client).await,
+        Command::Wire(args) => wire::wire(ui, client, args).await,
         Command::Doctor(args) => doctor::doctor(ui, client, surroundings, args).await,
         Command::Recover { yes } => node::recover(ui, client, yes).await,
         Command::Secret { verb } => secret::secret(ui, client, surroundings, verb).await,

@@ -27,3 +27,15 @@ pub fn unix_now() -> UnixMillis {
     let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     UnixMillis(u64::try_from(since_epoch.as_millis()).unwrap_or(u64::MAX))
 }
+
+/// Microseconds of the same clock as [`now_ms`]: for how long something took.
+pub fn now_us() -> u64 {
+    u64::try_from(elapsed().as_micros()).unwrap_or(u64::MAX)
+}
+
+/// Wall-clock time in microseconds since 1970, for people.
+#[expect(clippy::disallowed_methods, reason = "this is the place")]
+pub fn unix_us() -> u64 {
+    let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since_epoch.as_micros()).unwrap_or(u64::MAX)
+}

@@ -98,6 +98,8 @@ pub struct Config {
     pub build: BuildConfig,
     /// What is logged and how.
     pub log: LogConfig,
+    /// What is kept of the messages that pass.
+    pub wire: WireConfig,
 }
 
 /// A text that is not shown.
@@ -150,6 +152,23 @@ pub struct BuildConfig {
     pub keep_artifacts_days: u32,
     /// Space that they may take, MiB; 0: any.
     pub keep_artifacts_mb: u64,
+}
+
+/// Section `wire`.
+#[derive(Clone, Debug)]
+pub struct WireConfig {
+    /// Messages kept in memory; 0: none.
+    pub ring_records: usize,
+    /// Memory for their beginnings, MiB.
+    pub ring_mb: usize,
+    /// Kinds of which one in so many is kept.
+    pub sample: Vec<(String, u32)>,
+    /// Which are kept on the disk.
+    pub disk: String,
+    /// Space for them, MiB; 0: none.
+    pub disk_mb: u64,
+    /// How long they are kept there, days.
+    pub disk_days: u32,
 }
 
 /// Section `log`.

@@ -36,6 +36,7 @@ pub use self::tap::{TapRecord, decode_for_display};
 pub use self::wire::{Cast, Hello, HiveEpoch, Welcome};
 use crate::engine::id::PeerId;
 use crate::ports::{self, Holder};
+use crate::wire::Wire;
 
 /// The port of discovery and liveness.
 pub const PORT: u16 = 50_555;
@@ -63,6 +64,8 @@ pub struct Options {
     pub legacy: LegacyMode,
     /// Where v1 nodes listen for answers.
     pub legacy_port: u16,
+    /// Takes notes of every datagram.
+    pub wire: Wire,
 }
 
 impl Default for Options {
@@ -77,6 +80,7 @@ impl Default for Options {
             join: Vec::new(),
             legacy: LegacyMode::Answer,
             legacy_port: v1::PORT,
+            wire: Wire::default(),
         }
     }
 }

@@ -44,3 +44,4 @@ pub mod role;
 pub mod scheduler;
 pub mod state;
 pub mod voters;
+pub mod wire;

@@ -27,6 +27,8 @@ pub mod keyring;
 pub mod ports;
 #[cfg(feature = "node")]
 pub mod transport;
+#[cfg(feature = "node")]
+pub mod wire;
 
 #[cfg(feature = "node")]
 pub mod blobs;

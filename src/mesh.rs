@@ -46,6 +46,7 @@ use crate::engine::command::FEATURE_LEVEL;
 use crate::keyring::Keyring;
 use crate::ports::{self, Holder};
 use crate::tasks;
+use crate::wire::Wire;
 
 /// Exchange of facts on a connection that exists; also how a second process of a peer is told from a restart.
 const FACTS_PROTOCOL: &str = "/hive/facts/1";
@@ -85,6 +86,8 @@ pub struct Options {
     pub pending_max: u32,
     /// Most unfinished inbound connections from one address. Half of all, so that one address never takes every place.
     pub pending_per_address_max: usize,
+    /// Takes notes of what passes.
+    pub wire: Wire,
 }
 
 impl Default for Options {
@@ -104,6 +107,7 @@ impl Default for Options {
             per_peer_max: 2,
             pending_max: 64,
             pending_per_address_max: 32,
+            wire: Wire::default(),
         }
     }
 }
@@ -184,8 +188,9 @@ pub async fn start(
     let local_peer = key.pair().public().to_peer_id();
     let shared = Shared {
         gate: Arc::new(Gate::new(local_peer, keyring, facts, policy, contentions_tx)),
-        acceptors: streams::Acceptors::default(),
-        refusals: refusals::Refusals::default(),
+        acceptors: streams::Acceptors::new(options.wire.clone()),
+        refusals: refusals::Refusals::new(options.wire.clone()),
+        wire: options.wire.clone(),
         listen: Arc::default(),
         changed: Arc::default(),
     };

@@ -20,6 +20,7 @@ pub mod node;
 mod app;
 mod badge;
 mod browse;
+mod capture;
 mod farm;
 pub mod guard;
 mod hive;
@@ -29,6 +30,7 @@ mod page;
 mod recent;
 mod routes;
 mod serve;
+pub mod wire;
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
@@ -39,6 +41,7 @@ use crate::web::bootstrap::Bootstrap;
 use crate::web::limits::Caps;
 pub use crate::web::node::NodeApi;
 pub use crate::web::serve::{BindError, Bound, Handle, bind};
+use crate::wire::Wire;
 
 /// Port of the public API.
 pub const HTTP_PORT: u16 = 8100;
@@ -64,6 +67,8 @@ pub struct Options {
     pub stall_timeout: Duration,
     /// The program that `/bootstrap/` hands out.
     pub executable: PathBuf,
+    /// Takes notes of requests.
+    pub wire: Wire,
 }
 
 impl Default for Options {
@@ -79,6 +84,7 @@ impl Default for Options {
             stall_timeout: Duration::from_secs(30),
             // Stays readable after an upgrade has replaced the file.
             executable: PathBuf::from("/proc/self/exe"),
+            wire: Wire::default(),
         }
     }
 }
@@ -93,6 +99,7 @@ struct Context {
     host_names: Arc<Vec<String>>,
     meter: Arc<serve::Meter>,
     recent: Arc<recent::Recent>,
+    wire: Wire,
     /// See [`answer::REQUEST_TIMEOUT`].
     request_timeout: Duration,
 }
@@ -107,6 +114,7 @@ impl Context {
             host_names: Arc::new(options.host_names.clone()),
             meter,
             recent: Arc::default(),
+            wire: options.wire.clone(),
             request_timeout: answer::REQUEST_TIMEOUT,
         }
     }

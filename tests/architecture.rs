@@ -15,6 +15,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("keyring", &["engine"]),
     ("ports", &[]),
     ("transport", &["engine", "tasks"]),
+    ("wire", &["engine", "clock", "transport"]),
     ("config", &["engine"]),
     ("store", SHARED),
     ("blobs", SHARED),
@@ -28,7 +29,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("lib", ANYTHING),
     ("main", &["cli"]),
 ];
-const SHARED: &[&str] = &["engine", "api", "clock", "ports", "tasks", "keyring", "transport"];
+const SHARED: &[&str] = &["engine", "api", "clock", "ports", "tasks", "keyring", "transport", "wire"];
 const ANYTHING: &[&str] = &["*"];
 
 /// External crates that the engine may use: none of them does IO.
@@ -48,6 +49,7 @@ const ENGINE_CRATES: &[&str] = &[
     "hex",
     "uuid",
     "jiff",
+    "regex",
 ];
 /// Parts of std that do IO, read a clock, start threads or iterate in hash order.
 const ENGINE_BANS: &[&str] = &[

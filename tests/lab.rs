@@ -19,6 +19,8 @@ mod harness;
 
 #[path = "lab/building.rs"]
 mod building;
+#[path = "lab/capture.rs"]
+mod capture;
 #[allow(dead_code, reason = "shared with the figures")]
 #[path = "../benches/figures/client.rs"]
 mod client;

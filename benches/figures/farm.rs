@@ -84,15 +84,29 @@ pub fn import_many(lab: &mut Lab, effort: Effort) -> Vec<Row> {
     ]
 }
 
-/// Jobs per second from the queue to their accepted result, with native drones.
-pub fn native(lab: &mut Lab, effort: Effort) -> Vec<Row> {
-    let (hosts, agents) = hive_of(lab, 3, &NO_BUILDS);
+/// What a hive of three voters did with jobs of native drones.
+pub struct Dispatched {
+    /// Jobs per second.
+    pub rate: f64,
+    /// The same in pieces of the time.
+    pub rates: Vec<f64>,
+    /// Processor time per job, microseconds: all voters, all drones.
+    pub of_voters: f64,
+    pub of_drones: f64,
+    pub wrong: Option<String>,
+}
+
+/// Drones, and slots of each: as many as keep the hive busy; a drone asks for at most 1,280 leases a second.
+const DRONES: u16 = 3;
+const SLOTS: u32 = 400;
+
+/// Jobs from the queue to their accepted result, in a hive of its own.
+pub fn dispatch(lab: &mut Lab, arguments: &[&str], jobs: usize, span: Duration, deadline: Duration) -> Dispatched {
+    let (hosts, agents) = hive_of(lab, 3, arguments);
     let leader = &hosts[coordinator(&hosts)];
-    // As many slots as keep the hive busy; a drone asks for at most 1,280 leases a second.
-    let (jobs, drones, slots) = (effort.pick(60_000, 1_000), 3, 400);
     import(leader, "measured", jobs);
     let scratch = leader.state().with_file_name("drones");
-    let drones_joined = Drones::join(leader, &scratch, drones, slots);
+    let drones_joined = Drones::join(leader, &scratch, DRONES, SLOTS);
     // Counted from the first result on: before it, drones are still being admitted and found alive.
     let first = watch("the first results", s(60), Duration::from_millis(2), || {
         Some(received(leader)).filter(|received| *received > 0)
@@ -101,8 +115,6 @@ pub fn native(lab: &mut Lab, effort: Effort) -> Vec<Row> {
     let ticks_before = (ticks(&pids), processor_ticks(std::process::id()));
     let (began, mut last) = (Instant::now(), (Instant::now(), first));
     let mut rates = Vec::new();
-    let span = Duration::from_millis(effort.pick(1_000, 100));
-    let deadline = s(effort.pick(120, 60));
     let done = loop {
         thread::park_timeout(span.saturating_sub(last.0.elapsed()));
         let (at, now) = (Instant::now(), received(leader));
@@ -119,14 +131,24 @@ pub fn native(lab: &mut Lab, effort: Effort) -> Vec<Row> {
     let of_voters = per_job_us(ticks(&pids) - ticks_before.0);
     let of_drones = per_job_us(processor_ticks(std::process::id()) - ticks_before.1);
     let wrong = reconcile(&hosts, jobs, &drones_joined);
+    drop((drones_joined, agents));
+    hosts.iter().for_each(crate::hive_of::wipe);
+    Dispatched { rate, rates, of_voters, of_drones, wrong }
+}
+
+/// Jobs per second from the queue to their accepted result, with native drones.
+pub fn native(lab: &mut Lab, effort: Effort) -> Vec<Row> {
+    let jobs = effort.pick(60_000, 1_000);
+    let span = Duration::from_millis(effort.pick(1_000, 100));
+    let measured = dispatch(lab, &NO_BUILDS, jobs, span, s(effort.pick(120, 60)));
     vec![
-        Row::new("native dispatch and completion", "jobs/s", vec![rate])
+        Row::new("native dispatch and completion", "jobs/s", vec![measured.rate])
             .goal(Judged::Min, 3_000.0)
-            .note(format!("three voters, {drones} drones of {slots} slots, {jobs} jobs"))
-            .wrong(wrong),
-        Row::new("the same in pieces of the time", "jobs/s", rates),
-        Row::new("processor time per job: three voters", "µs", vec![of_voters]),
-        Row::new("processor time per job: the drones", "µs", vec![of_drones]),
+            .note(format!("three voters, {DRONES} drones of {SLOTS} slots, {jobs} jobs"))
+            .wrong(measured.wrong),
+        Row::new("the same in pieces of the time", "jobs/s", measured.rates),
+        Row::new("processor time per job: three voters", "µs", vec![measured.of_voters]),
+        Row::new("processor time per job: the drones", "µs", vec![measured.of_drones]),
     ]
 }
 

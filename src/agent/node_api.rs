@@ -39,6 +39,7 @@ use crate::web::node::{
     Answer, ByteStream, Download, EventQuery, HistoryQuery, Holder, ImportAbout, JobPageQuery, JobQuery, LegacyRead,
     LogQuery, LogStream, SessionQuery, StagedFile,
 };
+use crate::web::wire::WireApi;
 
 /// How long a reset identity is awaited: a ballot, a claim, and some patience with a missing quorum.
 const RESET_TIMEOUT: Duration = Duration::from_secs(15);
@@ -49,7 +50,7 @@ const LISTEN_WAITING: usize = 256;
 
 /// Implements [`NodeApi`] over the agent's shared state.
 pub(super) struct Api {
-    shared: Arc<Shared>,
+    pub(super) shared: Arc<Shared>,
     refused: Refused,
 }
 
@@ -561,6 +562,10 @@ impl NodeApi for Api {
 
     fn identity_of(&self, name: String) -> Answer<'_, Identity> {
         async move { browsing::identity(&self.shared, &name).await }.boxed()
+    }
+
+    fn wire(&self) -> &dyn WireApi {
+        self
     }
 
     fn recover(&self, request: RecoverRequest) -> Answer<'_, RecoverReport> {

@@ -37,6 +37,7 @@ use crate::keyring::Keyring;
 use crate::mesh::MeshHandle;
 use crate::store::event_db::EventDb;
 use crate::transport::calls::Callers;
+use crate::wire::Wire;
 
 /// Handles and facts, shared by reference.
 pub(crate) struct Shared {
@@ -62,6 +63,8 @@ pub(crate) struct Shared {
     pub logs: LogStore,
     /// The staging directory, where this node has one.
     pub staging: Option<Arc<Staging>>,
+    /// What this node said and heard.
+    pub wire: Wire,
     /// Runs attempts.
     pub builder: Builder,
     /// What needs root.

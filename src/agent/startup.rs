@@ -42,6 +42,7 @@ use crate::store::{incarnation, space};
 use crate::tasks;
 use crate::transport::Transport as _;
 use crate::web;
+use crate::wire::Wire;
 
 /// News of builds that may wait for the loop. Builds wait when it is full.
 const BUILDS_MAX: usize = 256;
@@ -148,16 +149,17 @@ async fn start(prepared: Prepared) -> anyhow::Result<()> {
     let key = NodeKey::load_or_create(&config.state_dir).context("Failed to read or make the node's key")?;
     let peer_id = key.peer_id();
     let keyring = Keyring::new(&prepared.secret);
-    let bound = web::bind(web_options(&config)).map_err(anyhow::Error::new)?;
+    let wire = super::wire::ring(&config, &peer_id);
+    let bound = web::bind(web_options(&config, &wire)).map_err(anyhow::Error::new)?;
     let http = bound.address().context("Failed to read the HTTP address")?;
 
     let local = LocalFacts { name: config.name.clone(), ..LocalFacts::default() };
     let introduction = Introduction { key, keyring: keyring.clone(), incarnation, local, policy: open_policy() };
-    let (mesh, mesh_events) = mesh::start(mesh_options(&config), introduction).await.map_err(anyhow::Error::new)?;
-    let content = BeaconContent { name: config.name.clone(), ..BeaconContent::default() };
-    let options = discovery_options(&config, peer_id.clone(), incarnation)?;
+    let (mesh, mesh_events) =
+        mesh::start(mesh_options(&config, &wire), introduction).await.map_err(anyhow::Error::new)?;
+    let options = discovery_options(&config, peer_id.clone(), incarnation, &wire)?;
     let (discovery, discovery_events) =
-        Discovery::start(options, Some(keyring.clone()), content).map_err(anyhow::Error::new)?;
+        Discovery::start(options, Some(keyring.clone()), first_words(&config)).map_err(anyhow::Error::new)?;
     let identity = ConsensusIdentity { peer_id: peer_id.clone(), incarnation };
     let consensus = super::start_context(
         Consensus::open(ConsensusOptions::new(&config.state_dir), mesh.clone(), identity).await,
@@ -165,11 +167,9 @@ async fn start(prepared: Prepared) -> anyhow::Result<()> {
     )?;
 
     let blobs = open_blobs(&config)?;
-    let event_db = events::open(&config.state_dir);
     let logs = LogStore::open(log_options(&config)).context("Failed to open the logs")?;
     let executor = Arc::new(open_executor(&config).await?);
-    let (events, events_out) = mpsc::channel(EVENTS_MAX);
-    let (builds, builds_out) = mpsc::channel(BUILDS_MAX);
+    let ((events, events_out), (builds, builds_out)) = (mpsc::channel(EVENTS_MAX), mpsc::channel(BUILDS_MAX));
     let late: Arc<std::sync::OnceLock<std::sync::Weak<Shared>>> = Arc::default();
     let depot = Arc::new(AgentDepot { blobs: blobs.clone(), shared: Arc::clone(&late) });
     let builder = open_builder(&executor, &logs, depot).await?;
@@ -197,9 +197,10 @@ async fn start(prepared: Prepared) -> anyhow::Result<()> {
         mesh,
         discovery,
         blobs,
-        event_db,
+        event_db: events::open(&config.state_dir),
         logs,
         staging: open_staging(&config)?,
+        wire,
         builder,
         executor,
         builds,
@@ -214,6 +215,11 @@ async fn start(prepared: Prepared) -> anyhow::Result<()> {
         Inputs { events: events_out, discovery: discovery_events, mesh: mesh_events, builds: builds_out },
     )
     .await
+}
+
+/// What the beacon says until the agent knows more.
+fn first_words(config: &Config) -> BeaconContent {
+    BeaconContent { name: config.name.clone(), ..BeaconContent::default() }
 }
 
 fn open_blobs(config: &Config) -> anyhow::Result<BlobStore> {
@@ -245,6 +251,7 @@ async fn serve_and_run(shared: Arc<Shared>, bound: web::Bound, inputs: Inputs) -
     let calls = shared.mesh.accept(control::CALLS_PROTOCOL).context("Failed to serve control requests")?;
     tasks::spawn("control", serving::serve(Arc::clone(&shared), control));
     tasks::spawn("control-calls", serving::serve_calls(Arc::clone(&shared), calls));
+    super::wire::serve(&shared).context("Failed to answer about the wire")?;
     tasks::spawn("signals", wait_for_signals(Arc::clone(&shared)));
     tasks::spawn("admin-key", keys::offer(Arc::clone(&shared)));
     tasks::spawn("events", events::keep(Arc::clone(&shared)));
@@ -415,12 +422,13 @@ fn stays_at_home(config: &Config) -> bool {
     config.listen_address.is_some_and(|address| address.is_loopback())
 }
 
-fn mesh_options(config: &Config) -> mesh::Options {
+fn mesh_options(config: &Config, wire: &Wire) -> mesh::Options {
     let defaults = mesh::Options::default();
     mesh::Options {
         port: config.port,
         listen_ips: config.listen_address.map_or(defaults.listen_ips, |address| vec![address]),
         mdns: config.discovery.mdns && !stays_at_home(config),
+        wire: wire.clone(),
         ..mesh::Options::default()
     }
 }
@@ -429,6 +437,7 @@ fn discovery_options(
     config: &Config,
     peer_id: crate::engine::id::PeerId,
     incarnation: u64,
+    wire: &Wire,
 ) -> anyhow::Result<DiscoveryOptions> {
     let rules = |texts: &[String]| -> anyhow::Result<Vec<interfaces::Rule>> {
         texts.iter().map(|text| text.parse().map_err(|error| anyhow::anyhow!("interface {text:?}: {error}"))).collect()
@@ -450,16 +459,18 @@ fn discovery_options(
             ConfiguredLegacy::Answer => LegacyMode::Answer,
             ConfiguredLegacy::Announce => LegacyMode::Announce,
         },
+        wire: wire.clone(),
         ..DiscoveryOptions::default()
     })
 }
 
-fn web_options(config: &Config) -> web::Options {
+fn web_options(config: &Config, wire: &Wire) -> web::Options {
     web::Options {
         http: config.http,
         admin: config.admin,
         rules: web_rules(config),
         socket: config.socket.clone(),
+        wire: wire.clone(),
         host_names: std::iter::once(&config.name).chain(&config.http_hosts).cloned().collect(),
         ..web::Options::default()
     }

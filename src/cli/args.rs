@@ -8,6 +8,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use super::admin_args::AdminVerb;
 use super::agent_args::AgentArgs;
 use super::farm_args::{ControlArgs, DroneVerb, EventsArgs, HistoryArgs, ImportArgs, SessionVerb};
+use super::wire::WireArgs;
 
 /// Machines that find each other, agree, and build.
 #[derive(Debug, Parser)]
@@ -27,7 +28,7 @@ pub(crate) struct Cli {
 /// What every command takes.
 #[derive(Clone, Debug, Args)]
 pub(crate) struct Common {
-    /// Answer as one JSON object: {"schema":1,"ok":true,"data":…}; `logs -f` and `listen` print one object per line.
+    /// Answer as one JSON object: {"schema":1,"ok":true,"data":…}; `logs -f`, `wire -f` and `listen` print one object per line.
     #[arg(long, global = true)]
     pub(crate) json: bool,
     /// Unix socket of the agent to talk to [env: HIVE_SOCKET].
@@ -111,6 +112,8 @@ pub(crate) enum Command {
     },
     /// Show the hive's datagrams as they come and go.
     Listen,
+    /// Show what passes between nodes: every message, request and datagram, with filters, and as a capture.
+    Wire(WireArgs),
     /// Find out what is wrong, and which command mends it.
     Doctor(DoctorArgs),
     /// Begin a new epoch after the majority of the voters was lost for good.

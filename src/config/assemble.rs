@@ -10,7 +10,7 @@ use super::table::{self, Default as SettingDefault, INHERITED, SETTINGS, Setting
 use super::value::{Kind, Value};
 use super::{
     AdmissionMode, BuildConfig, Config, ConfigError, DiscoveryConfig, Entry, FactsTable, FoundMode, Hidden, JoinTarget,
-    LegacyDrones, LegacyMode, LogConfig, Origin, PackagesMode, Problem, file, grammar,
+    LegacyDrones, LegacyMode, LogConfig, Origin, PackagesMode, Problem, WireConfig, file, grammar,
 };
 
 /// Longest config file that is read, bytes. A thousand settings would fit.
@@ -334,6 +334,17 @@ impl Resolved<'_> {
         })
     }
 
+    fn wire(&self) -> Result<WireConfig, Problem> {
+        Ok(WireConfig {
+            ring_records: self.number("wire.ring_records")?,
+            ring_mb: self.number("wire.ring_mb")?,
+            sample: self.list("wire.sample").iter().filter_map(|text| grammar::wire_sample(text)).collect(),
+            disk: self.text("wire.disk").unwrap_or_default().to_owned(),
+            disk_mb: self.number("wire.disk_mb")?,
+            disk_days: self.number("wire.disk_days")?,
+        })
+    }
+
     fn config(&self) -> Result<Config, Problem> {
         let state_dir = self.needed_path("state_dir")?;
         let socket = self.needed_path("socket")?;
@@ -393,6 +404,7 @@ impl Resolved<'_> {
                 keep_artifacts_days: self.number("build.keep_artifacts_days")?,
                 keep_artifacts_mb: self.number("build.keep_artifacts_mb")?,
             },
+            wire: self.wire()?,
             log: LogConfig { level: self.parsed("log.level")?, json: self.text("log.format") == Some("json") },
             state_dir,
         })

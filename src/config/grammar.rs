@@ -3,6 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use crate::engine::grammar;
+use crate::engine::wire::filter::Filter;
 
 /// A host to be asked to let this node in.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -137,6 +138,25 @@ pub fn is_log_filter(text: &str) -> bool {
             let allowed = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b':' | b'-');
             !target.is_empty() && target.bytes().all(allowed) && LEVELS.contains(&level)
         })
+}
+
+/// A kind of message and how many of it one stands for: `HEARTBEAT=20`.
+pub(super) fn wire_sample(text: &str) -> Option<(String, u32)> {
+    let (kind, every) = text.split_once('=')?;
+    let named = (1..=32).contains(&kind.len())
+        && kind.bytes().all(|b| b.is_ascii_uppercase() || b.is_ascii_digit() || b == b'_');
+    let every = every.parse().ok().filter(|every| (1..=1_000_000).contains(every))?;
+    named.then(|| (kind.to_owned(), every))
+}
+
+/// Whether it is one.
+pub(super) fn is_wire_sample(text: &str) -> bool {
+    wire_sample(text).is_some()
+}
+
+/// Whether it is a filter of messages.
+pub(super) fn is_wire_filter(text: &str) -> bool {
+    Filter::parse(text).is_ok()
 }
 
 #[cfg(test)]

@@ -5,6 +5,8 @@
 //! Adding a setting is adding a row here and a field that reads it in [`Config`](super::Config); a test fails on one without
 //! the other.
 
+mod wire;
+
 use super::grammar;
 use super::value::Kind;
 use crate::engine::grammar as job_grammar;
@@ -533,6 +535,12 @@ pub const SETTINGS: &[Setting] = &[
         meaning: "How the agent logs: for people, or one JSON object per line.",
         ..PLAIN
     },
+    wire::RING_RECORDS,
+    wire::RING_MB,
+    wire::SAMPLE,
+    wire::DISK,
+    wire::DISK_MB,
+    wire::DISK_DAYS,
     Setting {
         key: "facts",
         kind: Kind::Tables,

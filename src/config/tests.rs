@@ -169,6 +169,12 @@ const SAMPLES: &[(&str, &str)] = &[
     ("build.keep_logs_mb", "16"),
     ("build.keep_artifacts_days", "0"),
     ("build.keep_artifacts_mb", "7"),
+    ("wire.ring_records", "5"),
+    ("wire.ring_mb", "1"),
+    ("wire.sample", "SWIM=3"),
+    ("wire.disk", "sent"),
+    ("wire.disk_mb", "0"),
+    ("wire.disk_days", "1"),
     ("log.level", "debug"),
     ("log.format", "json"),
 ];

@@ -11,6 +11,7 @@
 //! input and any time. Never done here: IO, waiting, deciding to found or to join.
 
 mod legacy;
+mod notes;
 mod receive;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -22,6 +23,7 @@ use rand::{RngExt as _, SeedableRng as _};
 use tokio::sync::broadcast;
 
 use self::legacy::Legacy;
+use self::notes::Opened;
 use super::events::{
     BeaconContent, BroadcastHearer, DiscoveryEvent, LegacyMode, LegacyPeerView, RefusalView, Snapshot,
 };
@@ -40,6 +42,7 @@ use crate::engine::beacon::schedule::Schedule;
 use crate::engine::beacon::{BeaconState, Nonce, Source};
 use crate::engine::id::PeerId;
 use crate::keyring::Keyring;
+use crate::wire::Wire;
 
 /// Own nonces that a WELCOME may echo: the last two seconds of a seeker.
 const NONCES_MAX: usize = 8;
@@ -92,6 +95,7 @@ pub(super) struct Fixed {
     pub(super) legacy_mode: LegacyMode,
     pub(super) legacy_port: u16,
     pub(super) seed: u64,
+    pub(super) wire: Wire,
 }
 
 /// Discovery without sockets.
@@ -128,6 +132,8 @@ pub(super) struct Core {
     outgoing: Vec<Outgoing>,
     events: VecDeque<DiscoveryEvent>,
     dropped: u64,
+    /// What the datagram that is being taken turned out to be.
+    opened: Option<Opened>,
 }
 
 impl Core {
@@ -172,6 +178,7 @@ impl Core {
             outgoing: Vec::new(),
             events: VecDeque::new(),
             dropped: 0,
+            opened: None,
         }
         .with_content(content, now_ms)
     }
@@ -327,7 +334,7 @@ impl Core {
             && let Some(bytes) = self.seal(None, Body::Hello(self.hello(Cast::Unicast)))
         {
             for target in targets {
-                self.push(To::Address(target), bytes.clone());
+                self.push(To::Address(target), "HELLO", None, bytes.clone());
             }
         }
     }
@@ -415,12 +422,14 @@ impl Core {
     }
 
     fn send(&mut self, to: To, destination: Option<PeerId>, body: Body) {
-        if let Some(bytes) = self.seal(destination, body) {
-            self.push(to, bytes);
+        let kind = body.kind();
+        if let Some(bytes) = self.seal(destination.clone(), body) {
+            self.push(to, kind, destination.as_ref(), bytes);
         }
     }
 
-    fn push(&mut self, to: To, bytes: Vec<u8>) {
+    fn push(&mut self, to: To, kind: &str, peer: Option<&PeerId>, bytes: Vec<u8>) {
+        self.note_sent(to, kind, peer, &bytes);
         if self.tap.receiver_count() > 0 {
             let address = match to {
                 To::Address(address) => address,

@@ -106,6 +106,7 @@ impl Discovery {
                 legacy_mode: options.legacy,
                 legacy_port: options.legacy_port,
                 seed: rand::random(),
+                wire: options.wire.clone(),
             };
             let keyring = inputs.keyring.borrow().clone();
             let content = inputs.content.borrow().clone();

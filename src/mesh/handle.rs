@@ -21,6 +21,7 @@ use super::streams::{self, OpenReply};
 use crate::engine::id::PeerId;
 use crate::keyring::Keyring;
 use crate::transport::{ByteStream, Incoming, Transport};
+use crate::wire;
 
 /// Commands that wait for the loop; it takes thousands per millisecond, so this is a burst.
 pub(crate) const COMMANDS_LEN: usize = 256;
@@ -197,9 +198,11 @@ impl MeshHandle {
 impl Transport for MeshHandle {
     fn open<'a>(&'a self, peer: &'a PeerId, protocol: &'a str) -> BoxFuture<'a, io::Result<ByteStream>> {
         Box::pin(async move {
+            let asked = peer;
             let no_peer = || io::Error::new(io::ErrorKind::InvalidInput, format!("{peer} is no PeerId"));
             let peer = from_text(peer).ok_or_else(no_peer)?;
             let protocol = streams::protocol(protocol)?;
+            let name = protocol.clone();
             let opening = async {
                 let (reply, opened) = oneshot::channel();
                 self.commands.send(Command::Open { peer, protocol, reply }).await.map_err(|_| ended())?;
@@ -209,7 +212,8 @@ impl Transport for MeshHandle {
             let stream = tokio::time::timeout(OPEN_TIMEOUT, opening)
                 .await
                 .map_err(|_| io::Error::new(io::ErrorKind::TimedOut, format!("no stream to {peer} in time")))??;
-            Ok(Box::pin(stream.compat()) as ByteStream)
+            let stream: ByteStream = Box::pin(stream.compat());
+            Ok(wire::tap(&self.shared.wire, stream, name.as_ref(), asked, true))
         })
     }
 

@@ -44,6 +44,7 @@ use crate::clock;
 use crate::engine::id::PeerId;
 use crate::ports;
 use crate::transport::Incoming;
+use crate::wire::Wire;
 
 /// How often overdue things are looked at.
 const TICK: Duration = Duration::from_millis(250);
@@ -73,6 +74,7 @@ pub(crate) struct Shared {
     pub(crate) gate: Arc<Gate>,
     pub(crate) acceptors: Acceptors,
     pub(crate) refusals: Refusals,
+    pub(crate) wire: Wire,
     pub(crate) listen: Arc<Mutex<Vec<SocketAddr>>>,
     pub(crate) changed: Arc<Notify>,
 }

@@ -8,6 +8,9 @@ use std::sync::{Arc, Mutex};
 use super::admission::RefuseReason;
 use crate::clock;
 use crate::engine::id::{PeerId, UnixMillis};
+use crate::engine::wire::Protocol;
+use crate::engine::wire::frames::{Word, trace};
+use crate::wire::{Note, Status, Wire};
 
 /// Rows kept; a flood from many addresses pushes out the rows that happened longest ago.
 const ROWS_MAX: usize = 256;
@@ -35,13 +38,22 @@ type Rows = BTreeMap<(bool, IpAddr, RefuseReason), Refusal>;
 
 /// The table, shared between loop and handles.
 #[derive(Clone, Default)]
-pub(crate) struct Refusals(Arc<Mutex<Rows>>);
+pub(crate) struct Refusals {
+    rows: Arc<Mutex<Rows>>,
+    wire: Wire,
+}
 
 impl Refusals {
+    /// None yet. Each will be noted here.
+    pub(crate) fn new(wire: Wire) -> Self {
+        Self { rows: Arc::default(), wire }
+    }
+
     /// Counts one. True when it is the first of its kind in a minute, worth a log line.
     pub(crate) fn count(&self, by_us: bool, peer: Option<PeerId>, address: SocketAddr, reason: RefuseReason) -> bool {
+        self.note(by_us, peer.as_ref(), address, reason);
         let (last_ms, last_at) = (clock::now_ms(), clock::unix_now());
-        let mut rows = self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let mut rows = self.rows.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         let key = (by_us, address.ip(), reason);
         if let Some(row) = rows.get_mut(&key) {
             let is_news = last_ms.saturating_sub(row.last_ms) >= 60_000;
@@ -59,9 +71,25 @@ impl Refusals {
         true
     }
 
+    fn note(&self, by_us: bool, peer: Option<&PeerId>, address: SocketAddr, reason: RefuseReason) {
+        self.wire.note(&Note {
+            sent: !by_us,
+            protocol: Protocol::Stream,
+            kind: Word::new("Admission"),
+            peer,
+            address: Some(address),
+            bytes: 0,
+            latency_us: None,
+            status: Status::Word("refused"),
+            verdict: reason.as_str(),
+            trace: trace(&[b"admission", address.to_string().as_bytes()]),
+            body: &[],
+        });
+    }
+
     /// All rows, the latest first.
     pub(crate) fn all(&self) -> Vec<Refusal> {
-        let rows = self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let rows = self.rows.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         let mut all: Vec<Refusal> = rows.values().cloned().collect();
         all.sort_by_key(|row| std::cmp::Reverse(row.last_ms));
         all

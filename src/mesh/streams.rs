@@ -29,6 +29,7 @@ use tokio_util::compat::FuturesAsyncReadCompatExt as _;
 
 use crate::mesh::key::to_text;
 use crate::transport::Incoming;
+use crate::wire::{self, Wire};
 
 /// Streams of one protocol that may wait to be taken; more are refused.
 pub(crate) const ACCEPT_BACKLOG: usize = 64;
@@ -44,11 +45,19 @@ type ByName = BTreeMap<String, (StreamProtocol, mpsc::Sender<Incoming>)>;
 
 /// Protocols that this node accepts right now.
 #[derive(Clone, Default)]
-pub(crate) struct Acceptors(Arc<Mutex<ByName>>);
+pub(crate) struct Acceptors {
+    names: Arc<Mutex<ByName>>,
+    wire: Wire,
+}
 
 impl Acceptors {
+    /// Accepts nothing yet. What will be accepted is noted here.
+    pub(crate) fn new(wire: Wire) -> Self {
+        Self { names: Arc::default(), wire }
+    }
+
     fn lock(&self) -> MutexGuard<'_, ByName> {
-        self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+        self.names.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 
     /// Accepts streams of `name` until the receiver is dropped or somebody else accepts them.
@@ -72,7 +81,9 @@ impl Acceptors {
 
     fn deliver(&self, peer: NetId, protocol: &StreamProtocol, stream: Stream) {
         let sender = self.lock().get(protocol.as_ref()).map(|(_, sender)| sender.clone());
-        let incoming = Incoming { peer: to_text(&peer), stream: Box::pin(stream.compat()) };
+        let from = to_text(&peer);
+        let stream = wire::tap(&self.wire, Box::pin(stream.compat()), protocol.as_ref(), &from, false);
+        let incoming = Incoming { peer: from, stream };
         // Dropping the stream resets it, which is how the other side learns that it was refused.
         if sender.is_none_or(|sender| sender.try_send(incoming).is_err()) {
             tracing::warn!(%peer, %protocol, "stream refused: nobody takes it or too many wait");

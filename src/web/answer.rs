@@ -56,7 +56,7 @@ pub(super) struct Problem {
 
 /// In the extensions of an answer: the request was refused for this reason, see [`count_refused`].
 #[derive(Clone, Copy)]
-struct Refused(&'static str);
+pub(super) struct Refused(pub(super) &'static str);
 
 impl Problem {
     pub(super) fn new(

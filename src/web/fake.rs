@@ -64,7 +64,7 @@ impl FakeNode {
         })
     }
 
-    fn act(&self, act: String) {
+    pub(super) fn act(&self, act: String) {
         self.acts.lock().expect("not poisoned").push(act);
     }
 }
@@ -471,6 +471,10 @@ impl NodeApi for FakeNode {
     fn identity_of(&self, name: String) -> Answer<'_, Identity> {
         self.act(format!("identity of {name}"));
         not_here("no identity yet")
+    }
+
+    fn wire(&self) -> &dyn crate::web::wire::WireApi {
+        self
     }
 
     fn recover(&self, request: RecoverRequest) -> Answer<'_, RecoverReport> {

@@ -9,6 +9,8 @@
 //! Answers are bare objects and lists without an envelope; an error is `{"error", "hint", "code"}`. Never done here: anything but
 //! translating.
 
+pub(super) mod wire;
+
 use std::net::{IpAddr, Ipv4Addr};
 
 use axum::extract::{Extension, Path, Request, State};

@@ -23,6 +23,7 @@ use crate::engine::event::EventKind;
 use crate::engine::id::{JobId, SessionId, Sha256Hash};
 use crate::engine::job::JobState;
 use crate::keyring::Keyring;
+use crate::web::wire::WireApi;
 
 /// What comes out of a method of [`NodeApi`], some time later.
 pub type Answer<'a, T> = BoxFuture<'a, ApiResult<T>>;
@@ -364,6 +365,8 @@ pub trait NodeApi: Send + Sync + 'static {
     fn throughput(&self, minutes: u64) -> Answer<'_, Throughput>;
     /// The identity of any node, asked of it.
     fn identity_of(&self, name: String) -> Answer<'_, Identity>;
+    /// What passed between nodes.
+    fn wire(&self) -> &dyn WireApi;
     /// `hive recover`.
     fn recover(&self, request: RecoverRequest) -> Answer<'_, RecoverReport>;
 }

@@ -18,11 +18,13 @@ use super::answer::{
     BLOB_MAX, Handled, JsonBody, Params, Problem, SUBMIT_BODY_MAX, admin_only, count_refused, harden, local_only,
     no_such_method, no_such_path, note_writes, stream_body, within_time,
 };
+use super::capture::{Capture, capture};
 use super::node::JobQuery;
-use super::{Context, app, badge, bootstrap, browse, farm, guard, hive, legacy, logs, page};
+use super::{Context, app, badge, bootstrap, browse, farm, guard, hive, legacy, logs, page, wire};
 use crate::api::{AddressClaim, ApiError, CancelRequest, ErrorCode, RecoverRequest, SubmitRequest};
 use crate::engine::access::Scope;
 use crate::engine::id::{JobId, Sha256Hash};
+use crate::engine::wire::Protocol;
 
 /// Jobs listed when nothing else is said.
 const JOBS_DEFAULT: usize = 100;
@@ -95,6 +97,11 @@ fn inherited() -> Vec<Route> {
         read("/api/v1/events", Anyone, get(legacy::events)),
         read("/api/v1/events/history", Anyone, get(legacy::events_history)),
         read("/api/v1/portage-config", Anyone, get(legacy::portage_config)),
+        read("/api/v1/protocol", Anyone, get(legacy::wire::entries)),
+        read("/api/v1/protocol/stats", Anyone, get(legacy::wire::stats)),
+        read("/api/v1/protocol/density", Anyone, get(legacy::wire::density)),
+        read("/api/v1/protocol/snapshot", Anyone, get(legacy::wire::snapshot)),
+        read("/api/v1/protocol/detail", Legacy, get(legacy::wire::detail)),
         read("/api/v1/drone-health", Legacy, get(legacy::drone_health)),
         read("/api/v1/work", Legacy, get(legacy::work)),
         read("/api/v1/poll", Legacy, get(legacy::work)),
@@ -153,6 +160,13 @@ fn own() -> Vec<Route> {
         read("/api/v2/fleet", Anyone, get(farm::fleet)),
         read("/api/v2/events", Anyone, get(farm::events)),
         read("/api/v2/history", Anyone, get(farm::history)),
+        read("/api/v2/wire", Anyone, get(wire::list)),
+        read("/api/v2/wire/conversations", Anyone, get(wire::conversations)),
+        read("/api/v2/wire/density", Anyone, get(wire::density)),
+        read("/api/v2/wire/fields", Anyone, get(wire::fields)),
+        // What messages say is for operators alone.
+        read("/api/v2/wire/export", Key(Admin), get(wire::export)),
+        read("/api/v2/wire/{id}", Key(Admin), get(wire::detail)),
         read("/api/v2/build-stats/by-package", Anyone, get(farm::packages)),
         read("/bootstrap.sh", Anyone, get(bootstrap::script)),
         read("/bootstrap.sh.sha256", Anyone, get(bootstrap::script_sha256)),
@@ -212,23 +226,26 @@ fn over_tcp(context: &Context, admin: bool, route: Route) -> MethodRouter<Contex
 /// What the public port answers.
 pub(super) fn public(context: Context) -> Router {
     let counted = from_fn_with_state(context.clone(), count_refused);
+    let noted = from_fn_with_state(Capture { wire: context.wire.clone(), door: Protocol::Http }, capture);
     let router = assemble(context.clone(), |route| over_tcp(&context, false, route));
-    router.layer(from_fn(hive::named_host)).layer(counted).layer(map_response(harden))
+    router.layer(from_fn(hive::named_host)).layer(counted).layer(noted).layer(map_response(harden))
 }
 
 /// What the admin port answers.
 pub(super) fn admin(context: Context) -> Router {
     let counted = from_fn_with_state(context.clone(), count_refused);
     let own_name = from_fn_with_state(context.clone(), guard::own_name);
+    let noted = from_fn_with_state(Capture { wire: context.wire.clone(), door: Protocol::Admin }, capture);
     let router = assemble(context.clone(), |route| over_tcp(&context, true, route));
-    router.layer(own_name).layer(from_fn(hive::named_host)).layer(counted).layer(map_response(harden))
+    router.layer(own_name).layer(from_fn(hive::named_host)).layer(counted).layer(noted).layer(map_response(harden))
 }
 
 /// What the socket answers.
 pub(super) fn local(context: Context) -> Router {
     let counted = from_fn_with_state(context.clone(), count_refused);
     let handler = |route: Route| route.handler.layer(from_fn(guard::noted));
-    assemble(context, handler).layer(counted).layer(map_response(harden))
+    let noted = from_fn_with_state(Capture { wire: context.wire.clone(), door: Protocol::Local }, capture);
+    assemble(context, handler).layer(counted).layer(noted).layer(map_response(harden))
 }
 
 /// A job id in a path.
@@ -535,6 +552,7 @@ mod tests {
             let path = if path.ends_with("/search") { format!("{path}?q=x") } else { path };
             let names_drone = matches!(path.as_str(), "/api/v1/work" | "/api/v1/poll");
             let path = if names_drone { format!("{path}?id=drone-1") } else { path };
+            let path = if path.ends_with("/protocol/detail") { format!("{path}?id=7") } else { path };
             let path = if path.ends_with("/staged") { format!("{path}?atom=a/b-1") } else { path };
             let got = site.ask(true, request("GET", &path, "")).await;
             assert!(matches!(got.status, 200 | 404), "{path}: {}", got.status);

@@ -30,6 +30,7 @@ use tokio_util::task::TaskTracker;
 
 use super::access::{Access, Caller};
 use super::answer::Remote;
+use super::capture::RemotePort;
 use super::limits::{Caps, Patient, Slots};
 use super::{Context, NodeApi, Options, routes};
 use crate::ports::{self, Holder};
@@ -343,7 +344,9 @@ async fn accept_tcp(listener: TcpListener, router: Router, connections: Connecti
         };
         connections.meter.accepted.fetch_add(1, Ordering::Relaxed);
         prepare(&stream);
-        let serving = connections.clone().converse(stream, from, router.clone(), |_| {});
+        let serving = connections.clone().converse(stream, from, router.clone(), move |request| {
+            request.extensions_mut().insert(RemotePort(peer.port()));
+        });
         let tracked = connections.tracker.track_future(async move {
             serving.await;
             drop(slot);

@@ -5,6 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use super::super::events::{DiscoveryEvent, LegacyMode};
 use super::super::v1::{self, Advice, AdviceError, Kind, Message, Speaker};
+use super::notes::Opened;
 use super::{Core, To, source_of};
 use crate::clock;
 use crate::engine::beacon::BeaconState;
@@ -65,6 +66,7 @@ impl Core {
         }
         let keyring = self.keyring.as_ref().ok_or(Reason::WrongSecret)?;
         let message = v1::open(bytes, keyring).map_err(v1::V1Error::reason)?;
+        self.opened = Some(Opened::v1(&message));
         if message.node_id == v1::node_id(&self.fixed.me) {
             return Ok(());
         }
@@ -103,7 +105,7 @@ impl Core {
         if message.kind == Kind::Hello {
             let Some(keyring) = self.keyring.clone() else { return };
             let bytes = self.with_speaker(address, |speaker| v1::greeting(Kind::Welcome, speaker, &keyring));
-            self.push(To::Address(SocketAddr::new(address, self.fixed.legacy_port)), bytes);
+            self.push(To::Address(SocketAddr::new(address, self.fixed.legacy_port)), "WELCOME", None, bytes);
             return;
         }
         let waiting = &mut self.legacy.waiting;
@@ -140,7 +142,7 @@ impl Core {
         let Some(keyring) = self.keyring.clone() else { return Ok(()) };
         if now_ms.saturating_sub(since_ms) <= WAITING_FOR_MS {
             let bytes = self.with_speaker(address, |speaker| v1::advice(advice, speaker, &keyring))?;
-            self.push(To::Address(SocketAddr::new(address, self.fixed.legacy_port)), bytes);
+            self.push(To::Address(SocketAddr::new(address, self.fixed.legacy_port)), "ADVICE", None, bytes);
         }
         Ok(())
     }
@@ -157,7 +159,8 @@ impl Core {
         };
         let everywhere = IpAddr::from([255, 255, 255, 255]);
         let bytes = self.with_speaker(everywhere, |speaker| self.announcement(speaker, &keyring));
-        self.push(To::LegacyEverybody, bytes);
+        let kind = if self.legacy.hellos < HELLO_AT_MS.len() { "HELLO" } else { "HEARTBEAT" };
+        self.push(To::LegacyEverybody, kind, None, bytes);
         self.legacy.hellos += 1;
         self.legacy.next_ms = match HELLO_AT_MS.get(self.legacy.hellos) {
             Some(offset_ms) => (self.legacy.origin_ms + offset_ms).max(now_ms + 1),

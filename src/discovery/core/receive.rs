@@ -7,6 +7,7 @@ use super::super::events::{DiscoveryEvent, Heard};
 use super::super::tap::decode_for_display;
 use super::super::v1;
 use super::super::wire::{self, Body, Cast, Datagram, Hello, Welcome, WireError};
+use super::notes::Opened;
 use super::{Core, HEARERS_MAX, PEERS_MAX, SEEKERS_MAX, Sign, To, is_lasting, make_room, source_of};
 use crate::clock;
 use crate::engine::beacon::refusals::Reason;
@@ -21,7 +22,9 @@ const SEEKER_KNOWN_FOR_MS: u64 = 10_000;
 impl Core {
     /// Takes one datagram as it came.
     pub(in super::super) fn receive(&mut self, from: SocketAddr, bytes: &[u8], now_ms: u64) {
+        self.opened = None;
         let refused = self.take(from, bytes, now_ms).err();
+        self.note_received(from, bytes, refused);
         if let Some(reason) = refused {
             self.refuse(reason, from, now_ms);
         }
@@ -59,6 +62,7 @@ impl Core {
             return Err(if wire::key_id(bytes).is_some() { Reason::WrongSecret } else { Reason::Malformed });
         };
         let (datagram, _) = Datagram::open(bytes, keyring).map_err(WireError::reason)?;
+        self.opened = Some(Opened::of(&datagram));
         if datagram.sender == self.fixed.me {
             self.notice_clone(&datagram, from);
             return Ok(());
@@ -209,9 +213,10 @@ impl Core {
 
     /// Answers, but never with more bytes than were asked with: nobody can aim this node at another.
     fn answer(&mut self, to: SocketAddr, question_len: usize, peer: &PeerId, body: Body) {
+        let kind = body.kind();
         if let Some(bytes) = self.seal(Some(peer.clone()), body) {
             if bytes.len() <= question_len {
-                self.push(To::Address(to), bytes);
+                self.push(To::Address(to), kind, Some(peer), bytes);
             } else {
                 tracing::debug!(length = bytes.len(), question_len, "an answer would be larger than its question");
             }

@@ -27,7 +27,15 @@ fn link() -> BTreeSet<Interface> {
 }
 
 fn core_with(state: BeaconState, legacy_mode: LegacyMode) -> Core {
-    let fixed = Fixed { me: peer(0), incarnation: 7, port: 50_555, legacy_mode, legacy_port: v1::PORT, seed: 1 };
+    let fixed = Fixed {
+        me: peer(0),
+        incarnation: 7,
+        port: 50_555,
+        legacy_mode,
+        legacy_port: v1::PORT,
+        seed: 1,
+        wire: crate::wire::Wire::default(),
+    };
     let hive = (state == BeaconState::Member).then(|| hive(1));
     let content = BeaconContent { state, hive, name: "me".to_owned(), member_count: 2, ..BeaconContent::default() };
     let mut core = Core::new(fixed, Some(keyring()), content, broadcast::channel(16).0, T0_MS);

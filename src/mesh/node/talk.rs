@@ -14,8 +14,12 @@ use super::super::key::{from_text, to_text};
 use super::super::{FACTS_PROTOCOL, gossip, streams};
 use super::{Node, Note};
 use crate::clock;
+use crate::engine::id::PeerId;
+use crate::engine::wire::Protocol;
+use crate::engine::wire::frames::{Word, trace};
 use crate::tasks;
 use crate::transport::{self, ByteStream, Incoming};
+use crate::wire::{Note as Noted, Status};
 
 /// Longest facts frame, bytes.
 const FACTS_FRAME_MAX: usize = 1_024;
@@ -161,6 +165,7 @@ impl Node {
                     acceptance,
                 );
                 if let Some(author) = author {
+                    self.note_status(Some(&to_text(&author)), &message.data);
                     self.events.push(Event::Status { from: to_text(&author), bytes: message.data });
                 }
             }
@@ -173,6 +178,9 @@ impl Node {
     /// Publishes now, or as soon as somebody listens; only the latest waits.
     pub(super) fn publish(&mut self, bytes: Vec<u8>) {
         let Some(topic) = self.topic.clone() else { return };
+        if self.unpublished.is_none() {
+            self.note_status(None, &bytes);
+        }
         self.unpublished = match self.swarm.behaviour_mut().gossip.publish(topic, bytes.clone()) {
             Ok(_) | Err(PublishError::Duplicate) => None,
             Err(PublishError::NoPeersSubscribedToTopic | PublishError::AllQueuesFull(_)) => Some(bytes),
@@ -185,6 +193,26 @@ impl Node {
                 None
             }
         };
+    }
+
+    /// A status that this node publishes (`author` none) or took.
+    fn note_status(&self, author: Option<&PeerId>, body: &[u8]) {
+        let (wire, kind) = (&self.shared.wire, Word::new("Status"));
+        if wire.wants(kind) {
+            wire.note(&Noted {
+                sent: author.is_none(),
+                protocol: Protocol::Gossip,
+                kind,
+                peer: author,
+                address: None,
+                bytes: body.len() as u64,
+                latency_us: None,
+                status: Status::None,
+                verdict: if author.is_none() { "sent" } else { "taken" },
+                trace: trace(&[b"status", body]),
+                body,
+            });
+        }
     }
 
     pub(super) fn retry_publish(&mut self) {
