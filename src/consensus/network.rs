@@ -5,12 +5,15 @@ use std::io;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
+use futures::future::BoxFuture;
+use futures::stream::{self, BoxStream};
+use futures::{Stream, StreamExt as _};
 use openraft::async_runtime::watch::WatchReceiver as _;
 use openraft::errors::{NetworkError, RPCError, ReplicationClosed, StreamingError, Timeout, Unreachable};
-use openraft::network::{Backoff, RPCOption, RPCTypes, RaftNetworkFactory, RaftNetworkV2};
+use openraft::network::{Backoff, RPCOption, RPCTypes, RaftNetworkFactory, RaftNetworkV2, stream_append_sequential};
 use openraft::raft::{
-    AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, TransferLeaderError, TransferLeaderRequest,
-    TransferLeaderResponse, VoteRequest, VoteResponse,
+    AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, StreamAppendResult, TransferLeaderError,
+    TransferLeaderRequest, TransferLeaderResponse, VoteRequest, VoteResponse,
 };
 use serde::{Deserialize, Serialize};
 
@@ -28,6 +31,10 @@ use crate::transport::{CONTROL_FRAME_MAX, decode, encode, read_frame, write_fram
 const APPEND_TIMEOUT: Duration = Duration::from_secs(3);
 /// A heartbeat that is not answered in this time counts as lost. openraft itself waits for one heartbeat's interval only.
 const HEARTBEAT_TIMEOUT: Duration = Duration::from_millis(250);
+
+/// That something is committed waits so long for entries to travel with: on a busy leader the next ones are about to come, and a request of
+/// its own for each commit would double the number of requests.
+const COMMIT_WAIT: Duration = Duration::from_millis(2);
 
 #[derive(Serialize, Deserialize)]
 pub(crate) struct RaftCall {
@@ -199,6 +206,42 @@ impl Client {
     }
 }
 
+/// Answers to a stream of appended entries.
+type Appending<'s> = BoxStream<'s, Result<StreamAppendResult<TypeConfig>, RPCError<TypeConfig>>>;
+
+/// Leaves out requests that only say what is committed, when one with entries follows soon: that says it too. The last of a stream, and
+/// thereby every heartbeat, goes at once.
+fn travelling_together<R: Send + 'static>(
+    input: impl Stream<Item = R> + Send + Unpin + 'static,
+    carries_entries: impl Fn(&R) -> bool + Send + Sync + 'static,
+) -> BoxStream<'static, R> {
+    stream::unfold((input.fuse(), carries_entries), |(mut input, carries_entries)| async move {
+        let request = next_together(&mut input, &carries_entries).await?;
+        Some((request, (input, carries_entries)))
+    })
+    .boxed()
+}
+
+async fn next_together<R>(
+    input: &mut (impl Stream<Item = R> + Unpin),
+    carries_entries: &impl Fn(&R) -> bool,
+) -> Option<R> {
+    let mut request = input.next().await?;
+    let patience = tokio::time::sleep(COMMIT_WAIT);
+    tokio::pin!(patience);
+    while !carries_entries(&request) {
+        tokio::select! {
+            biased;
+            following = input.next() => match following {
+                Some(following) => request = following,
+                None => break,
+            },
+            () = &mut patience => break,
+        }
+    }
+    Some(request)
+}
+
 #[expect(clippy::wildcard_enum_match_arm, reason = "every other answer is one to another question")]
 impl RaftNetworkV2<TypeConfig> for Client {
     type SnapshotData = SnapshotSource;
@@ -224,6 +267,18 @@ impl RaftNetworkV2<TypeConfig> for Client {
             RaftAnswer::HigherVote(vote) => Ok(AppendEntriesResponse::HigherVote(Vote::from(vote))),
             other => Err(unexpected(&other)),
         }
+    }
+
+    fn stream_append<'s, S>(
+        &'s mut self,
+        input: S,
+        option: RPCOption,
+    ) -> BoxFuture<'s, Result<Appending<'s>, RPCError<TypeConfig>>>
+    where
+        S: Stream<Item = AppendEntriesRequest<TypeConfig>> + Send + Unpin + 'static,
+    {
+        let carries_entries = |request: &AppendEntriesRequest<TypeConfig>| !request.entries.is_empty();
+        stream_append_sequential(self, travelling_together(input, carries_entries), option)
     }
 
     async fn vote(
@@ -289,5 +344,42 @@ impl RaftNetworkV2<TypeConfig> for Client {
         // A peer that restarts is back within seconds; a slow return would only lengthen its absence.
         let steps = [50, 100, 200].into_iter().chain(std::iter::repeat(400));
         Some(Backoff::new(steps.map(Duration::from_millis)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures::FutureExt as _;
+    use tokio::sync::mpsc;
+
+    use super::*;
+
+    /// A request: whether it carries entries, and which one it is.
+    type Request = (bool, u32);
+
+    fn merged(input: impl Stream<Item = Request> + Send + Unpin + 'static) -> BoxStream<'static, Request> {
+        travelling_together(input, |request: &Request| request.0)
+    }
+
+    #[tokio::test]
+    async fn a_commit_goes_with_the_entries_that_follow() {
+        let requests = [(true, 1), (false, 2), (false, 3), (true, 4), (true, 5), (false, 6)];
+        let sent: Vec<Request> = merged(stream::iter(requests)).collect().await;
+        assert_eq!(sent, [(true, 1), (true, 4), (true, 5), (false, 6)]);
+    }
+
+    #[tokio::test]
+    async fn a_lonely_commit_waits_a_moment_and_a_heartbeat_not_at_all() {
+        assert_eq!(merged(stream::once(async { (false, 1) }).boxed()).next().now_or_never(), Some(Some((false, 1))));
+        let (tx, mut rx) = mpsc::unbounded_channel();
+        let mut sent = merged(stream::poll_fn(move |context| rx.poll_recv(context)));
+        tx.send((false, 1)).expect("open");
+        let began = tokio::time::Instant::now();
+        assert_eq!(sent.next().await, Some((false, 1)));
+        assert!(began.elapsed() >= COMMIT_WAIT);
+        // Commits that keep coming do not make the first of them wait for ever, and the last of them says it all.
+        tx.send((false, 2)).expect("open");
+        tx.send((false, 3)).expect("open");
+        assert_eq!(sent.next().await, Some((false, 3)));
     }
 }
