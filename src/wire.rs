@@ -282,7 +282,7 @@ mod tests {
     fn one_that_is_off_keeps_nothing() {
         let wire = wire(0, 100, &[]);
         wire.note(&note("X", b"x"));
-        assert!(!wire.is_on() && !wire.wants(Word::new("X")) && wire.after(0, 10).is_empty());
+        assert!(!wire.is_on() && !wire.wants(Word::new("X"), 0) && wire.after(0, 10).is_empty());
         assert_eq!(wire.totals(), Totals::default());
     }
 }
