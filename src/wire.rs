@@ -16,7 +16,7 @@ mod ring;
 mod tapped;
 
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 pub use self::ring::{Captured, Status};
@@ -90,7 +90,7 @@ pub struct Wire(Option<Arc<Inner>>);
 struct Inner {
     me: PeerId,
     ring: Mutex<Ring>,
-    sample: Vec<(String, u32, AtomicU32)>,
+    sample: Vec<(String, u32)>,
     noted: AtomicU64,
     left_out: AtomicU64,
 }
@@ -107,7 +107,7 @@ impl Wire {
         if settings.records == 0 {
             return Self(None);
         }
-        let sample = settings.sample.iter().map(|(kind, every)| (kind.clone(), (*every).max(1), AtomicU32::new(0)));
+        let sample = settings.sample.iter().map(|(kind, every)| (kind.clone(), (*every).max(1)));
         Self(Some(Arc::new(Inner {
             me,
             ring: Mutex::new(Ring::new(settings.records, settings.body_bytes)),
@@ -126,11 +126,12 @@ impl Wire {
         self.0.as_ref().map(|inner| &inner.me)
     }
 
-    /// Whether the next message of this kind is to be noted. Asked once for a question and its answers.
-    pub fn wants(&self, kind: Word) -> bool {
+    /// Whether a message of this kind is to be noted, told by its trace: so both ends note the same ones. Asked once for a question and its
+    /// answers.
+    pub fn wants(&self, kind: Word, trace: u64) -> bool {
         let Some(inner) = &self.0 else { return false };
-        let row = inner.sample.iter().find(|(name, ..)| is_named(kind, name));
-        let wanted = row.is_none_or(|(_, every, seen)| seen.fetch_add(1, Ordering::Relaxed) % every == 0);
+        let row = inner.sample.iter().find(|(name, _)| is_named(kind, name));
+        let wanted = row.is_none_or(|(_, every)| trace.is_multiple_of(u64::from(*every)));
         if !wanted {
             inner.left_out.fetch_add(1, Ordering::Relaxed);
         }
@@ -268,16 +269,20 @@ mod tests {
     #[test]
     fn one_in_so_many_is_wanted() {
         let wire = wire(10, 100, &[("PRE_VOTE", 4)]);
-        let wanted = (0..20).filter(|_| wire.wants(Word::new("PreVote"))).count();
+        let wanted = (0..20).filter(|trace| wire.wants(Word::new("PreVote"), *trace)).count();
         assert_eq!((wanted, wire.totals().left_out), (5, 15));
-        assert!((0..20).all(|_| wire.wants(Word::new("Vote"))));
+        assert!((0..20).all(|trace| wire.wants(Word::new("Vote"), trace)));
+        // Traces are well mixed, also those of messages that differ by a number alone.
+        let mixed = (0..4_000u64).map(|number| crate::engine::wire::frames::trace(&[b"x", &number.to_be_bytes()]));
+        let wanted = mixed.filter(|trace| wire.wants(Word::new("PRE_VOTE"), *trace)).count();
+        assert!((800..1_200).contains(&wanted), "{wanted} of 4,000");
     }
 
     #[test]
     fn one_that_is_off_keeps_nothing() {
         let wire = wire(0, 100, &[]);
         wire.note(&note("X", b"x"));
-        assert!(!wire.is_on() && !wire.wants(Word::new("X")) && wire.after(0, 10).is_empty());
+        assert!(!wire.is_on() && !wire.wants(Word::new("X"), 0) && wire.after(0, 10).is_empty());
         assert_eq!(wire.totals(), Totals::default());
     }
 }

@@ -116,7 +116,7 @@ impl Protocol {
     /// The protocol of a mesh stream of this name, such as `/hive/raft/1/…`.
     pub fn of_stream(name: &str) -> Self {
         match name.strip_prefix("/hive/").and_then(|rest| rest.split('/').next()) {
-            Some("control") => Self::Control,
+            Some("control" | "control-calls") => Self::Control,
             Some("raft") => Self::Raft,
             Some("snapshot") => Self::Snapshot,
             Some("log") => Self::Log,

@@ -120,7 +120,7 @@ impl Head {
 /// Notes a request and its answer.
 pub(super) async fn capture(State(capture): State<Capture>, request: Request, next: Next) -> Response {
     let kind = Word::new(request.method().as_str());
-    if !capture.wire.is_on() || is_looking(request.uri().path()) || !capture.wire.wants(kind) {
+    if !capture.wire.is_on() || is_looking(request.uri().path()) || !capture.wire.wants(kind, clock::unix_us()) {
         return next.run(request).await;
     }
     let (head, kept, began_us) = (Head::of(&request), Kept::default(), clock::now_us());

@@ -84,12 +84,8 @@ impl Talk {
         };
         let kind = frames::kind(self.protocol, content, asks);
         if asks {
-            let asked = Asked {
-                trace: self.trace(number, content, passed.bytes),
-                kind,
-                began_us: clock::now_us(),
-                wanted: self.wire.wants(kind),
-            };
+            let trace = self.trace(number, content, passed.bytes);
+            let asked = Asked { trace, kind, began_us: clock::now_us(), wanted: self.wire.wants(kind, trace) };
             match number {
                 Some(number) => {
                     self.open.insert(number, asked);
@@ -113,7 +109,7 @@ impl Talk {
         self.answered = true;
         let wanted = match asked.filter(|_| first) {
             Some(asked) => asked.wanted,
-            None => self.wire.wants(kind),
+            None => self.wire.wants(kind, self.trace(number, content, passed.bytes)),
         };
         if wanted {
             let latency_us = asked.filter(|_| first).map(|asked| since_us(asked.began_us));

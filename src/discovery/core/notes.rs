@@ -55,7 +55,8 @@ fn unopened(bytes: &[u8]) -> Protocol {
 impl Core {
     pub(super) fn note_sent(&self, to: To, kind: &str, peer: Option<&PeerId>, bytes: &[u8]) {
         let (wire, kind) = (&self.fixed.wire, Word::new(kind));
-        if !wire.is_on() || !wire.wants(kind) {
+        let trace = trace(&[b"datagram", bytes]);
+        if !wire.is_on() || !wire.wants(kind, trace) {
             return;
         }
         let address = match to {
@@ -72,7 +73,7 @@ impl Core {
             latency_us: None,
             status: Status::None,
             verdict: "sent",
-            trace: trace(&[b"datagram", bytes]),
+            trace,
             body: bytes,
         });
     }
@@ -85,7 +86,8 @@ impl Core {
         let kind = opened.as_ref().map_or_else(|| Word::new("?"), |opened| opened.kind);
         // Our own broadcasts come back to us.
         let own = opened.as_ref().is_some_and(|opened| opened.sender.as_ref() == Some(&self.fixed.me));
-        if !wire.is_on() || own || (refused.is_none() && !wire.wants(kind)) {
+        let trace = trace(&[b"datagram", bytes]);
+        if !wire.is_on() || own || (refused.is_none() && !wire.wants(kind, trace)) {
             return;
         }
         wire.note(&Note {
@@ -98,7 +100,7 @@ impl Core {
             latency_us: None,
             status: if skewed { Status::Word("clock_skew") } else { Status::None },
             verdict: refused.map_or("taken", Reason::as_str),
-            trace: trace(&[b"datagram", bytes]),
+            trace,
             body: bytes,
         });
     }

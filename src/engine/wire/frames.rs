@@ -137,9 +137,9 @@ impl Scan {
     }
 }
 
-/// Several calls share a stream: each frame has a number, the same in question and answer.
+/// Several calls may share a stream: each frame has a number then, the same in question and answer.
 pub fn shares_stream(protocol: Protocol) -> bool {
-    matches!(protocol, Protocol::Raft | Protocol::Propose)
+    matches!(protocol, Protocol::Raft | Protocol::Propose | Protocol::Control)
 }
 
 /// Number and content of a frame of a shared stream.

@@ -197,8 +197,8 @@ impl Node {
 
     /// A status that this node publishes (`author` none) or took.
     fn note_status(&self, author: Option<&PeerId>, body: &[u8]) {
-        let (wire, kind) = (&self.shared.wire, Word::new("Status"));
-        if wire.wants(kind) {
+        let (wire, kind, trace) = (&self.shared.wire, Word::new("Status"), trace(&[b"status", body]));
+        if wire.wants(kind, trace) {
             wire.note(&Noted {
                 sent: author.is_none(),
                 protocol: Protocol::Gossip,
@@ -209,7 +209,7 @@ impl Node {
                 latency_us: None,
                 status: Status::None,
                 verdict: if author.is_none() { "sent" } else { "taken" },
-                trace: trace(&[b"status", body]),
+                trace,
                 body,
             });
         }

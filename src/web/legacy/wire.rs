@@ -40,7 +40,7 @@ pub(in crate::web) async fn entries(State(context): State<Context>, Params(param
 
 #[derive(Deserialize)]
 pub(in crate::web) struct DetailParams {
-    id: u64,
+    id: Option<u64>,
 }
 
 pub(in crate::web) async fn detail(
@@ -53,7 +53,8 @@ pub(in crate::web) async fn detail(
     if local.is_none() {
         authorize(&context, &parts.headers, None, remote(&parts), Scope::Admin)?;
     }
-    answer(&context, OldQuestion::Detail { id: params.id }).await
+    let id = params.id.ok_or_else(|| Problem::invalid("id is the number of an entry: ?id=NUMBER"))?;
+    answer(&context, OldQuestion::Detail { id }).await
 }
 
 #[derive(Deserialize)]
