@@ -265,6 +265,8 @@ async function scrolls(browser) {
     times.sort((left, right) => left - right);
     return { frames: times.length, longest: times[Math.floor(times.length * 0.98)] };
   });
+  // The figure is 50 ms; a machine that does other things besides is given more.
+  assert.ok(longest < 150, `the page stands still for ${longest} ms while it scrolls`);
   console.log(`queue of ${env.many} rows: ${frames} frames, 98 of 100 within ${longest.toFixed(1)} ms`);
   await page.evaluate(() => (document.querySelector('.grid').scrollTop = 1e9));
   await page.waitForFunction(() => !document.querySelector('.grid-row.waiting'), null, WAIT);
