@@ -8,6 +8,8 @@
 //! Files are kept compressed, as nearly every browser takes them. Never done here: anything without the feature `node`, so that the
 //! engine builds and tests without npm.
 
+#![allow(clippy::print_stdout, reason = "that is how a build script speaks to cargo")]
+
 fn main() {
     #[cfg(feature = "node")]
     if let Err(why) = dashboard::embed() {

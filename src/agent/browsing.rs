@@ -261,9 +261,13 @@ mod tests {
             self.index += 1;
             let origin = Origin { peer_id: node(), incarnation: 1, sequence: self.index };
             let proposals = vec![Proposal::new(origin, &command)];
-            let at = UnixMillis(self.index * MINUTE_MS);
+            let at = self.at();
             let batch = Batch { version: ENVELOPE_VERSION, elapsed_ms: 0, at, proposals };
             self.state.apply(self.index, &batch).expect("understood").replies.remove(0)
+        }
+
+        fn at(&self) -> UnixMillis {
+            UnixMillis((1_000 + self.index) * MINUTE_MS)
         }
 
         fn queue(&mut self, jobs: Vec<JobSpec>) {
@@ -365,7 +369,7 @@ mod tests {
         let mut hive = Hive::new();
         hive.queue(vec![job(1, "a", &[]), job(2, "b", &[])]);
         hive.ends(1, Outcome::Succeeded { artifacts: Vec::new() });
-        let done_at = UnixMillis(hive.index * MINUTE_MS);
+        let done_at = hive.at();
         let class = FailureClass::Build;
         hive.ends(2, Outcome::Failed { class, reason: "it broke".to_owned(), exit_code: Some(2) });
         let found = throughput_until(&hive.state, 60, done_at);

@@ -150,6 +150,8 @@ async function hostile(browser) {
     assert.equal(await page.evaluate(() => window.hit), undefined, `${path} ran what a name said`);
     assert.equal(await page.locator('main img').count(), 0, path);
   }
+  await page.waitForSelector('.log-line', WAIT);
+  await page.click('.log-tools >> button:text-is("End")');
   await page.waitForSelector('.log-text >> text=<script>alert(2)</script>', WAIT);
   const log = await page.locator('.log-body').innerText();
   assert.ok(!/[\u001b\u202e]/.test(log), 'nothing in a log is obeyed');
@@ -263,6 +265,8 @@ async function scrolls(browser) {
     times.sort((left, right) => left - right);
     return { frames: times.length, longest: times[Math.floor(times.length * 0.98)] };
   });
+  // The figure is 50 ms; a machine that does other things besides is given more.
+  assert.ok(longest < 150, `the page stands still for ${longest} ms while it scrolls`);
   console.log(`queue of ${env.many} rows: ${frames} frames, 98 of 100 within ${longest.toFixed(1)} ms`);
   await page.evaluate(() => (document.querySelector('.grid').scrollTop = 1e9));
   await page.waitForFunction(() => !document.querySelector('.grid-row.waiting'), null, WAIT);

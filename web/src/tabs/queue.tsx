@@ -179,15 +179,15 @@ function SessionActs({ session }: { session: SessionLine }) {
 
 function cells(job: JobLine): preact.ComponentChildren[] {
   const waits = job.waiting_for && (job.state === 'needed' || job.state === 'blocked');
-  return [
-    mayQueue.value ? (
+  const cells = [
+    (
       <input
         type="checkbox"
         aria-label={`Choose ${job.target}`}
         checked={chosen.value.has(job.id)}
         onChange={(event) => choose(job, event.currentTarget.checked)}
       />
-    ) : null,
+    ),
     <a href={`/jobs/${job.id}`} title={job.target}>{job.target}</a>,
     <StateBadge look={jobLook(job.state)} />,
     waits ? (
@@ -198,7 +198,13 @@ function cells(job: JobLine): preact.ComponentChildren[] {
     <span class="num">{job.estimate_ms === null ? '–' : about(job.estimate_ms)}</span>,
     <span class="dim num">{ago(job.submitted_at, now.value)}</span>,
   ];
+  return mayQueue.value ? cells : cells.slice(1);
 }
+
+const HEAD = [
+  <span class="sr">Chosen</span>, 'Target', 'State', 'Where, or what it waits for', 'Builder', <span class="num">Priority</span>, <span class="num">Expected</span>,
+  <span class="num">Queued</span>,
+];
 
 export default function Queue() {
   const params = query.value;
@@ -256,7 +262,7 @@ export default function Queue() {
           count={pages.total}
           rowPx={ROW_PX}
           columns={mayQueue.value ? 'queue-columns choosing' : 'queue-columns'}
-          head={[mayQueue.value ? <span class="sr">Chosen</span> : <span class="sr">Not chosen</span>, 'Target', 'State', 'Where, or what it waits for', 'Builder', 'Priority', 'Expected', 'Queued']}
+          head={mayQueue.value ? HEAD : HEAD.slice(1)}
           row={(at) => {
             const line = pages.row(at);
             return line ? cells(line) : null;

@@ -1,7 +1,7 @@
 // Small parts that every tab is made of.
 import type { ComponentChildren } from 'preact';
 import { useEffect, useRef } from 'preact/hooks';
-import { explain } from '../api';
+import { explain, Refusal } from '../api';
 import { ago, time } from '../format';
 import { now } from '../live';
 import type { Resource } from '../resource';
@@ -83,9 +83,11 @@ export function Failure({ error }: { error: unknown }) {
 /** What a resource gave; before that, that it is on its way; and why it did not come, beside what came before. */
 export function Loaded<T>({ of, children }: { of: Resource<T>; children: (data: T) => ComponentChildren }) {
   if (of.data === null) return of.error ? <Failure error={of.error} /> : <Loading />;
+  // That the node is away is said once, above everything.
+  const away = of.error instanceof Refusal && of.error.code === 'unreachable';
   return (
     <>
-      {of.error ? <Failure error={of.error} /> : null}
+      {of.error && !away ? <Failure error={of.error} /> : null}
       {children(of.data)}
     </>
   );
