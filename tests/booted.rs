@@ -26,7 +26,6 @@ mod harness;
 
 #[path = "booted/gentoo.rs"]
 mod gentoo;
-#[allow(dead_code, reason = "shared with the tests that make packages by hand")]
 #[path = "sample/gpkg.rs"]
 mod gpkg;
 #[path = "booted/openrc.rs"]
