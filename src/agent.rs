@@ -53,6 +53,7 @@ mod shared;
 mod staging;
 mod startup;
 mod submitting;
+mod syncing;
 mod views;
 mod voters;
 mod wire;

@@ -132,6 +132,8 @@ pub struct BuildConfig {
     pub cores: u32,
     /// Where sources are unpacked and built.
     pub work_dir: PathBuf,
+    /// Most disk that one attempt takes, MiB; 0: any.
+    pub disk_max_mb: u64,
     /// User under which builds run; none: the agent's own.
     pub user: Option<String>,
     /// Whether build dependencies of Debian sources are installed.
@@ -140,6 +142,12 @@ pub struct BuildConfig {
     pub secrets_dir: PathBuf,
     /// Where the hive's finished Gentoo packages are served.
     pub binhost: Option<String>,
+    /// The package tree is synced when work waits for another one.
+    pub portage_sync: bool,
+    /// Least time between two syncs, milliseconds.
+    pub portage_sync_interval_ms: u64,
+    /// Longest time of one sync, milliseconds.
+    pub portage_sync_timeout_ms: u64,
     /// Keys that may sign Gentoo packages; none: signatures are not checked.
     pub portage_verify_keys: Option<PathBuf>,
     /// Gentoo packages without a signature are refused.

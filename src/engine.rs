@@ -43,5 +43,6 @@ pub mod policy;
 pub mod role;
 pub mod scheduler;
 pub mod state;
+pub mod trees;
 pub mod voters;
 pub mod wire;

@@ -25,15 +25,18 @@ pub mod staging;
 
 mod acts;
 mod cgroup;
+mod disk;
 mod launch;
 mod offers;
 mod ports;
 mod secrets;
 mod sweep;
+mod tree;
 mod users;
 mod workdir;
 
 pub use shim::ShimFailure;
+pub use tree::SyncPolicy;
 
 use std::io;
 use std::path::PathBuf;
@@ -77,6 +80,8 @@ pub struct Options {
     pub grace_ms: u64,
     /// An attempt ends when less than this is free where it works, bytes.
     pub disk_free_min_bytes: u64,
+    /// Most disk that one attempt takes where it works, bytes. 0: as much as there is.
+    pub attempt_disk_max_bytes: u64,
     /// Most bytes of artifacts of one attempt.
     pub artifacts_max_bytes: u64,
     /// Where apt's sources are read for `debian` jobs.
@@ -85,6 +90,8 @@ pub struct Options {
     pub interfaces: Vec<String>,
     /// How `portage` and `resolve` jobs run Portage.
     pub portage: portage::Portage,
+    /// When this host's package trees are synced; none: never.
+    pub sync: Option<SyncPolicy>,
     /// Who is trusted to sign Gentoo packages; none: signatures are not checked.
     pub signatures: Option<signatures::Signatures>,
 }
@@ -107,10 +114,12 @@ impl Default for Options {
             nice: 10,
             grace_ms: 2_000,
             disk_free_min_bytes: 512 << 20,
+            attempt_disk_max_bytes: 64 << 30,
             artifacts_max_bytes: 4 << 30,
             apt_dir: PathBuf::from("/etc/apt"),
             interfaces: Vec::new(),
             portage: portage::Portage::default(),
+            sync: None,
             signatures: None,
         }
     }
@@ -176,6 +185,12 @@ pub enum ExecError {
     /// The helper or this node's own rules refused it.
     #[error("refused: {0}")]
     Refused(String),
+    /// It was tried, and did not succeed.
+    #[error("{0}")]
+    Failed(String),
+    /// Something is built on this node, which must not be disturbed.
+    #[error("something is built on this node")]
+    Busy,
     /// The helper cannot be reached.
     #[error("the helper at {} cannot be reached; is hive-helper.service running?", socket.display())]
     Helper {

@@ -26,6 +26,8 @@ mod harness;
 
 #[path = "booted/gentoo.rs"]
 mod gentoo;
+#[path = "sample/gpkg.rs"]
+mod gpkg;
 #[path = "booted/openrc.rs"]
 mod openrc;
 #[path = "booted/systemd.rs"]

@@ -14,6 +14,7 @@ use hive::engine::legacy::{
 };
 use hive::engine::member::Inventory;
 use hive::engine::scheduler::{DroneView, Leases, Now, Settings, View, plan};
+use hive::engine::session::SessionAbout;
 
 fn info(name: &str) -> LegacyInfo {
     LegacyInfo {
@@ -92,6 +93,18 @@ fn it_is_given_portage_work_ahead_and_nothing_that_it_cannot_do() {
     for number in 1..=9 {
         replica.submit(package(number));
     }
+    // Also what needs no tool, and what needs the one that it has.
+    replica.submit(JobSpec { priority: 100, ..engine_support::pure_job(51) });
+    let resolve = JobWork::Resolve { targets: vec!["@world".to_owned()], empty_tree: false };
+    let resolution = JobSpec { priority: 100, pure: true, ..JobSpec::new(job_id(52), "@world", resolve) };
+    let draft = Command::Submit {
+        session: engine_support::session_id(52),
+        about: SessionAbout::by("me"),
+        draft: Some(engine_support::peer(0)),
+        jobs: vec![resolution],
+    };
+    assert_eq!(replica.run(draft), Reply::Done);
+    replica.submit(JobSpec { priority: 100, secrets: ["TOKEN".to_owned()].into(), ..package(53) });
     replica.submit(engine_support::git_job(50));
     let mut desk = Desk::default();
     let drone = peer_id("drone-a");
@@ -106,6 +119,8 @@ fn it_is_given_portage_work_ahead_and_nothing_that_it_cannot_do() {
     desk.hear(&drone, 1_000);
     let given = assigned(&replica, &desk);
     assert_eq!(given.len(), 1 + AHEAD as usize, "one to work on and some ahead");
+    let others: Vec<JobId> = (50..=53).map(job_id).collect();
+    assert!(!given.iter().any(|command| matches!(command, Command::Assign { job, .. } if others.contains(job))));
     for command in given {
         assert!(matches!(replica.run(command), Reply::Assigned { .. }));
     }

@@ -88,6 +88,7 @@ struct Host {
     store: BlobStore,
     logs: LogStore,
     builder: Builder,
+    executor: Arc<Executor>,
     events: mpsc::Receiver<Event>,
     sender: mpsc::Sender<Event>,
     reaped: Vec<String>,
@@ -129,9 +130,10 @@ impl Host {
         let log_options = logs::Options { directory: directory.path().join("state/logs"), ..logs::Options::default() };
         let logs = LogStore::open(log_options).expect("logs");
         let depot = Arc::new(Store(store.clone()));
-        let (builder, reaped) = Builder::open(Arc::new(executor), logs.clone(), depot).await.expect("builder");
+        let executor = Arc::new(executor);
+        let (builder, reaped) = Builder::open(executor.clone(), logs.clone(), depot).await.expect("builder");
         let (sender, events) = mpsc::channel(64);
-        Self { directory, options, store, logs, builder, events, sender, reaped, counter: 0 }
+        Self { directory, options, store, logs, builder, executor, events, sender, reaped, counter: 0 }
     }
 
     fn archive(&self, files: &[(&str, &str)]) -> Source {

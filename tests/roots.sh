@@ -14,7 +14,7 @@ umask 022
 common='ca-certificates,curl,iproute2,procps'
 systemd="$common,systemd,systemd-sysv,dbus,cloud-init,sudo,nftables"
 openrc="$common,openrc,sysvinit-core"
-gentoo="$openrc,python3,gcc,libc6-dev,make,patch,wget,zstd,bzip2,xz-utils,pax-utils,file"
+gentoo="$openrc,python3,gcc,libc6-dev,make,patch,wget,zstd,bzip2,xz-utils,pax-utils,file,gpg,gpg-agent,rsync"
 portage=3.0.83
 deadline_s=400
 

@@ -16,7 +16,7 @@ use std::time::Duration;
 use super::advising::advise_about;
 use super::control::{self, Request, Response};
 use super::legacy;
-use super::shared::Shared;
+use super::shared::{Shared, StatusReport};
 use super::views::role_of;
 use super::voters::{Done, Voters};
 use super::{Event, propose_all};
@@ -267,6 +267,7 @@ pub(super) fn view(shared: &Shared) -> View {
             takes_builds: role.as_deref().and_then(|role| roles.get(role)).is_none_or(|role| role.takes_builds),
             slots: report.as_ref().and_then(|report| report.slots),
             disk_free_mb: report.as_ref().map(|report| report.disk_free_bytes >> 20),
+            sync: report.as_ref().and_then(StatusReport::sync_by_now),
             disk_low: report.as_ref().is_some_and(|report| report.disk_low),
             load_percent: report.map_or(0, |report| report.load_centi / cores.max(1)),
         };

@@ -28,6 +28,7 @@ use crate::engine::member::{Inventory, MemberInfo};
 use crate::engine::policy::Fact;
 use crate::engine::scheduler::Leases;
 use crate::engine::state::{ADDRESSES_MAX, State};
+use crate::engine::trees::{Syncer, TreeSync};
 use crate::exec::build::{Builder, Event as BuildEvent};
 use crate::exec::facts::FactsHandle;
 use crate::exec::logs::LogStore;
@@ -133,9 +134,23 @@ pub(crate) struct StatusReport {
     /// It has a staging directory, and everything up to this position in the order of ending is in it; none: it has none.
     #[serde(default)]
     pub staging: Option<u64>,
+    /// How the last sync of its package tree went.
+    #[serde(default)]
+    pub sync: Option<TreeSync>,
     /// When it was received here, monotonic.
     #[serde(skip)]
     pub received_ms: u64,
+}
+
+impl StatusReport {
+    /// How its last sync stands now, some time after it was told.
+    pub(super) fn sync_by_now(&self) -> Option<TreeSync> {
+        let passed_ms = now_ms().saturating_sub(self.received_ms);
+        let sync = self.sync.clone()?;
+        let (since_ms, again_in_ms) =
+            (sync.since_ms.saturating_add(passed_ms), sync.again_in_ms.saturating_sub(passed_ms));
+        Some(TreeSync { since_ms, again_in_ms, ..sync })
+    }
 }
 
 /// Artifacts on this node, as the last hourly look found them.
@@ -206,6 +221,8 @@ pub(crate) struct Soft {
     pub artifacts: ArtifactCounts,
     /// What became of results that belong into this node's staging directory.
     pub staging: StagingCounts,
+    /// When this node syncs its package tree.
+    pub tree_sync: Option<Syncer>,
 }
 
 impl Shared {

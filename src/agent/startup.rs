@@ -20,7 +20,7 @@ use super::files::Files;
 use super::node_api::Api;
 use super::preparing::Prepared;
 use super::shared::{Me, Shared, Soft};
-use super::{Agent, EVENTS_MAX, Event, Inputs, blobs, control, events, keys, peers, serving, staging};
+use super::{Agent, EVENTS_MAX, Event, Inputs, blobs, control, events, keys, peers, serving, staging, syncing};
 use crate::blobs::{BlobStore, exchange, unpack};
 use crate::clock::now_ms;
 use crate::config::{Config, LegacyDrones as ConfiguredDrones, LegacyMode as ConfiguredLegacy};
@@ -35,7 +35,7 @@ use crate::exec::portage::Portage;
 use crate::exec::privilege::{Executor, Privilege};
 use crate::exec::signatures::Signatures;
 use crate::exec::staging::Staging;
-use crate::exec::{InstallPolicy, Options as ExecOptions, inventory};
+use crate::exec::{InstallPolicy, Options as ExecOptions, SyncPolicy, inventory};
 use crate::keyring::Keyring;
 use crate::mesh::{self, Introduction, LocalFacts, NodeKey, open_policy};
 use crate::store::{incarnation, space};
@@ -257,6 +257,7 @@ async fn serve_and_run(shared: Arc<Shared>, bound: web::Bound, inputs: Inputs) -
     tasks::spawn("events", events::keep(Arc::clone(&shared)));
     tasks::spawn("housekeeping", keep_house(Arc::clone(&shared)));
     tasks::spawn("staging", staging::keep(Arc::clone(&shared)));
+    tasks::spawn("package-tree", syncing::keep(Arc::clone(&shared)));
     if shared.executor.has_helper() {
         tasks::spawn("helper-watch", watch_helper(Arc::clone(&shared)));
     }
@@ -402,7 +403,7 @@ pub(super) fn addresses(heard: &Heard, said: &[IpAddr], mesh_port: u16) -> Vec<S
     addresses
 }
 
-fn inventory_options(config: &Config) -> inventory::Options {
+pub(super) fn inventory_options(config: &Config) -> inventory::Options {
     inventory::Options { state_dir: config.state_dir.clone(), ..inventory::Options::default() }
 }
 
@@ -537,6 +538,11 @@ pub(crate) fn exec_options(config: &Config) -> ExecOptions {
         secrets_dir: config.build.secrets_dir.clone(),
         build_dependencies: if config.build.debian_build_deps { InstallPolicy::On } else { InstallPolicy::Off },
         cpu_max_percent: if config.build.cores == 0 { 0 } else { config.build.cores.min(cores) * 100 },
+        sync: config.build.portage_sync.then_some(SyncPolicy {
+            interval: Duration::from_millis(config.build.portage_sync_interval_ms),
+            timeout: Duration::from_millis(config.build.portage_sync_timeout_ms),
+        }),
+        attempt_disk_max_bytes: config.build.disk_max_mb << 20,
         signatures: trusted(config),
         portage: Portage { binhost: config.build.binhost.clone(), ..Portage::default() },
         ..ExecOptions::default()

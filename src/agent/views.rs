@@ -192,6 +192,7 @@ pub(super) fn own_report(shared: &Shared) -> StatusReport {
         raft_id: consensus.raft_id,
         halted: consensus.halted.is_some(),
         staging: shared.staging.is_some().then(|| shared.soft(|soft| soft.staging.ordinal)),
+        sync: shared.soft(|soft| soft.tree_sync.as_ref().and_then(|syncer| syncer.told(now_ms()))),
         received_ms: now_ms(),
     }
 }

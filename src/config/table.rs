@@ -430,6 +430,15 @@ pub const SETTINGS: &[Setting] = &[
         ..PLAIN
     },
     Setting {
+        key: "build.disk_max_mb",
+        kind: Kind::Integer { min: 0, max: 100_000_000 },
+        default: Default::Text("65536"),
+        placeholder: "MIB",
+        meaning: "Most disk that one attempt takes below `build.work_dir`, in MiB; one that takes more is ended; 0: as much as there is.",
+        advice: "Whatever it is, an attempt ends before the disk is full. Read by the helper too: restart it after a change.",
+        ..PLAIN
+    },
+    Setting {
         key: "build.user",
         kind: Kind::Text { expected: "a user name", check: grammar::is_user_name },
         default: Default::Unset(
@@ -463,6 +472,33 @@ pub const SETTINGS: &[Setting] = &[
         default: Default::Unset("what the configuration of Portage names"),
         placeholder: "URL",
         meaning: "Where the hive's finished Gentoo packages are served: what a package needs is taken from there when it fits.",
+        advice: "Read by the helper too: restart it after a change.",
+        ..PLAIN
+    },
+    Setting {
+        key: "build.portage_sync",
+        kind: Kind::Choice(&["on", "off"]),
+        default: Default::Text("on"),
+        placeholder: "on|off",
+        meaning: "Whether this node syncs its package tree (`emerge --sync`) when work waits for another tree than it has.",
+        advice: "Needs the helper, or the agent to run as root. The helper reads it too: restart it after a change.",
+        ..PLAIN
+    },
+    Setting {
+        key: "build.portage_sync_interval_s",
+        kind: Kind::Integer { min: 1, max: 31_536_000 },
+        default: Default::Text("3600"),
+        placeholder: "SECONDS",
+        meaning: "Least time between two of these syncs, in seconds.",
+        advice: "Public mirrors ask for at most one sync a day: set 86400 where a tree comes from one. The helper reads it too.",
+        ..PLAIN
+    },
+    Setting {
+        key: "build.portage_sync_timeout_s",
+        kind: Kind::Integer { min: 1, max: 86_400 },
+        default: Default::Text("900"),
+        placeholder: "SECONDS",
+        meaning: "A sync that takes longer is ended and counts as failed, in seconds.",
         advice: "Read by the helper too: restart it after a change.",
         ..PLAIN
     },

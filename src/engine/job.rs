@@ -254,6 +254,8 @@ pub struct Needs {
     pub memory_mb: u64,
     /// Free disk, MiB.
     pub disk_mb: u64,
+    /// Only hive itself can do it: drones of the Python swarm know names of Gentoo packages and nothing else.
+    pub agent: bool,
 }
 
 impl JobSpec {
@@ -296,6 +298,7 @@ impl JobSpec {
             cores: self.cores,
             memory_mb: self.limits.memory_max_mb,
             disk_mb: self.disk_mb,
+            agent: !matches!(self.work, Work::Portage { .. }) || !self.secrets.is_empty(),
         }
     }
 

@@ -23,9 +23,10 @@ use super::control::{Control, Jobs};
 use super::id::{JobId, PeerId};
 use super::legacy::LEGACY_LEASE_MS;
 use super::state::State;
+use super::trees::TreeSync;
 
 pub use self::explain::{Explanation, ExplanationLine, Subject, explain, explain_job, waiting_for};
-pub use self::fit::{Slots, Unfit, slots, wanted_tree};
+pub use self::fit::{Slots, Unfit, slots, wanted_tree, wanted_trees};
 pub use self::leases::{
     DRONE_STOPS_AFTER_MS, LEASE_MS, LEASES_MAX, LeaseAnswer, LeaseAsked, LeasePhase, Leases, PURE_AFTER_DOWN_MS,
     RENEW_EVERY_MS, drone_must_stop,
@@ -59,6 +60,8 @@ pub struct DroneView {
     pub disk_free_mb: Option<u64>,
     /// Its disk is so full that builds would end for want of space.
     pub disk_low: bool,
+    /// The last sync of its package tree.
+    pub sync: Option<TreeSync>,
 }
 
 /// Settings of the scheduler.

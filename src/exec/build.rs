@@ -238,6 +238,11 @@ async fn whole(inner: Arc<Inner>, attempt: Attempt, events: mpsc::Sender<Event>,
     if let Some(missing) = missing_feature(&inner.executor.capabilities(), &attempt.spec) {
         return Failure::infra(format!("this host does not offer {missing}, which the job requires")).into();
     }
+    let _tree = tokio::select! {
+        held = inner.executor.tree_held() => held,
+        // Whoever stops it waits no longer than for any other attempt.
+        reason = stop_of(signals.stopped.clone()) => return run::stop_failure(&reason).into(),
+    };
     let mut run = match Run::begin(inner, attempt, events, signals).await {
         Ok(run) => run,
         Err(failure) => return failure.into(),
@@ -249,6 +254,15 @@ async fn whole(inner: Arc<Inner>, attempt: Attempt, events: mpsc::Sender<Event>,
     match (result, run.end().await) {
         (Ok(artifacts), Ok(())) => Outcome::Succeeded { artifacts },
         (Ok(_), Err(failure)) | (Err(failure), _) => failure.into(),
+    }
+}
+
+/// Why it is stopped, once it is. Whoever started it may have forgotten it, which stops nothing.
+async fn stop_of(mut stopped: watch::Receiver<Option<StopReason>>) -> StopReason {
+    let reason = stopped.wait_for(Option::is_some).await.ok().and_then(|reason| reason.clone());
+    match reason {
+        Some(reason) => reason,
+        None => std::future::pending().await,
     }
 }
 

@@ -5,6 +5,7 @@
 //! exit means.
 
 mod step;
+mod syncing;
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -21,10 +22,11 @@ use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::unix::pipe;
 use tokio::process::{Child, Command};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{Mutex, OwnedRwLockReadGuard, RwLock, mpsc, oneshot};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::cgroup::{self, Cgroups, Group};
+use super::disk::{Outgrown, Watch};
 use super::portage::{self, PortageStep};
 use super::shim::{self, Order, Sandbox, ShimFailure};
 use super::users::{self, User};
@@ -60,6 +62,9 @@ pub(super) struct Exit {
     pub(super) shim: Option<(ShimFailure, String)>,
     /// It was stopped on request.
     pub(super) stopped: bool,
+    /// It was stopped because the attempt took more disk than it may.
+    #[serde(default)]
+    pub(super) outgrown: Option<Outgrown>,
     /// Some of its processes could not be ended.
     pub(super) survivors: u32,
 }
@@ -100,6 +105,9 @@ struct Inner {
     cgroups: Cgroups,
     bubblewrap: Option<PathBuf>,
     capabilities: Capabilities,
+    /// Read by every program while it runs, written by a sync: a package tree never changes under a build.
+    trees: Arc<RwLock<()>>,
+    synced_ms: Mutex<Option<u64>>,
 }
 
 impl Drop for Inner {
@@ -143,7 +151,8 @@ impl Launcher {
             work_dir: work_dir.clone(),
             cpu_max_percent: options.cpu_max_percent,
         };
-        let inner = Inner { options, user, cgroups, bubblewrap: None, capabilities };
+        let (trees, synced_ms) = (Arc::default(), Mutex::default());
+        let inner = Inner { options, user, cgroups, bubblewrap: None, capabilities, trees, synced_ms };
         let mut launcher = Self { inner: Arc::new(inner) };
         // A host that cannot build is still a good member of the hive, so this is told and does not end the agent.
         let unable = launcher.probe(Isolation::default()).await.err();
@@ -301,6 +310,9 @@ impl Launcher {
     /// when `owner` is not root, who needs no such thing.
     pub(super) async fn start(&self, step: Step, owner: u32) -> Result<Running, ExecError> {
         step.check().map_err(ExecError::Refused)?;
+        let trees = Arc::clone(&self.inner.trees).try_read_owned();
+        let trees =
+            trees.map_err(|_| ExecError::Refused("the package tree of this node is being synced".to_owned()))?;
         let token = step.token.to_string();
         let directory = self.attempt_dir(step.token)?;
         if let Some(user) = &self.inner.user {
@@ -312,18 +324,7 @@ impl Launcher {
         let limits = cgroup::Limits { memory_bytes: memory_mb << 20, processes: u64::from(step.processes_max) };
         let group = self.inner.cgroups.any().then(|| self.inner.cgroups.create(&token, limits)).transpose();
         let group = group.map_err(ExecError::io("limit the build by a cgroup"))?;
-        let mut environment: BTreeMap<String, String> = step.secrets.variables().collect();
-        environment.extend([
-            ("PATH".to_owned(), SAFE_PATH.to_owned()),
-            ("HOME".to_owned(), directory.join("home").to_string_lossy().into_owned()),
-            ("LANG".to_owned(), "C.UTF-8".to_owned()),
-            ("HIVE_JOB".to_owned(), step.job.to_string()),
-            ("HIVE_ATTEMPT".to_owned(), token.clone()),
-        ]);
-        environment.extend(step.environment);
-        if step.portage.is_some() {
-            environment.extend(options.portage.variables());
-        }
+        let mut environment = self.environment(&step, &directory);
         let mut argv = step.argv;
         let mut place = None;
         if let Some(PortageStep::Merge { atom }) = &step.portage {
@@ -359,10 +360,35 @@ impl Launcher {
         let (chunks, output) = mpsc::channel(CHUNKS_MAX);
         let (report, ended) = oneshot::channel();
         let reader = tasks::spawn("build-output", read(pipe, chunks, stop.clone()));
-        let supervised =
-            Supervised { launcher: self.clone(), token, directory, place, group, nonce: order.nonce, owner };
+        let supervised = Supervised {
+            launcher: self.clone(),
+            token,
+            directory,
+            place,
+            group,
+            nonce: order.nonce,
+            owner,
+            _trees: trees,
+        };
         tasks::spawn("build-step", supervised.run(child, reader, stop.clone(), report));
         Ok(Running { output, ended, guard: stop.clone().drop_guard(), stop })
+    }
+
+    /// What a program is given, made from nothing.
+    fn environment(&self, step: &Step, directory: &Path) -> BTreeMap<String, String> {
+        let mut environment: BTreeMap<String, String> = step.secrets.variables().collect();
+        environment.extend([
+            ("PATH".to_owned(), SAFE_PATH.to_owned()),
+            ("HOME".to_owned(), directory.join("home").to_string_lossy().into_owned()),
+            ("LANG".to_owned(), "C.UTF-8".to_owned()),
+            ("HIVE_JOB".to_owned(), step.job.to_string()),
+            ("HIVE_ATTEMPT".to_owned(), step.token.to_string()),
+        ]);
+        environment.extend(step.environment.clone());
+        if step.portage.is_some() {
+            environment.extend(self.inner.options.portage.variables());
+        }
+        environment
     }
 
     /// Makes root's directory of an attempt, and what Portage is told about it.
@@ -455,9 +481,36 @@ struct Supervised {
     group: Option<Group>,
     nonce: String,
     owner: u32,
+    _trees: OwnedRwLockReadGuard<()>,
 }
 
 impl Supervised {
+    fn watch(&self) -> Watch {
+        let places = std::iter::once(self.directory.clone()).chain(self.place.clone()).collect();
+        Watch::new(places, self.group.clone(), self.launcher.inner.options.attempt_disk_max_bytes)
+    }
+
+    /// SIGTERM for all of it, and SIGKILL when the time is over.
+    async fn end(&self, child: &mut Child) -> io::Result<std::process::ExitStatus> {
+        let leader = child.id();
+        if let Some(leader) = leader {
+            sweep::signal_group(leader, Signal::TERM);
+        }
+        let grace = Duration::from_millis(self.launcher.inner.options.grace_ms.min(3_000));
+        match tokio::time::timeout(grace, child.wait()).await {
+            Ok(status) => status,
+            Err(_) => {
+                if let Some(leader) = leader {
+                    sweep::signal_group(leader, Signal::KILL);
+                }
+                if let Some(group) = &self.group {
+                    group.kill();
+                }
+                child.wait().await
+            }
+        }
+    }
+
     async fn run(
         self,
         mut child: Child,
@@ -466,28 +519,15 @@ impl Supervised {
         report: oneshot::Sender<Exit>,
     ) {
         let leader = child.id();
-        let mut stopped = false;
-        let status = tokio::select! {
-            status = child.wait() => status,
-            () = stop.cancelled() => {
-                stopped = true;
-                if let Some(leader) = leader {
-                    sweep::signal_group(leader, Signal::TERM);
-                }
-                let grace = Duration::from_millis(self.launcher.inner.options.grace_ms.min(3_000));
-                match tokio::time::timeout(grace, child.wait()).await {
-                    Ok(status) => status,
-                    Err(_) => {
-                        if let Some(leader) = leader {
-                            sweep::signal_group(leader, Signal::KILL);
-                        }
-                        if let Some(group) = &self.group {
-                            group.kill();
-                        }
-                        child.wait().await
-                    }
-                }
-            }
+        let mut watch = self.watch();
+        let ended = tokio::select! {
+            status = child.wait() => Ok(status),
+            () = stop.cancelled() => Err(None),
+            outgrown = watch.outgrown() => Err(Some(outgrown)),
+        };
+        let (status, stopped, outgrown) = match ended {
+            Ok(status) => (status, false, watch.at_the_end().await),
+            Err(outgrown) => (self.end(&mut child).await, outgrown.is_none(), outgrown),
         };
         if let Some(leader) = leader {
             // The leader is gone; its group may live on. Nobody else can have its number while the group exists.
@@ -525,7 +565,7 @@ impl Supervised {
             Err(_) => (None, None),
         };
         let shim = shim::find_failure(&tail, &self.nonce);
-        let exit = Exit { code, signal, oom_kills, shim, stopped, survivors };
+        let exit = Exit { code, signal, oom_kills, shim, stopped, outgrown, survivors };
         if report.send(exit).is_err() {
             tracing::debug!(token = self.token, "nobody waits for the end of this program");
         }

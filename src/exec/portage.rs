@@ -9,7 +9,7 @@
 //! Installing what a package needs takes root. The agent names an atom and nothing else: the command line, the directories and
 //! the settings are made here, on root's side, from root's own options, and no path of the agent's is ever written to. Portage
 //! then drops its own privileges for the phases of a build (`FEATURES=userpriv`, on by default), and isolates them by its own
-//! means. Never done here: syncing trees, changing the configuration of Portage.
+//! means. Never done here: running anything, changing the configuration of Portage.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -102,6 +102,12 @@ impl Portage {
         }
         words.extend(targets.iter().cloned());
         words
+    }
+
+    /// Brings the trees to their newest state.
+    pub(super) fn sync_argv(&self) -> Vec<String> {
+        let words = ["--ask=n", "--color=n", "--nospinner", "--ignore-default-opts", "--sync"];
+        std::iter::once(self.program("emerge")).chain(words.map(str::to_owned)).collect()
     }
 
     /// Builds and packs one atom; what it needs comes from binary packages where there are any, else it is built too.

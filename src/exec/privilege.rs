@@ -58,6 +58,7 @@ pub struct Executor {
     capabilities: RwLock<Arc<Capabilities>>,
     /// What a former life of this agent left still runs, because the helper was away.
     reap_due: AtomicBool,
+    trees: Arc<tokio::sync::RwLock<()>>,
 }
 
 impl Executor {
@@ -76,7 +77,13 @@ impl Executor {
                 (Way::Local { launcher, root: rustix::process::geteuid().is_root() }, capabilities)
             }
         };
-        Ok(Self { options, way, capabilities: RwLock::new(Arc::new(capabilities)), reap_due: AtomicBool::new(false) })
+        Ok(Self {
+            options,
+            way,
+            capabilities: RwLock::new(Arc::new(capabilities)),
+            reap_due: AtomicBool::new(false),
+            trees: Arc::default(),
+        })
     }
 
     /// The settings it was opened with.
@@ -141,6 +148,24 @@ impl Executor {
             Way::Local { root: false, .. } => Err(ExecError::NoPrivilege { act: "installing packages" }),
             Way::Helper(client) => client.install(family, names, output).await,
         }
+    }
+
+    /// Syncs this host's package trees as root, by their own configuration; output goes to `output` as it comes. Refused while an
+    /// attempt runs here; one that begins meanwhile waits ([`Executor::tree_held`]).
+    pub async fn sync_trees(&self, output: mpsc::Sender<Bytes>) -> Result<(), ExecError> {
+        let Ok(_alone) = self.trees.try_write() else {
+            return Err(ExecError::Busy);
+        };
+        match &self.way {
+            Way::Local { launcher, root: true } => launcher.sync_trees(output).await,
+            Way::Local { root: false, .. } => Err(ExecError::NoPrivilege { act: "syncing the package tree" }),
+            Way::Helper(client) => client.sync_trees(output).await,
+        }
+    }
+
+    /// While this is held the package trees stay as they are. Waits for a sync to end.
+    pub(super) async fn tree_held(&self) -> tokio::sync::OwnedRwLockReadGuard<()> {
+        Arc::clone(&self.trees).read_owned().await
     }
 
     /// Gives a network interface of this host one more address.

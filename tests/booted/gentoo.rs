@@ -7,13 +7,28 @@ use hive::engine::id::{JobId, SessionId};
 use hive::engine::job::{JobSpec, Work};
 use serde_json::{Value, json};
 
+use crate::gpkg::Signer;
 use crate::harness::{Kind, Machine, Roots, booted};
 use crate::lab::{Host, Lab, SECRET, eventually, s};
 use crate::openrc::BUILDER;
 use crate::systemd::{hive_of_two, member_again};
 
+/// The tree that every machine has when it is made.
+const TREE: &str = "Sat, 21 Nov 2026 00:45:01 +0000";
+/// Only what is signed counts, for hive on every node.
+const SIGNED: &str = "portage_verify_keys = \"/etc/build/portage.gpg\"\nportage_signatures = \"demand\"\n";
+/// The library's package below the staging directory of whoever has one.
+const STAGED: &str = "/var/cache/hive/staging/portage/amd64/dev-libs/libswarm/libswarm-1.0-1.gpkg.tar";
+
 /// A machine with Portage that a node installed, with a label of its own.
-fn drone(lab: &mut Lab, roots: &Roots, seed: &Host, hive_id: &str, label: &str, more: &str) -> Machine {
+fn drone(
+    lab: &mut Lab,
+    roots: &Roots,
+    (seed, hive_id): (&Host, &str),
+    label: &str,
+    more: &str,
+    prepare: impl FnOnce(&Machine),
+) -> Machine {
     let mut machine = roots.machine(Kind::Gentoo, lab.bare_host());
     machine.write("etc/build/shared_secret", &format!("{SECRET}\n"), 0o600);
     machine.write("etc/build/hive.toml", &format!("label = [\"{label}\"]\n{more}"), 0o644);
@@ -22,10 +37,12 @@ fn drone(lab: &mut Lab, roots: &Roots, seed: &Host, hive_id: &str, label: &str, 
         machine.copy(&role.path(), &format!("etc/build/roles/{}", role.file_name().display()));
     }
     machine.write("etc/build/roles/builder.toml", BUILDER, 0o644);
+    prepare(&machine);
     machine.power_on();
     machine.wait_until_up(s(60));
     let script = format!(
-        "curl -fsS -o /root/bootstrap.sh http://{0}:8100/bootstrap.sh && sh /root/bootstrap.sh {0} --deadline 40",
+        "if [ -d /etc/portage/gnupg ]; then chmod -R go-rwx /etc/portage/gnupg && gpg --homedir /etc/portage/gnupg --batch --check-trustdb; fi; \
+         curl -fsS -o /root/bootstrap.sh http://{0}:8100/bootstrap.sh && sh /root/bootstrap.sh {0} --deadline 40",
         seed.address
     );
     let answer = machine.run(&["sh", "-c", &script]);
@@ -34,10 +51,28 @@ fn drone(lab: &mut Lab, roots: &Roots, seed: &Host, hive_id: &str, label: &str, 
     machine
 }
 
-/// Queues one atom on this machine, for this machine, and waits for its end.
-fn build(machine: &Machine, label: &str, atom: &str) -> Value {
+/// Portage there signs what it packs and takes nothing that is not signed; the key is trusted by Portage and by hive.
+fn sign(machine: &Machine, signer: &Signer) {
+    let home = signer.home.path();
+    let keys = fs::read_dir(home.join("private-keys-v1.d")).expect("keys").flatten();
+    for key in keys {
+        machine.copy(&key.path(), &format!("etc/portage/gnupg/private-keys-v1.d/{}", key.file_name().display()));
+    }
+    for file in ["pubring.kbx", "trustdb.gpg"] {
+        machine.copy(&home.join(file), &format!("etc/portage/gnupg/{file}"));
+    }
+    machine.copy(&signer.keys(), "etc/build/portage.gpg");
+    let conf = "FEATURES=\"-sandbox -usersandbox binpkg-signing binpkg-request-signature\"\n\
+                BINPKG_GPG_SIGNING_GPG_HOME=\"/etc/portage/gnupg\"\nBINPKG_GPG_SIGNING_KEY=\"ours@example.invalid\"\n\
+                BINPKG_GPG_VERIFY_GPG_HOME=\"/etc/portage/gnupg\"\n\
+                GPG_VERIFY_USER_DROP=\"root\"\nGPG_VERIFY_GROUP_DROP=\"root\"\n";
+    machine.write("etc/portage/make.conf", conf, 0o644);
+}
+
+/// Queues one atom on this machine, for this machine.
+fn queue(machine: &Machine, label: &str, atom: &str, tree: &str) -> String {
     let id = JobId(uuid::Uuid::new_v4());
-    let work = Work::Portage { atom: atom.to_owned(), tree: Some("Sat, 21 Nov 2026 00:45:01 +0000".to_owned()) };
+    let work = Work::Portage { atom: atom.to_owned(), tree: Some(tree.to_owned()) };
     let labels = [label.to_owned()].into();
     let spec = JobSpec { pure: true, labels, ..JobSpec::new(id, atom, work) };
     let request = json!({ "session": SessionId(uuid::Uuid::new_v4()), "jobs": [spec] });
@@ -45,12 +80,23 @@ fn build(machine: &Machine, label: &str, atom: &str) -> Value {
     let submit = "curl -fsS --unix-socket /run/hive/hive.sock -H 'content-type: application/json' --data-binary @/root/job.json http://hive/api/v2/jobs";
     let answer = machine.run(&["sh", "-c", submit]);
     assert_eq!(answer.code, 0, "{answer:?}\n{}", machine.log());
-    let id = id.to_string();
-    eventually(&format!("{atom} is built on {}", machine.name()), s(90), || {
-        let job = machine.json(&["job", "show", &id])?;
-        assert!(job["state"] != "blocked" && job["state"] != "failed", "{job}\n{}", machine.log());
+    id.to_string()
+}
+
+/// Waits until it is done.
+fn built(machine: &Machine, id: &str, (failed_max, seconds): (usize, u64)) -> Value {
+    eventually(&format!("{id} is built on {}", machine.name()), s(seconds), || {
+        let job = machine.json(&["job", "show", id])?;
+        let failed = job["attempts"].as_array()?.iter().filter(|attempt| attempt["state"] == "failed").count();
+        let log = || machine.run(&["hive", "logs", id]).stdout;
+        assert!(job["state"] != "blocked" && failed <= failed_max, "{job}\n{}", log());
         (job["state"] == "received").then_some(job)
     })
+}
+
+fn build(machine: &Machine, label: &str, atom: &str) -> Value {
+    let id = queue(machine, label, atom, TREE);
+    built(machine, &id, (0, 150))
 }
 
 fn artifact(job: &Value) -> (&str, &str) {
@@ -59,25 +105,63 @@ fn artifact(job: &Value) -> (&str, &str) {
     (job["id"].as_str().expect("id"), artifacts[0]["name"].as_str().expect("name"))
 }
 
-/// Stands in: Debian with OpenRC and Portage, and a tree of two packages, for Gentoo; a plain web server for the hive's staging.
-#[test]
-fn a_second_gentoo_host_installs_what_the_first_one_built() {
-    booted("gentoo::a_second_gentoo_host_installs_what_the_first_one_built", |lab, roots| {
-        let (hosts, _agents, hive_id) = hive_of_two(lab);
-        let first = drone(lab, roots, &hosts[0], &hive_id, "drone-one", "");
-        let job = build(&first, "drone-one", "dev-libs/libswarm");
-        let (id, name) = artifact(&job);
-        assert_eq!(name, "libswarm-1.0-1.gpkg.tar");
-        let publish = format!(
-            "set -e; mkdir -p /srv/staging/dev-libs/libswarm; cd /srv/staging; hive artifact get {id} {name} -o dev-libs/libswarm/{name} >/dev/null; \
-             PKGDIR=/srv/staging emaint binhost --fix >/dev/null; setsid python3 -m http.server 8200 >/dev/null 2>&1 </dev/null &"
-        );
-        assert!(first.sh(&publish).is_some(), "{}", first.log());
-        let url = format!("http://{}:8200/", first.address());
-        eventually("the package is served", s(20), || first.sh(&format!("curl -fsS {url}Packages")));
+/// A drone that signs and keeps staging, with the library built and served by hive, and the address of its packages.
+fn first_drone(lab: &mut Lab, roots: &Roots, hive: (&Host, &str), signer: &Signer) -> (Machine, String) {
+    let more = format!("staging_path = \"/var/cache/hive/staging\"\n[build]\n{SIGNED}");
+    let first = drone(lab, roots, hive, "drone-one", &more, |machine| sign(machine, signer));
+    let job = build(&first, "drone-one", "dev-libs/libswarm");
+    assert_eq!(artifact(&job).1, "libswarm-1.0-1.gpkg.tar");
+    let url = format!("http://{}:8100/staging/portage/amd64/", first.address());
+    eventually("the package is served by hive", s(60), || {
+        first.sh(&format!("curl -fsS {url}Packages | grep -x 'PATH: dev-libs/libswarm/libswarm-1.0-1.gpkg.tar'"))
+    });
+    assert!(first.has(STAGED.trim_start_matches('/')));
+    (first, url)
+}
 
-        let more = format!("[build]\nbinhost = \"{url}\"\n");
-        let second = drone(lab, roots, &hosts[0], &hive_id, "drone-two", &more);
+/// Another one, which takes what it needs from there.
+fn second_drone(lab: &mut Lab, roots: &Roots, hive: (&Host, &str), signer: &Signer, url: &str) -> Machine {
+    let more = format!("[build]\nbinhost = \"{url}\"\n{SIGNED}");
+    drone(lab, roots, hive, "drone-two", &more, |machine| sign(machine, signer))
+}
+
+/// Stands in: Debian with OpenRC and Portage, and a tree of two packages, for Gentoo.
+#[test]
+fn a_package_that_was_damaged_in_staging_is_refused_until_it_is_whole_again() {
+    booted("gentoo::a_package_that_was_damaged_in_staging_is_refused_until_it_is_whole_again", |lab, roots| {
+        let (hosts, _agents, hive_id) = hive_of_two(lab);
+        let (hive, signer) = ((&hosts[0], hive_id.as_str()), Signer::new("ours"));
+        let (first, url) = first_drone(lab, roots, hive, &signer);
+        // Four bytes of what is served are others: Portage refuses it, nothing of it is installed, and it is not the package's fault.
+        let damage = format!(
+            "cp -p {STAGED} /root/whole && printf evil | dd of={STAGED} bs=1 seek=3000 conv=notrunc status=none && touch -r /root/whole {STAGED}"
+        );
+        assert!(first.sh(&damage).is_some());
+        let second = second_drone(lab, roots, hive, &signer, &url);
+        let id = queue(&second, "drone-two", "app-misc/hello-swarm", TREE);
+        let attempt = eventually("the damaged package is refused", s(120), || {
+            let job = second.json(&["job", "show", &id])?;
+            job["attempts"].as_array()?.first().filter(|attempt| attempt["state"] == "failed").cloned()
+        });
+        let log = second.run(&["hive", "logs", &id]).stdout;
+        assert_eq!(attempt["class"], "infra", "{attempt}\n{log}");
+        assert!(attempt["reason"].as_str().is_some_and(|why| why.contains("came damaged")), "{attempt}\n{log}");
+        assert!(second.sh("! test -e /usr/lib64/libswarm.so.1 && ! test -e /usr/bin/hello-swarm").is_some(), "{log}");
+        // It is tried again by itself; now the package is whole.
+        assert!(first.sh(&format!("cp -p /root/whole {STAGED}")).is_some());
+        built(&second, &id, (3, 150));
+        assert_eq!(second.sh("ldconfig /usr/lib64 && hello-swarm").as_deref(), Some("hello, swarm!"));
+    });
+}
+
+/// Stands in: Debian with OpenRC and Portage, and a tree of two packages, for Gentoo.
+#[test]
+fn a_second_gentoo_host_installs_what_the_first_one_built_and_signed() {
+    booted("gentoo::a_second_gentoo_host_installs_what_the_first_one_built_and_signed", |lab, roots| {
+        let (hosts, _agents, hive_id) = hive_of_two(lab);
+        let (hive, signer) = ((&hosts[0], hive_id.as_str()), Signer::new("ours"));
+        let (first, url) = first_drone(lab, roots, hive, &signer);
+        let second = second_drone(lab, roots, hive, &signer, &url);
         let job = build(&second, "drone-two", "app-misc/hello-swarm");
         let (id, name) = artifact(&job);
         assert_eq!(name, "hello-swarm-1.0-1.gpkg.tar");
@@ -87,21 +171,14 @@ fn a_second_gentoo_host_installs_what_the_first_one_built() {
         assert_eq!(run.as_deref(), Some("hello, swarm!"), "installed, and it runs");
 
         // Resolved by one of them, built in order by whoever can.
-        let resolved = second.run(&[
-            "hive",
-            "queue",
-            "add",
-            "--backend",
-            "portage",
-            "app-misc/hello-swarm",
-            "--empty-tree",
-            "--wait",
-            "--json",
-        ]);
-        assert_eq!(resolved.code, 0, "{resolved:?}\n{}", second.log());
-        let session: Value = serde_json::from_str(&resolved.stdout).expect("JSON");
-        let done = (&session["data"]["phase"], &session["data"]["completed_packages"]);
-        assert_eq!(done, (&json!("completed"), &json!(3)), "the resolution and two packages: {session}");
+        let queued = second
+            .json(&["queue", "add", "--backend", "portage", "app-misc/hello-swarm", "--empty-tree"])
+            .expect("queued");
+        let session = queued["session"].as_str().expect("a session").to_owned();
+        let shown = eventually("the resolved session is built", s(150), || {
+            second.json(&["session", "show", &session]).filter(|shown| shown["phase"] == "completed")
+        });
+        assert_eq!(shown["completed_packages"], 3, "the resolution and two packages: {shown}");
         let unknown = first.run(&["hive", "queue", "add", "--backend", "portage", "app-misc/helo-swarm", "--wait"]);
         assert_eq!(unknown.code, 1, "{unknown:?}");
         assert!(
@@ -113,5 +190,51 @@ fn a_second_gentoo_host_installs_what_the_first_one_built() {
             let packages = "test ! -e /var/cache/binpkgs || find /var/cache/binpkgs -name '*.gpkg.tar'";
             assert_eq!(machine.sh(packages).as_deref(), Some(""), "nothing went to the host's own packages");
         }
+    });
+}
+
+/// Stands in: a directory beside it, by rsync, for a mirror of the tree.
+#[test]
+fn a_gentoo_host_with_an_older_tree_syncs_by_its_helper_before_it_builds() {
+    booted("gentoo::a_gentoo_host_with_an_older_tree_syncs_by_its_helper_before_it_builds", |lab, roots| {
+        const OLDER: &str = "Fri, 20 Nov 2026 00:45:01 +0000";
+        let (hosts, _agents, hive_id) = hive_of_two(lab);
+        let hive = (&hosts[0], hive_id.as_str());
+        let more = "[build]\nportage_sync_interval_s = 8\n";
+        let machine = drone(lab, roots, hive, "drone-late", more, |machine| {
+            machine.write("var/db/repos/tiny/metadata/timestamp.chk", &format!("{OLDER}\n"), 0o644);
+            let conf = "[tiny]\nlocation = /var/db/repos/tiny\nsync-type = rsync\nsync-uri = file:///srv/mirror/\n\
+                        sync-rsync-verify-metamanifest = no\nauto-sync = yes\n";
+            machine.write("etc/portage/repos.conf", conf, 0o644);
+        });
+        let id = queue(&machine, "drone-late", "dev-libs/libswarm", TREE);
+        // There is no mirror yet: it is told to sync, that fails, and everybody can see so.
+        let why = eventually("the failed sync is told of on another node", s(60), || {
+            let told = hosts[1].json(&["explain", &id])?;
+            let lines = told["details"].as_array()?.clone();
+            let line = lines.iter().find(|line| line["name"] == machine.name())?;
+            let why = line["why"].as_str()?.to_owned();
+            why.contains("that failed").then_some(why)
+        });
+        let begins = format!("its tree is {OLDER}, the session needs {TREE}; told to sync; that failed ");
+        assert!(why.starts_with(&begins), "{why}");
+        let status = machine.status().expect("answers");
+        assert!(status["notices"].to_string().contains("package tree could not be synced"), "{status}");
+        assert!(machine.log().contains("emerge --sync: "), "its output is in the log");
+        assert_eq!(machine.json(&["job", "show", &id]).expect("a job")["state"], "needed");
+
+        let mirror = format!(
+            "cp -a /var/db/repos/tiny /root/mirror && echo '{TREE}' >/root/mirror/metadata/timestamp.chk && mv /root/mirror /srv/mirror"
+        );
+        assert!(machine.sh(&mirror).is_some());
+        let job = built(&machine, &id, (0, 120));
+        assert_eq!(job["attempts"].as_array().map(Vec::len), Some(1), "it got no work before it had the tree: {job}");
+        assert_eq!(machine.sh("cat /var/db/repos/tiny/metadata/timestamp.chk").as_deref(), Some(TREE));
+        assert_eq!(machine.sh("stat -c %U /var/db/repos/tiny/metadata/timestamp.chk").as_deref(), Some("root"));
+        let nodes = machine.sh(&format!("curl -fsS http://{}:8100/api/v2/nodes", hosts[0].address));
+        assert!(
+            nodes.is_some_and(|nodes| nodes.contains(TREE) && !nodes.contains(OLDER)),
+            "the hive knows its new tree"
+        );
     });
 }

@@ -11,8 +11,10 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use crate::lab::{Answer, Host, Lab, eventually, in_lab, run, s, sh};
+use crate::lab::{Answer, HOSTS, Host, Lab, eventually, in_lab_with, run, s, sh};
 
+/// Whole operating systems boot, and compile, on processors that others use as well.
+const DEADLINE: Duration = Duration::from_secs(400);
 /// Lines of the journal shown for a machine whose test failed.
 const JOURNAL_LINES: &str = "150";
 
@@ -32,7 +34,7 @@ pub fn booted(name: &str, test: impl FnOnce(&mut Lab, &Roots)) {
     let roots = Roots::prepare(name);
     // Control groups are the one thing that outlives the lab.
     let _groups = Groups(&roots.group);
-    in_lab(name, |lab| {
+    in_lab_with(Path::new(HOSTS), DEADLINE, &[], name, |lab| {
         sh("mkdir -p /run/systemd");
         test(lab, &roots);
     });

@@ -222,3 +222,36 @@ async fn a_hostile_build_is_stopped_at_each_of_its_tricks_and_the_host_builds_on
     drop(host);
     drop(disk);
 }
+
+#[tokio::test]
+async fn a_build_that_fills_the_disk_is_ended_at_its_limit() {
+    const LIMIT_MB: u64 = 24;
+    let directory = directory();
+    let options = Options { attempt_disk_max_bytes: LIMIT_MB << 20, ..options(directory.path()) };
+    let mut host = Host::with(directory, options, Privilege::Direct).await;
+    assert!(host.executor.capabilities().cgroup, "files that were removed are found by its members");
+    let fill = "dd if=/dev/zero bs=1M count=200 status=none";
+    let scripts = [
+        // One file, many, one that is hidden as well as it can be, in the home and in what stands for /tmp.
+        format!("{fill} of=big; sleep 60"),
+        "i=0; while [ $i -lt 20000 ]; do printf '%08192d' 1 >f$i; i=$((i+1)); done; sleep 60".to_owned(),
+        format!("exec 3>gone; rm gone; {fill} >&3; sleep 60"),
+        format!("mkdir -p ~/a/.b; (trap '' TERM; setsid {fill} of=$HOME/a/.b/c; sleep 60) & sleep 60"),
+        format!("{fill} of=/tmp/big; sleep 60"),
+        // Over before anybody looked.
+        "dd if=/dev/zero bs=1M count=40 status=none of=big".to_owned(),
+    ];
+    for script in scripts {
+        let began = Instant::now();
+        let (outcome, log) = host.shell(&script, Limits::default()).await;
+        let (class, reason, _) = failure(outcome);
+        assert_eq!(class, FailureClass::Infra, "{script}: {reason} {log}");
+        assert!(reason.starts_with("disk limit: ") && reason.contains("gives 24 "), "{script}: {reason}");
+        assert!(log.contains("disk limit: "), "{log}");
+        assert!(began.elapsed() < Duration::from_secs(45), "{script}: {:?}", began.elapsed());
+    }
+    let (outcome, log) =
+        host.shell("dd if=/dev/zero bs=1M count=8 status=none of=small && ls -l", Limits::default()).await;
+    assert!(matches!(outcome, Outcome::Succeeded { .. }), "{outcome:?} {log}");
+    host.assert_healthy().await;
+}

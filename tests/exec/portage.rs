@@ -6,9 +6,10 @@ use std::process::{Child, Stdio};
 
 use hive::engine::plan::{Plan, Planned, PlannedKind};
 use hive::exec::format::{Caps, gpkg};
-use hive::exec::portage::Portage;
+use hive::exec::portage::{Portage, tree_identity};
 use hive::exec::signatures::Signatures;
 use hive::exec::staging::{Incoming, Kind, Staging};
+use hive::exec::{ExecError, SyncPolicy};
 
 use super::*;
 use crate::sample::Signer;
@@ -32,6 +33,58 @@ impl Drone {
 
     /// One that takes only packages that are signed by these.
     async fn trusting(binhost: Option<&str>, signatures: Option<Signatures>) -> Self {
+        Self::with(binhost, |options| options.signatures = signatures).await
+    }
+
+    /// One whose tree comes from a Git repository beside it, `upstream`, now and then.
+    async fn syncing(policy: Option<SyncPolicy>) -> Self {
+        require("git", "git");
+        let drone = Self::with(None, |options| {
+            options.sync = policy;
+            let tree = options.portage.environment.get_mut("PORTAGE_REPOSITORIES").expect("a tree");
+            let place = options.portage.program_dir.as_ref().and_then(|bin| bin.parent()?.parent()).expect("a place");
+            let uri = place.join("upstream");
+            *tree = tree.replace(
+                "auto-sync = no",
+                &format!("auto-sync = yes\nsync-type = git\nsync-uri = file://{}", uri.display()),
+            );
+        })
+        .await;
+        let (upstream, repo) = (drone.place.join("upstream"), drone.place.join("repo"));
+        fs::rename(&repo, &upstream).expect("moves");
+        git(&upstream, &["init", "-q", "-b", "main"]);
+        drone.commit(TREE);
+        let from = format!("file://{}", upstream.display());
+        git(&drone.place, &["clone", "-q", &from, &repo.display().to_string()]);
+        drone
+    }
+
+    /// The tree upstream is of this time from now on.
+    fn commit(&self, time: &str) {
+        let upstream = self.place.join("upstream");
+        fs::write(upstream.join("metadata/timestamp.chk"), format!("{time}\n")).expect("writes");
+        git(&upstream, &["add", "-A"]);
+        git(&upstream, &["commit", "-q", "-m", time]);
+    }
+
+    fn tree(&self) -> Option<String> {
+        tree_identity(&self.place.join("repo"))
+    }
+
+    /// Syncs, and answers how it ended and what was printed.
+    async fn sync(&self) -> (Result<(), ExecError>, String) {
+        let (sender, mut output) = mpsc::channel::<bytes::Bytes>(4);
+        let read = async {
+            let mut text = Vec::new();
+            while let Some(chunk) = output.recv().await {
+                text.extend_from_slice(&chunk);
+            }
+            String::from_utf8_lossy(&text).into_owned()
+        };
+        tokio::join!(self.host.executor.sync_trees(sender), read)
+    }
+
+    async fn with(binhost: Option<&str>, change: impl FnOnce(&mut Options)) -> Self {
         require_root();
         // Not below /tmp, which a sandbox replaces.
         let directory =
@@ -48,7 +101,8 @@ impl Drone {
             environment: variables(&place),
             binhost: binhost.map(str::to_owned),
         };
-        let options = Options { portage, signatures, ..options(directory.path()) };
+        let mut options = Options { portage, ..options(directory.path()) };
+        change(&mut options);
         Self { host: Host::with(directory, options, Privilege::Direct).await, place }
     }
 
@@ -106,6 +160,13 @@ impl Drone {
         assert!(done.status.success() && !said.contains("not in") && !said.contains("ndex"), "{said}");
         directory
     }
+}
+
+fn git(directory: &Path, arguments: &[&str]) {
+    let mut git = Command::new("git");
+    git.args(["-c", "user.name=test", "-c", "user.email=test@example.invalid"]).args(arguments);
+    let done = git.current_dir(directory).output().expect("git runs");
+    assert!(done.status.success(), "git {arguments:?}: {}", String::from_utf8_lossy(&done.stderr));
 }
 
 fn variables(place: &Path) -> BTreeMap<String, String> {
@@ -336,4 +397,71 @@ async fn a_phase_that_ignores_sigterm_is_ended_within_five_seconds() {
     // The next one works.
     let (outcome, log) = drone.job(portage("dev-libs/libswarm")).await;
     assert_eq!(artifacts(&outcome, &log).len(), 1);
+}
+
+/// Seldom, so that a second one is refused.
+const SELDOM: SyncPolicy = SyncPolicy { interval: Duration::from_secs(3_600), timeout: Duration::from_secs(60) };
+
+#[tokio::test]
+async fn a_drone_with_another_tree_syncs_and_then_builds_what_only_the_new_one_has() {
+    const NEXT: &str = "Sun, 22 Nov 2026 00:45:01 +0000";
+    let next = |atom: &str| Work::Portage { atom: atom.to_owned(), tree: Some(NEXT.to_owned()) };
+    let mut drone = Drone::syncing(Some(SELDOM)).await;
+    assert_eq!(drone.tree().as_deref(), Some(TREE));
+    let upstream = drone.place.join("upstream/app-misc");
+    fs::create_dir_all(upstream.join("late")).expect("mkdir");
+    let late = "EAPI=8\nDESCRIPTION=\"a test\"\nHOMEPAGE=\"https://example.invalid/\"\nS=\"${WORKDIR}\"\nLICENSE=\"MIT\"\nSLOT=\"0\"\nKEYWORDS=\"amd64\"\n";
+    fs::write(upstream.join("late/late-1.0.ebuild"), late).expect("writes");
+    drone.commit(NEXT);
+    let (class, reason) = drone.refused(next("app-misc/late")).await;
+    assert_eq!(class, FailureClass::Infra, "{reason}");
+    assert!(reason.contains(&format!("resolved with tree {NEXT}, but this node has {TREE}")), "{reason}");
+
+    // Never under a build: it waits for its next time, which is not counted.
+    let build = drone.host.start_shell("echo builds now; sleep 60", Limits::default());
+    drone.host.wait_for_log(&build, "builds now").await;
+    let (refused, said) = drone.sync().await;
+    assert!(matches!(refused, Err(ExecError::Busy)), "{refused:?} {said}");
+    build.stop(StopReason::Superseded);
+    drone.host.end().await;
+
+    // What begins meanwhile waits for its end, and finds the new tree.
+    let executor = drone.host.executor.clone();
+    let (sender, mut output) = mpsc::channel::<bytes::Bytes>(4);
+    let syncing = tokio::spawn(async move { executor.sync_trees(sender).await });
+    let mut said = output.recv().await.expect("it says something").to_vec();
+    let build = drone.host.start(next("app-misc/late"), Limits::default());
+    while let Some(chunk) = output.recv().await {
+        said.extend_from_slice(&chunk);
+    }
+    let (synced, said) = (syncing.await.expect("joins"), String::from_utf8_lossy(&said).into_owned());
+    assert!(synced.is_ok(), "{synced:?}\n{said}");
+    assert!(said.contains("Syncing repository 'tiny'"), "{said}");
+    assert_eq!(drone.tree().as_deref(), Some(NEXT), "{said}");
+    let (_, outcome) = drone.host.end().await;
+    let log = drone.host.log(&build).await;
+    assert_eq!(artifacts(&outcome, &log)[0].name, "late-1.0-1.gpkg.tar");
+
+    let (again, _) = drone.sync().await;
+    assert!(again.expect_err("too soon").to_string().contains("portage_sync_interval_s"));
+}
+
+#[tokio::test]
+async fn a_sync_that_fails_or_takes_too_long_says_so_and_leaves_the_tree() {
+    let drone = Drone::syncing(Some(SELDOM)).await;
+    let upstream = drone.place.join("upstream");
+    fs::rename(&upstream, drone.place.join("away")).expect("moves");
+    let (failed, said) = drone.sync().await;
+    let why = failed.expect_err("there is nothing to sync with").to_string();
+    assert!(why.contains("emerge --sync: ") && why.contains("upstream"), "{why}\n{said}");
+    assert_eq!(drone.tree().as_deref(), Some(TREE));
+
+    let drone = Drone::syncing(Some(SyncPolicy { timeout: Duration::from_millis(1), ..SELDOM })).await;
+    let (slow, _) = drone.sync().await;
+    assert!(slow.expect_err("nobody is so fast").to_string().contains("it took longer than 0 s"));
+    assert!(working_below(&drone.place).is_empty(), "nothing of it goes on");
+
+    let never = Drone::syncing(None).await;
+    let (refused, _) = never.sync().await;
+    assert!(refused.expect_err("switched off").to_string().contains("build.portage_sync"));
 }

@@ -17,7 +17,7 @@ use serde_json::Value;
 const INSIDE: &str = "HIVE_LAB";
 /// Root directories of the hosts: on the lab's own tmpfs. Twenty machines have twenty disks; here they would share one, and
 /// every fsync of all of them would queue. SIGKILL loses nothing of what was written, there as here.
-const HOSTS: &str = "/run/hosts";
+pub const HOSTS: &str = "/run/hosts";
 /// A lab that lives longer than this is killed and its test fails.
 const LAB_DEADLINE: Duration = Duration::from_secs(240);
 /// The program as hosts see it: their own `/tmp` may hide where it was built.

@@ -1,13 +1,16 @@
-//! Hostile names and arguments at every door: rows 11 and 13 of the attack table (paths that lead out, arguments that become options or
-//! shell). All of it is refused before anything is queued, and a canary that each of them tries to make never appears.
+//! Hostile names, archives and arguments at every door: rows 11 to 13 of the attack table (paths that lead out, archives that unpack
+//! elsewhere, arguments that become options or shell). Names are refused before anything is queued, an archive fails its job as
+//! policy, and a canary that each of them tries to make never appears.
 
 use std::fmt::Write as _;
 
+use hive::engine::id::JobId;
+use hive::engine::job::{JobSpec, Source, Work};
 use serde_json::{Value, json};
 
 use crate::client::{Client, socket_of};
 use crate::forming::one_hive;
-use crate::harness::{Host, eventually, in_lab, s};
+use crate::harness::{Agent, Host, Lab, SECRET, eventually, in_lab, run, s};
 
 /// What each tries to make.
 const CANARY: &str = "/tmp/canary";
@@ -102,14 +105,56 @@ fn jobs(name: &str) -> Vec<(&'static str, Value)> {
         .collect()
 }
 
+/// A node with staging, alone, and a connection to it.
+fn target(lab: &mut Lab) -> (Host, Agent, Client) {
+    let host: Host = lab.host();
+    fs_staging(&host);
+    let agent = host.start(&["--staging-path", "/tmp/staging"]);
+    one_hive(&[&host], 40);
+    let client = eventually("a connection", s(10), || Client::connect(&socket_of(&host)));
+    (host, agent, client)
+}
+
+/// Nothing that an attack tries to make is anywhere that is this host's.
+fn no_canary(host: &Host) {
+    let root = host.state().parent().expect("a host's directory").to_owned();
+    let mut find = std::process::Command::new("find");
+    find.arg(&root).args(["/tmp", "/etc", "/var", "/usr/local", "-xdev", "-name", "*canary*"]);
+    let found = run(find).stdout;
+    assert_eq!(found, "", "something was made");
+}
+
 #[test]
-fn hostile_names_are_refused_at_every_door_and_nothing_is_made() {
-    in_lab("hostile::hostile_names_are_refused_at_every_door_and_nothing_is_made", |lab| {
-        let host: Host = lab.host();
-        fs_staging(&host);
-        let _agent = host.start(&["--staging-path", "/tmp/staging"]);
-        one_hive(&[&host], 40);
-        let mut client = eventually("a connection", s(10), || Client::connect(&socket_of(&host)));
+fn row_11_names_that_lead_out_are_refused_at_every_door() {
+    in_lab("hostile::row_11_names_that_lead_out_are_refused_at_every_door", |lab| {
+        let (host, _agent, _) = target(lab);
+        // Where a name stands in a path; beyond some length the head is cut off, which ends the connection.
+        let job = uuid::Uuid::new_v4();
+        for name in corpus().iter().filter(|name| name.len() < 1_000) {
+            let name = encoded(name);
+            for path in [
+                format!("/api/v2/jobs/{job}/artifacts/{name}"),
+                format!("/api/v2/blobs/{name}"),
+                format!("/api/v2/jobs/{name}"),
+                format!("/staging/{name}"),
+                format!("/staging/portage/{name}"),
+                format!("/bootstrap/{name}"),
+                format!("/api/v2/sessions/{name}"),
+                format!("/api/v2/explain/{name}"),
+                format!("/api/v2/staged?atom={name}"),
+            ] {
+                let code = status_of(&host, &path);
+                assert!((400..500).contains(&code), "{path}: {code}");
+            }
+        }
+        no_canary(&host);
+    });
+}
+
+#[test]
+fn row_13_arguments_that_become_options_or_shell_are_refused_before_anything_is_queued() {
+    in_lab("hostile::row_13_arguments_that_become_options_or_shell_are_refused_before_anything_is_queued", |lab| {
+        let (host, _agent, mut client) = target(lab);
         let corpus = corpus();
         assert!(corpus.len() > 180, "{}", corpus.len());
         let (mut asked, mut refused) = (0, 0);
@@ -133,28 +178,129 @@ fn hostile_names_are_refused_at_every_door_and_nothing_is_made() {
             assert_eq!(code, 400, "register: {answer}");
         }
         assert_eq!(refused, asked, "each with what to do about it");
-        // Where a name stands in a path; beyond some length the head is cut off, which ends the connection.
-        let job = uuid::Uuid::new_v4();
-        for name in corpus.iter().filter(|name| name.len() < 1_000) {
-            let name = encoded(name);
-            for path in [
-                format!("/api/v2/jobs/{job}/artifacts/{name}"),
-                format!("/api/v2/blobs/{name}"),
-                format!("/api/v2/jobs/{name}"),
-                format!("/staging/{name}"),
-                format!("/staging/portage/{name}"),
-                format!("/bootstrap/{name}"),
-                format!("/api/v2/sessions/{name}"),
-                format!("/api/v2/explain/{name}"),
-                format!("/api/v2/staged?atom={name}"),
-            ] {
-                let code = status_of(&host, &path);
-                assert!((400..500).contains(&code), "{path}: {code}");
-            }
-        }
-        assert!(!host.tmp().join("canary").exists() && !host.state().join("canary").exists());
+        no_canary(&host);
         let queue = host.json(&["queue", "status"]).expect("a status");
         assert_eq!(queue["needed"], 0, "nothing of it was queued: {queue}");
+    });
+}
+
+/// One entry of an archive, as no honest program writes it.
+fn entry(kind: u8, path: &str, link: &str, claimed_bytes: u64, content: &[u8]) -> Vec<u8> {
+    let mut header = tar::Header::new_ustar();
+    header.as_mut_bytes()[..path.len()].copy_from_slice(path.as_bytes());
+    header.as_mut_bytes()[157..157 + link.len()].copy_from_slice(link.as_bytes());
+    header.set_mode(0o6755);
+    header.set_size(claimed_bytes);
+    header.set_entry_type(tar::EntryType::new(kind));
+    if matches!(kind, b'3' | b'4') {
+        header.set_device_major(1).expect("ustar");
+        header.set_device_minor(3).expect("ustar");
+    }
+    header.set_cksum();
+    let mut bytes = header.as_bytes().to_vec();
+    bytes.extend_from_slice(content);
+    bytes.resize(bytes.len().next_multiple_of(512), 0);
+    bytes
+}
+
+fn file(path: &str, content: &[u8]) -> Vec<u8> {
+    entry(b'0', path, "", content.len() as u64, content)
+}
+
+/// A record of `pax` that renames what follows it.
+fn pax(key: &str, value: &str) -> Vec<u8> {
+    let rest = format!(" {key}={value}\n");
+    let length = (rest.len()..).find(|length| length.to_string().len() + rest.len() == *length).expect("some length");
+    let record = format!("{length}{rest}");
+    entry(b'x', "pax", "", record.len() as u64, record.as_bytes())
+}
+
+/// Archives that try to write or read elsewhere, or to take more than they may.
+fn archives() -> Vec<(&'static str, Vec<u8>)> {
+    let evil = b"canary";
+    let parts: Vec<(&str, Vec<Vec<u8>>)> = vec![
+        ("up", vec![file("../canary", evil)]),
+        ("up and up", vec![file("a/../../../../../../../../tmp/canary", evil)]),
+        ("absolute", vec![file("/tmp/canary", evil)]),
+        ("empty part", vec![file("a//../..//canary", evil)]),
+        ("link out", vec![entry(b'2', "out", "/tmp", 0, b""), file("out/canary", evil)]),
+        ("link up", vec![entry(b'2', "out", "../../../../..", 0, b""), file("out/tmp/canary", evil)]),
+        ("link to a secret", vec![entry(b'2', "build.sh", "/etc/build/shared_secret", 0, b"")]),
+        (
+            "links through links",
+            vec![entry(b'2', "a", ".", 0, b""), entry(b'2', "a/b", "..", 0, b""), file("a/b/canary", evil)],
+        ),
+        ("hard link out", vec![entry(b'1', "passwd", "/etc/passwd", 0, b"")]),
+        ("hard link up", vec![entry(b'1', "secret", "../../shared_secret", 0, b"")]),
+        ("character device", vec![entry(b'3', "null-canary", "", 0, b"")]),
+        ("block device", vec![entry(b'4', "disk-canary", "", 0, b"")]),
+        ("pipe", vec![entry(b'6', "pipe-canary", "", 0, b"")]),
+        ("written twice", vec![file("x", b"1"), file("x", b"2")]),
+        ("a file becomes a directory", vec![file("x", b"1"), file("x/canary", evil)]),
+        ("renamed by pax", vec![pax("path", "../../canary"), file("good", evil)]),
+        ("linked by pax", vec![pax("linkpath", "/tmp"), entry(b'2', "out", "x", 0, b""), file("out/canary", evil)]),
+        // Two readings of one size: what one parser takes for content is a header to the other.
+        ("two sizes", vec![pax("size", "512"), entry(b'0', "a", "", 0, &file("../canary", evil)[..512])]),
+        ("bomb", vec![entry(b'0', "bomb", "", 6 << 30, b"")]),
+        ("unknown kind", vec![entry(b'Q', "canary", "", 0, b"")]),
+    ];
+    let whole = |parts: Vec<Vec<u8>>| {
+        let mut bytes = parts.concat();
+        bytes.resize(bytes.len() + 1_024, 0);
+        bytes
+    };
+    parts.into_iter().map(|(what, parts)| (what, whole(parts))).collect()
+}
+
+/// Puts bytes into the node's store, as `hive queue add --dir` does with its archive.
+pub fn store(host: &Host, bytes: &[u8]) -> Source {
+    std::fs::write(host.tmp().join("archive"), bytes).expect("writes");
+    let mut curl = host.command("curl");
+    curl.args(["-fsS", "--unix-socket", "/run/hive/hive.sock", "-T", "/tmp/archive", "http://hive/api/v2/blobs"]);
+    let answer = run(curl);
+    assert_eq!(answer.code, 0, "{answer:?}");
+    let stored: Value = serde_json::from_str(&answer.stdout).expect("JSON");
+    let sha256 = serde_json::from_value(stored["data"]["sha256"].clone()).expect("a hash");
+    Source::Blob { sha256, size: bytes.len() as u64 }
+}
+
+#[test]
+fn row_12_a_job_of_a_hostile_archive_fails_as_policy_and_writes_nothing_outside() {
+    in_lab("hostile::row_12_a_job_of_a_hostile_archive_fails_as_policy_and_writes_nothing_outside", |lab| {
+        let (host, _agent, mut client) = target(lab);
+        let job = |source: Source, argv: &[&str]| {
+            let argv = argv.iter().map(|&word| word.to_owned()).collect();
+            let work = Work::Command { source, argv, artifacts: Vec::new() };
+            JobSpec { pure: true, ..JobSpec::new(JobId(uuid::Uuid::new_v4()), "hostile", work) }
+        };
+        let ended = |spec: &JobSpec| {
+            let id = spec.id.to_string();
+            eventually("the job's end", s(40), || {
+                let job = host.json(&["job", "show", &id])?;
+                (!matches!(job["state"].as_str(), Some("needed" | "delegated"))).then_some(job)
+            })
+        };
+        for (what, archive) in archives() {
+            let spec = job(store(&host, &archive), &["sh", "-c", "cat ./* ; true"]);
+            assert!(client.submit(std::slice::from_ref(&spec)), "{what}");
+            let ended = ended(&spec);
+            let attempt = &ended["attempts"][0];
+            assert_eq!(attempt["class"], "policy", "{what}: {ended}");
+            assert!(attempt["reason"].as_str().is_some_and(|why| why.contains("archive refused")), "{what}: {ended}");
+            assert_eq!(ended["attempts"].as_array().map(Vec::len), Some(1), "{what}: it is not tried again: {ended}");
+            no_canary(&host);
+            let log = host.hive(&["logs", &spec.id.to_string()]).stdout;
+            assert!(!log.contains("root:x:") && !log.contains(SECRET), "{what}: {log}");
+        }
+        // The node builds on, and an honest archive keeps no right of another user.
+        let spec = job(store(&host, &[file("own", b"x"), vec![0; 1_024]].concat()), &["sh", "-c", "stat -c %a own"]);
+        assert!(client.submit(std::slice::from_ref(&spec)));
+        assert_eq!(ended(&spec)["state"], "received");
+        let log = host.hive(&["logs", &spec.id.to_string()]).stdout;
+        assert!(log.lines().any(|line| line.trim() == "755"), "{log}");
+        let work: Vec<_> = std::fs::read_dir(host.state().join("work")).expect("there").flatten().collect();
+        let left = work.iter().filter(|entry| !entry.file_name().as_encoded_bytes().starts_with(b"."));
+        assert_eq!(left.count(), 0, "nothing of any attempt is left");
     });
 }
 

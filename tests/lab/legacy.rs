@@ -3,12 +3,16 @@
 use std::fs;
 use std::path::Path;
 
+use hive::engine::id::JobId;
+use hive::engine::job::{JobSpec, Work};
 use serde_json::{Value, json};
 
 use crate::building::voters;
+use crate::client::{Client, socket_of};
 use crate::forming::one_hive;
 use crate::gpkg;
 use crate::harness::{Agent, Host, Lab, eventually, in_lab, run, s};
+use crate::hostile::store;
 
 /// Asks `host` over TCP, from another machine of the network.
 fn ask(from: &Host, host: &Host, method: &str, path: &str, body: Option<&Value>, headers: &[&str]) -> (u16, Value) {
@@ -381,5 +385,66 @@ fn readers_of_the_old_swarm_find_every_field() {
         check("orchestrator", &read("orchestrator"), "ip:text name:text port:number");
         check("portage-config", &read("portage-config"), "portage_timestamp:text?");
         check("drone-health", &read("drone-health"), "drones:list");
+    });
+}
+
+#[test]
+fn drones_of_the_old_swarm_and_native_ones_build_one_session_together() {
+    in_lab("legacy::drones_of_the_old_swarm_and_native_ones_build_one_session_together", |lab| {
+        let machine = lab.bare_host();
+        let (hosts, _agents) = swarm(lab, true, &[]);
+        let [one, two, three] = &hosts;
+        let old = LegacyDrone { host: &machine, name: "drone-old" };
+        old.register(two, None);
+        let mut archive = Vec::new();
+        let tree = tempfile::tempdir().expect("temporary directory");
+        fs::write(tree.path().join("build.sh"), "mkdir out; echo $1 >out/$1; sleep 1").expect("writes");
+        hive::blobs::archive::archive(tree.path(), &mut archive).expect("archives");
+        let source = store(one, &archive);
+        let native = |number: u32, after: &[JobId]| {
+            let argv = ["sh", "build.sh", &number.to_string()].map(str::to_owned).to_vec();
+            let work = Work::Command { source: source.clone(), argv, artifacts: vec!["out/*".to_owned()] };
+            let spec = JobSpec::new(JobId(uuid::Uuid::new_v4()), format!("native-{number}"), work);
+            JobSpec { pure: true, depends_on: after.iter().copied().collect(), ..spec }
+        };
+        let package = |atom: &str, after: &[JobId]| {
+            let work = Work::Portage { atom: atom.to_owned(), tree: None };
+            let spec = JobSpec::new(JobId(uuid::Uuid::new_v4()), atom, work);
+            JobSpec { pure: true, depends_on: after.iter().copied().collect(), ..spec }
+        };
+        // Across the kinds: what the old drone builds waits for native work, and the other way round.
+        let first = native(1, &[]);
+        let second = package("=dev-libs/foo-1.2", &[first.id]);
+        let third = native(3, &[second.id]);
+        let mut jobs = vec![first, second, third, package("=virtual/libc-1", &[])];
+        jobs.extend((10..14).map(|number| native(number, &[])));
+        let session = uuid::Uuid::new_v4().to_string();
+        let body = json!({ "session": session, "jobs": jobs });
+        let mut client = eventually("a connection", s(10), || Client::connect(&socket_of(one)));
+        let (code, answer) = client.ask("POST", "/api/v2/jobs", Some(&body)).expect("an answer");
+        assert_eq!(code, 200, "{answer}");
+
+        upload(&one.tmp().join("staging"), "dev-libs", "foo-1.2");
+        let mut built = Vec::new();
+        for node in [two, three] {
+            let atom = old.package(node);
+            assert_eq!(old.complete(one, &atom, "success")["accepted"], true, "{atom}");
+            built.push(atom);
+        }
+        assert_eq!(built, ["=virtual/libc-1", "=dev-libs/foo-1.2"], "each when what it needs is there");
+        let shown = eventually("the session's end", s(60), || {
+            three.json(&["session", "show", &session]).filter(|shown| shown["phase"] == "completed")
+        });
+        assert_eq!((&shown["total_packages"], &shown["completed_packages"]), (&json!(8), &json!(8)), "{shown}");
+        let mut builders = std::collections::BTreeMap::<String, Vec<String>>::new();
+        for job in &jobs {
+            let shown = two.json(&["job", "show", &job.id.to_string()]).expect("a job");
+            let attempts = shown["attempts"].as_array().expect("attempts").clone();
+            assert_eq!((attempts.len(), &attempts[0]["state"]), (1, &json!("accepted")), "{shown}");
+            let node = attempts[0]["node"].as_str().expect("a name").to_owned();
+            assert_eq!(node == "drone-old", matches!(job.work, Work::Portage { .. }), "{shown}");
+            builders.entry(node).or_default().push(job.target.clone());
+        }
+        assert!(builders.len() >= 3, "the old one and at least two native ones: {builders:?}");
     });
 }

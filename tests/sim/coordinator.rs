@@ -84,6 +84,7 @@ impl World {
                 load_percent: 0,
                 disk_free_mb: Some(100_000),
                 disk_low: self.nodes[of].disk_low,
+                sync: None,
             };
             view.drones.insert(peer.clone(), drone);
         }

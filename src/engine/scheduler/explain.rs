@@ -203,7 +203,12 @@ pub(super) fn why_waiting(
 
 fn nobody_fits(needs: &Needs, drones: &[Drone<'_>]) -> String {
     let able = drones.iter().filter(|drone| drone.why_not().is_none());
-    let lacking = able.filter_map(|drone| match drone.unfit_for(needs) {
+    let able: Vec<&Drone<'_>> = able.collect();
+    if able.iter().any(|drone| matches!(drone.unfit_for(needs), Some(Unfit::Tree(_)))) {
+        let tree = needs.labels.iter().find_map(|label| label.strip_prefix("tree:")).unwrap_or_default();
+        return format!("no drone that can take work has the package tree that it was resolved with: {tree}");
+    }
+    let lacking = able.iter().filter_map(|drone| match drone.unfit_for(needs) {
         Some(Unfit::Lacks(what)) => Some(what),
         Some(Unfit::Memory(needed_mb)) => Some(vec![format!("{needed_mb} MiB of memory")]),
         Some(Unfit::Cores(needed)) => Some(vec![format!("{needed} processors")]),
@@ -218,6 +223,9 @@ fn nobody_fits(needs: &Needs, drones: &[Drone<'_>]) -> String {
             | Unfit::Draining(_)
             | Unfit::DiskLow
             | Unfit::Sweeps
+            | Unfit::Syncing
+            | Unfit::PackagesOnly
+            | Unfit::Tree(_)
             | Unfit::NoSlots,
         )
         | None => None,
@@ -272,7 +280,13 @@ fn tell_of_job(state: &State, view: &View, drones: &[Drone<'_>], hive_ms: u64, j
         return Explanation { subject, summary, lines: wait_lines(&wait), remedy: wait_remedy(state, &wait) };
     }
     let lines = drones.iter().map(|drone| job_line(job, &needs, drone, hive_ms)).collect();
-    let remedy = if state.paused().is_some() { "hive control resume".to_owned() } else { remedy_for(&needs, drones) };
+    let remedy = if state.paused().is_some() {
+        "hive control resume".to_owned()
+    } else if drones.iter().any(|drone| drone.unfit_for(&needs).is_none()) {
+        String::new()
+    } else {
+        remedy_for(job, &needs, drones)
+    };
     Explanation { subject, summary, lines, remedy }
 }
 
@@ -324,20 +338,25 @@ fn job_line(job: &Job, needs: &Needs, drone: &Drone<'_>, hive_ms: u64) -> Explan
 }
 
 /// What the operator can do about a job for which no drone fits: mend the drone that is nearest to fitting.
-fn remedy_for(needs: &Needs, drones: &[Drone<'_>]) -> String {
-    if drones.iter().any(|drone| drone.unfit_for(needs).is_none()) {
-        return String::new();
-    }
+fn remedy_for(job: &Job, needs: &Needs, drones: &[Drone<'_>]) -> String {
     let effort = |unfit: &Unfit| match unfit {
         Unfit::Grounded(_) | Unfit::CannotUpload(_) | Unfit::Paused(_) | Unfit::Draining(_) => 0,
-        Unfit::NotAlive | Unfit::Silent | Unfit::DiskLow => 1,
+        Unfit::NotAlive | Unfit::Silent | Unfit::DiskLow | Unfit::Syncing => 1,
+        // One that can still come to that tree is nearer than one that is past it.
+        Unfit::Tree(mismatch) if !mismatch.is_past() => 1,
+        Unfit::Tree(_) => 2,
         Unfit::Lacks(what) => 1 + what.len(),
         Unfit::TakesNoBuilds | Unfit::NoSlots => 40,
         Unfit::Sweeps => 39,
         Unfit::Memory(_) | Unfit::Cores(_) | Unfit::Disk(_) => 41,
+        Unfit::PackagesOnly => 42,
     };
     let lacking = drones.iter().filter_map(|drone| drone.unfit_for(needs).map(|unfit| (drone, unfit)));
     match lacking.min_by_key(|(_, unfit)| effort(unfit)) {
+        Some((_, Unfit::Tree(mismatch))) if mismatch.is_past() => format!(
+            "hive session cancel {}, and queue it anew: it is then resolved with a tree that drones have",
+            job.session
+        ),
         Some((drone, unfit)) => unfit.remedy(drone.name),
         None => "add a machine to the hive".to_owned(),
     }
@@ -375,6 +394,7 @@ fn explain_drone(state: &State, view: &View, drone: &Drone<'_>, drones: &[Drone<
         }
         None => (format!("{taken} of {total} slots taken; it gets work"), String::new()),
     };
+    let summary = format!("{summary}{}", drone.tree_words());
     Explanation { subject: drone.name.to_owned(), summary, lines, remedy }
 }
 

@@ -9,6 +9,7 @@ use crate::engine::job::{Job, Needs};
 use crate::engine::legacy;
 use crate::engine::member::Inventory;
 use crate::engine::state::{Decision, DroneRecord, Machine, State};
+use crate::engine::trees::{Mismatch, SyncPhase, TreeSync};
 
 /// Slots of a drone.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -42,8 +43,14 @@ pub enum Unfit {
     NoSlots,
     /// It only tries again what others could not build.
     Sweeps,
+    /// A drone of the Python swarm, and the job is more than a Gentoo package.
+    PackagesOnly,
     /// It lacks these labels, tools or features.
     Lacks(Vec<String>),
+    /// It has another package tree than the job's session was resolved with.
+    Tree(Box<Mismatch>),
+    /// Its package tree is being synced.
+    Syncing,
     /// It has less memory than the job's limit, MiB.
     Memory(u64),
     /// It has fewer processors, or may use fewer.
@@ -65,7 +72,10 @@ impl fmt::Display for Unfit {
             Self::DiskLow => f.write_str("its disk is nearly full"),
             Self::NoSlots => f.write_str("has no slots"),
             Self::Sweeps => f.write_str("only tries again what others could not build"),
+            Self::PackagesOnly => f.write_str("a drone of the build swarm, which is given Gentoo packages only"),
             Self::Lacks(what) => write!(f, "lacks {}", what.join(", ")),
+            Self::Tree(mismatch) => mismatch.fmt(f),
+            Self::Syncing => f.write_str("its package tree is being synced"),
             Self::Memory(needed_mb) => write!(f, "has less than {needed_mb} MiB of memory"),
             Self::Cores(needed) => write!(f, "has, or may use, fewer than {needed} processors"),
             Self::Disk(needed_mb) => write!(f, "has less than {needed_mb} MiB of free disk"),
@@ -100,7 +110,10 @@ impl Unfit {
             Self::NoSlots => {
                 format!("set build.slots above 0 on {name}, or mend what hive status says there about builds")
             }
+            Self::PackagesOnly => format!("add a machine that runs hive: {name} does not"),
             Self::Lacks(what) => format!("install or label {} on {name} and restart hive there", what.join(", ")),
+            Self::Tree(mismatch) => mismatch.remedy(name),
+            Self::Syncing => format!("wait until {name} has its new tree"),
             Self::Memory(needed_mb) => {
                 format!("queue the job with a memory limit below {needed_mb} MiB, or add a larger machine than {name}")
             }
@@ -127,6 +140,7 @@ pub(super) struct Drone<'a> {
     /// Memory, MiB, beyond what its live attempts may use.
     memory_free_mb: u64,
     disk_free_mb: Option<u64>,
+    sync: Option<TreeSync>,
     /// Why it gets nothing at all.
     shut: Option<Unfit>,
 }
@@ -194,6 +208,7 @@ fn drone<'a>(
         cores,
         memory_free_mb: memory_mb.saturating_sub(reserved_mb),
         disk_free_mb: soft.disk_free_mb,
+        sync: soft.sync.clone(),
         shut: None,
     };
     drone.shut = shut(record, soft, total, hive_ms);
@@ -220,6 +235,8 @@ fn shut(record: &DroneRecord, soft: &DroneView, slots: u32, hive_ms: u64) -> Opt
         Some(Unfit::Grounded(record.grounded_until_ms))
     } else if record.uploads_paused_until_ms > hive_ms {
         Some(Unfit::CannotUpload(record.uploads_paused_until_ms))
+    } else if soft.sync.as_ref().is_some_and(|sync| sync.phase == SyncPhase::Running) {
+        Some(Unfit::Syncing)
     } else if soft.disk_low {
         Some(Unfit::DiskLow)
     } else if slots == 0 {
@@ -274,13 +291,21 @@ impl Drone<'_> {
     /// What it does not have, whether it may get work or not.
     pub(super) fn lacks(&self, needs: &Needs) -> Option<Unfit> {
         let inventory = self.inventory;
+        if self.legacy && needs.agent {
+            return Some(Unfit::PackagesOnly);
+        }
         let labels = needs.labels.iter().filter(|label| !self.has(label)).cloned();
         let tools = needs.tools.iter().filter(|(tool, least)| !self.has_tool(tool, least));
         let tools = tools.map(|(tool, least)| if least.is_empty() { tool.clone() } else { format!("{tool} {least}") });
         let missing: Vec<String> = labels.chain(tools).collect();
         // Memory is rounded down to GiB in the inventory.
         let memory_mb = u64::from(inventory.ram_gb).saturating_add(1).saturating_mul(1_024);
-        if !missing.is_empty() {
+        if let [tree] = missing.as_slice()
+            && let Some(needed) = tree.strip_prefix("tree:")
+        {
+            let (own, sync) = (inventory.tree.clone(), self.sync.clone());
+            Some(Unfit::Tree(Box::new(Mismatch { own, needed: needed.to_owned(), sync })))
+        } else if !missing.is_empty() {
             Some(Unfit::Lacks(missing))
         } else if needs.memory_mb > 0 && needs.memory_mb >= memory_mb {
             Some(Unfit::Memory(needs.memory_mb))
@@ -291,6 +316,21 @@ impl Drone<'_> {
         } else {
             None
         }
+    }
+
+    /// Which package tree it has and what became of its last sync, as the end of a sentence; empty without a tree.
+    pub(super) fn tree_words(&self) -> String {
+        let Some(tree) = &self.inventory.tree else { return String::new() };
+        let synced = self.sync.as_ref().map(TreeSync::words).unwrap_or_default();
+        format!("; its package tree is {tree}{synced}")
+    }
+
+    /// The tree that it would need to do jobs with these needs, when it lacks nothing else.
+    fn wants<'n>(&self, needs: &'n Needs) -> Option<&'n str> {
+        let tree = needs.labels.iter().find_map(|label| label.strip_prefix("tree:"))?;
+        let mut others = needs.clone();
+        others.labels.remove(&format!("tree:{tree}"));
+        (self.inventory.tree.as_deref() != Some(tree) && self.lacks(&others).is_none()).then_some(tree)
     }
 
     fn has_tool(&self, tool: &str, least: &str) -> bool {
@@ -331,13 +371,30 @@ impl Drone<'_> {
 pub fn wanted_tree(state: &State, peer: &PeerId) -> Option<String> {
     let machine = state.machine(peer)?;
     let drone = drone(state, machine, &DroneView::default(), 0, &Settings::default(), 0);
-    let wanted = |needs: &Needs| {
-        let tree = needs.labels.iter().find_map(|label| label.strip_prefix("tree:"))?.to_owned();
-        let mut others = needs.clone();
-        others.labels.remove(&format!("tree:{tree}"));
-        (drone.inventory.tree.as_deref() != Some(tree.as_str()) && drone.lacks(&others).is_none()).then_some(tree)
-    };
-    state.waiting().find_map(|(needs, _)| wanted(needs))
+    state.waiting().find_map(|(needs, _)| drone.wants(needs).map(str::to_owned))
+}
+
+/// Trees for which it would be worth while to sync a machine, none twice: work waits for them, and none waits or runs for the tree
+/// that is there, which a sync takes away.
+pub fn wanted_trees(state: &State, peer: &PeerId) -> Vec<String> {
+    let Some(machine) = state.machine(peer) else { return Vec::new() };
+    let record = state.drone_record(peer);
+    if state.paused().is_some() || record.paused.is_some() || record.drain.is_some() {
+        return Vec::new();
+    }
+    let drone = drone(state, machine, &DroneView::default(), 0, &Settings::default(), 0);
+    let own = drone.inventory.tree.as_ref().map(|tree| format!("tree:{tree}"));
+    if let Some(own) = &own {
+        let waits = state.waiting().any(|(needs, _)| needs.labels.contains(own) && drone.lacks(needs).is_none());
+        // What runs with it has dependents with it.
+        let mut live = state.busy_nodes().flat_map(|node| state.live_attempts(node));
+        if waits || live.any(|(job, _)| job.spec.needs().labels.contains(own)) {
+            return Vec::new();
+        }
+    }
+    let wanted: std::collections::BTreeSet<&str> =
+        state.waiting().filter_map(|(needs, _)| drone.wants(needs)).collect();
+    wanted.into_iter().map(str::to_owned).collect()
 }
 
 /// Compares the first number with dots in a tool's own words with another: `3.8.7`, `Apache Maven 3.8.7 (Debian)`. A version that

@@ -156,8 +156,13 @@ fn judged(failure: Failure, output: &str) -> Failure {
     if failure.class != FailureClass::Build {
         return failure;
     }
-    const DAMAGED: [&str; 4] =
-        ["Digest verification failed", "checksum mismatched", "Invalid signature", "MissingSignature"];
+    const DAMAGED: [&str; 5] = [
+        "Digest verification failed",
+        "checksum mismatched",
+        "Binary package is not usable",
+        "Invalid signature",
+        "MissingSignature",
+    ];
     const NOT_FETCHED: [&str; 3] = ["Couldn't download", "Error fetching binhost package", "Fetch failed for"];
     let said = |phrases: &[&str]| {
         output.lines().find(|line| phrases.iter().any(|phrase| line.contains(phrase))).map(str::trim)

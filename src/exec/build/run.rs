@@ -95,7 +95,7 @@ pub(super) struct Run {
     cut_off: bool,
 }
 
-fn stop_failure(reason: &StopReason) -> Failure {
+pub(super) fn stop_failure(reason: &StopReason) -> Failure {
     match reason {
         StopReason::Cancelled(who) => Failure::new(FailureClass::Cancelled, who.clone()),
         StopReason::Superseded => Failure::new(FailureClass::Stale, "a newer attempt replaced this one"),
@@ -276,6 +276,9 @@ impl Run {
         }
         if let Some(failure) = broken {
             return Err(failure);
+        }
+        if let Some(outgrown) = &exit.outgrown {
+            return Err(verdict::outgrown(outgrown));
         }
         if let Some((kind, message)) = &exit.shim {
             return Err(verdict::not_started(&name, *kind, message));

@@ -3,6 +3,7 @@
 //! Never done here: looking at anything but what was handed in.
 
 use crate::engine::job::FailureClass;
+use crate::exec::disk::Outgrown;
 use crate::exec::launch::Exit;
 use crate::exec::shim::ShimFailure;
 
@@ -51,6 +52,15 @@ pub(super) fn not_started(program: &str, kind: ShimFailure, message: &str) -> Fa
         }
         ShimFailure::Denied => Failure::build(message).with_code(Some(126)),
     }
+}
+
+/// It was stopped because the attempt took more disk than this host gives to one: like memory, another host may have more.
+pub(super) fn outgrown(outgrown: &Outgrown) -> Failure {
+    let mib = |bytes: u64| bytes.div_ceil(1 << 20);
+    let (took, limit) = (mib(outgrown.bytes), mib(outgrown.limit_bytes));
+    Failure::infra(format!(
+        "disk limit: it took {took} MiB where it works, and this node gives {limit} to one attempt (build.disk_max_mb)"
+    ))
 }
 
 /// A program that ran and ended. None when it succeeded.
@@ -133,6 +143,8 @@ mod tests {
         assert_eq!(class(&exit(None, Some(9)), "", false), Some(Infra));
         assert_eq!(class(&exit(None, Some(15)), "", false), Some(Infra));
         assert_eq!(class(&exit(None, None), "", false), Some(Infra));
+        let large = outgrown(&Outgrown { bytes: (7 << 20) + 1, limit_bytes: 4 << 20 });
+        assert!(large.class == Infra && large.reason.starts_with("disk limit: it took 8 MiB"), "{}", large.reason);
         let starved = Exit { oom_kills: 1, ..exit(Some(2), None) };
         assert_eq!(class(&starved, "", false), Some(Infra));
         assert_eq!(judge("x", &exit(Some(7), None), "", false).expect("failed").exit_code, Some(7));

@@ -107,6 +107,20 @@ impl Client {
         }
     }
 
+    /// Ends when the helper has: it is the one that knows how long that may take.
+    pub(in crate::exec) async fn sync_trees(&self, output: mpsc::Sender<Bytes>) -> Result<(), ExecError> {
+        let mut stream = self.ask(&Request::SyncTrees).await?;
+        loop {
+            match read_frame::<Reply>(&mut stream, FRAME_MAX).await.map_err(|error| self.failed(error))? {
+                Reply::Output(bytes) => {
+                    output.send(Bytes::from(bytes)).await.ok();
+                }
+                Reply::Done => return Ok(()),
+                other => return Err(unexpected(other)),
+            }
+        }
+    }
+
     pub(in crate::exec) async fn start(&self, step: Step) -> Result<Running, ExecError> {
         let mut stream = self.ask(&Request::Start(step)).await?;
         match self.read(&mut stream, START_TIMEOUT).await? {

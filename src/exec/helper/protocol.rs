@@ -23,6 +23,8 @@ pub(in crate::exec) enum Request {
     Start(Step),
     /// Install packages of the distribution.
     Install { family: Family, names: Vec<String> },
+    /// Sync the package trees of this host: nothing about it can be chosen.
+    SyncTrees,
     /// Add an address to an interface.
     ClaimAddress { interface: String, cidr: String },
 }

@@ -11,6 +11,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{Semaphore, mpsc};
 
@@ -199,19 +200,26 @@ async fn serve(mut stream: UnixStream, uid: u32, launcher: &Launcher, options: &
         }
         Request::Install { family, names } => {
             tracing::info!(?family, ?names, "installing packages");
-            let (sender, mut output) = mpsc::channel(16);
-            let work = acts::install(family, names, sender);
-            let forward = async {
-                while let Some(chunk) = output.recv().await {
-                    write_frame(&mut stream, &Reply::output(&chunk), FRAME_MAX).await.ok();
-                }
-            };
-            let (result, ()) = tokio::join!(work, forward);
+            let (sender, output) = mpsc::channel(16);
+            let (result, ()) = tokio::join!(acts::install(family, names, sender), forward(&mut stream, output));
             done(result.map(Reply::Packages))
+        }
+        Request::SyncTrees => {
+            tracing::info!("syncing the package trees");
+            let (sender, output) = mpsc::channel(16);
+            let (result, ()) = tokio::join!(launcher.sync_trees(sender), forward(&mut stream, output));
+            done(result.map(|()| Reply::Done))
         }
         Request::Start(step) => return start(stream, uid, launcher, step).await,
     };
     write_frame(&mut stream, &reply, FRAME_MAX).await
+}
+
+/// Output on its way to the agent. One that has gone away holds nothing up.
+async fn forward(stream: &mut UnixStream, mut output: mpsc::Receiver<Bytes>) {
+    while let Some(chunk) = output.recv().await {
+        write_frame(stream, &Reply::output(&chunk), FRAME_MAX).await.ok();
+    }
 }
 
 fn done(result: Result<Reply, ExecError>) -> Reply {
