@@ -5,6 +5,7 @@
 
 mod access;
 mod browse;
+mod console;
 mod doctor;
 mod error;
 mod events;
@@ -14,6 +15,7 @@ pub mod legacy;
 mod logs;
 pub mod shown;
 mod wire;
+mod sql;
 pub mod words;
 
 use serde::{Deserialize, Serialize};
@@ -25,6 +27,7 @@ pub use self::access::{
     AccessView, AdminKeyChanged, AdminKeyRequest, AdminKeyView, TokenMade, TokenRequest, TokenView,
 };
 pub use self::browse::{ChainJob, CriticalPath, GraphJob, JobGraph, JobPage, Throughput, ThroughputBucket};
+pub use self::console::{ExecLine, ExecRequest, RecordingList, RecordingView, TerminalTicket};
 pub use self::doctor::{DoctorFacts, InterfaceView, Refusal};
 pub use self::error::{ApiError, ApiResult, ErrorCode};
 pub use self::events::EventList;
@@ -36,6 +39,10 @@ pub use self::farm::{
 pub use self::jobs::{AttemptView, CancelRequest, JobLine, JobView, SubmitRequest, Submitted, SubmittedJob};
 pub use self::logs::{LogFirstError, LogMatch, LogMatches, LogPhase, LogPhases, LogSearch, PhaseSource};
 pub use self::wire::{WireConversations, WireDetail, WireField, WireFields, WireList, WireNode};
+pub use self::sql::{
+    SQL_LENGTH_MAX, SQL_ROWS_DEFAULT, SQL_ROWS_MAX, SqlAnswer, SqlColumn, SqlRequest, SqlSchema, SqlTable,
+    SqlTableColumn,
+};
 
 /// Version of the envelope and of every shape in this module.
 pub const SCHEMA: u32 = 1;

@@ -77,6 +77,10 @@ impl Problem {
         Self::new(StatusCode::NOT_FOUND, ErrorCode::NotFound, message, hint)
     }
 
+    pub(super) fn unavailable(message: impl Into<String>) -> Self {
+        ApiError::new(ErrorCode::Unreachable, message, "try again").into()
+    }
+
     fn too_long(limit: u64) -> Self {
         let message = format!("the body is longer than {limit} bytes");
         let hint = "send less at once, for example fewer jobs or a smaller directory";
