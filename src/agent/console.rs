@@ -318,3 +318,28 @@ pub(super) async fn recording(shared: &Arc<Shared>, id: String) -> ApiResult<Byt
     begun(shared, &peer, &mut talk).await?;
     Ok(bytes(talk).boxed())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn output_is_text_without_torn_characters_or_hexadecimal_digits() {
+        let mut halves = Halves::default();
+        let snowman = "☃".as_bytes();
+        assert_eq!(halves.line(false, &snowman[..2]), None);
+        let err = ExecLine::Stderr { text: Some("e".to_owned()), hex: None };
+        assert_eq!(halves.line(true, b"e"), Some(err), "the two do not mix");
+        let whole = ExecLine::Stdout { text: Some("☃\n".to_owned()), hex: None };
+        assert_eq!(halves.line(false, &[&snowman[2..], b"\n"].concat()), Some(whole));
+        let odd = ExecLine::Stdout { text: None, hex: Some("ff00".to_owned()) };
+        assert_eq!(halves.line(false, b"\xff\0"), Some(odd.clone()));
+        assert_eq!(line_of(&odd), "{\"type\":\"stdout\",\"hex\":\"ff00\"}\n");
+        assert_eq!(halves.line(false, &snowman[..1]), None);
+        assert_eq!(
+            halves.rest(),
+            "{\"type\":\"stdout\",\"hex\":\"e2\"}\n",
+            "what never became a character is not lost"
+        );
+    }
+}

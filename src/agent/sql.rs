@@ -11,7 +11,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use serde_json::Value;
 use tokio::sync::Semaphore;
@@ -224,11 +224,11 @@ async fn answer(shared: &Arc<Shared>, kept: Kept, sql: String, rows: usize) -> A
     kept = fill(shared, kept, &stale).await?;
     let oldest_ms = tables.iter().filter_map(|table| kept.made.get(table)).map(|made| made.at_ms).min();
     let budget = Budget { time: TIME, rows, bytes: BYTES_MAX, memory: MEMORY_MAX };
-    let began = Instant::now();
+    let began_ms = crate::clock::now_ms();
     let (mut kept, found) = apart(kept, move |kept| kept.explorer.query(&sql, budget)).await?;
     kept.used_ms = crate::clock::now_ms();
     let age_ms = oldest_ms.map_or(0, |oldest_ms| kept.used_ms.saturating_sub(oldest_ms));
-    let elapsed_ms = began.elapsed().as_millis() as u64;
+    let elapsed_ms = kept.used_ms.saturating_sub(began_ms);
     Ok((kept, found.map(|found| shown(found, elapsed_ms, age_ms)).map_err(problem)))
 }
 

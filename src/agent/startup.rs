@@ -215,12 +215,8 @@ async fn start(prepared: Prepared, agent_log: AgentLog) -> anyhow::Result<()> {
     });
     // The depot fetches through the agent, which exists only now; no build can have begun before.
     let _ = late.set(Arc::downgrade(&shared));
-    serve_and_run(
-        shared,
-        bound,
-        Inputs { events: events_out, discovery: discovery_events, mesh: mesh_events, builds: builds_out },
-    )
-    .await
+    let inputs = Inputs { events: events_out, discovery: discovery_events, mesh: mesh_events, builds: builds_out };
+    serve_and_run(shared, bound, inputs).await
 }
 
 /// What the beacon says until the agent knows more.

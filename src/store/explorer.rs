@@ -11,7 +11,7 @@
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use rusqlite::config::DbConfig;
 use rusqlite::hooks::{AuthAction, AuthContext, Authorization};
@@ -19,10 +19,12 @@ use rusqlite::limits::Limit;
 use rusqlite::types::{ToSql, ToSqlOutput, ValueRef};
 use rusqlite::{Connection, Statement, params_from_iter};
 
+use crate::clock::now_ms;
+
 /// Instructions of SQLite between two looks at the clock.
 const STEPS: i32 = 500;
-/// The memory of the process is looked at so often while a statement runs.
-const MEMORY_EVERY: Duration = Duration::from_millis(5);
+/// The memory of the process is looked at so often while a statement runs, milliseconds.
+const MEMORY_EVERY_MS: u64 = 5;
 /// Pages of all tables together: 256 MiB.
 const PAGES_MAX: u32 = 65_536;
 /// Limits of SQLite itself: `(limit, value)`. Near what it recommends for statements of strangers, with room for joins of views.
@@ -291,7 +293,7 @@ impl Explorer {
     /// Names and kinds of the columns of a view.
     pub fn view_columns(&self, view: &str) -> Result<Vec<String>, ExplorerError> {
         let statement = self.connection.prepare(&format!("SELECT * FROM {view}")).map_err(failed)?;
-        Ok(statement.column_names().into_iter().map(str::to_owned).collect())
+        Ok(statement.column_names().map(str::to_owned).collect())
     }
 
     /// Empties a table.
@@ -341,16 +343,16 @@ impl Explorer {
 
     /// Has SQLite ask every few instructions, also while it plans, whether to go on.
     fn watch(&mut self, budget: Budget, verdict: &Arc<AtomicU8>) -> Result<(), ExplorerError> {
-        let (began, before) = (Instant::now(), resident_bytes());
-        let (verdict, mut looked) = (Arc::clone(verdict), Instant::now());
+        let (began_ms, before) = (now_ms(), resident_bytes());
+        let (verdict, mut looked_ms) = (Arc::clone(verdict), began_ms);
         let over = move || {
-            let now = Instant::now();
-            if now.duration_since(began) > budget.time {
+            let now_ms = now_ms();
+            if u128::from(now_ms - began_ms) > budget.time.as_millis() {
                 verdict.store(LATE, Ordering::Relaxed);
                 return true;
             }
-            if now.duration_since(looked) > MEMORY_EVERY {
-                looked = now;
+            if now_ms - looked_ms >= MEMORY_EVERY_MS {
+                looked_ms = now_ms;
                 if resident_bytes().saturating_sub(before) > budget.memory {
                     verdict.store(LARGE, Ordering::Relaxed);
                     return true;
@@ -390,11 +392,14 @@ fn failed(error: impl std::fmt::Display) -> ExplorerError {
 }
 
 fn invalid(error: &rusqlite::Error) -> ExplorerError {
-    let text = match error {
-        rusqlite::Error::SqlInputError { msg, .. } => msg.clone(),
-        rusqlite::Error::SqliteFailure(_, Some(message)) => message.clone(),
-        rusqlite::Error::MultipleStatement => "one statement at a time".to_owned(),
-        other => other.to_string(),
+    let text = if let rusqlite::Error::SqlInputError { msg, .. } = error {
+        msg.clone()
+    } else if let rusqlite::Error::SqliteFailure(_, Some(message)) = error {
+        message.clone()
+    } else if matches!(error, rusqlite::Error::MultipleStatement) {
+        "one statement at a time".to_owned()
+    } else {
+        error.to_string()
     };
     ExplorerError::Invalid(text)
 }
@@ -417,6 +422,7 @@ fn run<T>(
 }
 
 /// Whether preparing may go on. Whatever is not named here is denied.
+#[expect(clippy::wildcard_enum_match_arm, reason = "whatever else there is or will be is denied")]
 fn judge(tables: &'static [Table], views: &[View], action: &AuthAction<'_>, seen: &mut Seen) -> Authorization {
     let refuse = |seen: &mut Seen, what: String| {
         seen.refused.get_or_insert(what);
@@ -463,7 +469,7 @@ fn word_of(action: &AuthAction<'_>) -> String {
 }
 
 fn collect(statement: &mut Statement<'_>, budget: Budget) -> rusqlite::Result<Found> {
-    let names: Vec<String> = statement.column_names().into_iter().map(str::to_owned).collect();
+    let names: Vec<String> = statement.column_names().map(str::to_owned).collect();
     let mut columns: Vec<(String, &'static str)> = names.into_iter().map(|name| (name, "null")).collect();
     let (mut found, mut bytes, mut truncated) = (Vec::new(), 0, false);
     let mut rows = statement.query([])?;

@@ -179,3 +179,85 @@ pub(super) async fn legacy_build(
         &json!({ "drone": name, "package": package, "content": content, "job": line.job, "attempt": line.attempt }),
     )
 }
+
+#[cfg(test)]
+mod tests {
+    use std::net::{IpAddr, Ipv4Addr};
+    use std::sync::Arc;
+
+    use axum::http::Request;
+    use http_body_util::BodyExt as _;
+    use hyper::service::Service as _;
+    use hyper_util::service::TowerToHyperService;
+    use serde_json::Value;
+
+    use super::*;
+    use crate::web::answer::Remote;
+    use crate::web::fake::FakeNode;
+    use crate::web::{Options, routes, serve};
+
+    /// What the socket answers, and what the node was asked.
+    async fn ask(method: &str, path: &str, body: &str) -> (u16, String, Vec<String>) {
+        let node = Arc::new(FakeNode::new());
+        let options = Options::default();
+        let context = Context::new(node.clone(), &options, serve::Meter::new(options.caps));
+        let mut request =
+            Request::builder().method(method).uri(path).body(Body::from(body.to_owned())).expect("request");
+        request.extensions_mut().insert(Remote(IpAddr::V4(Ipv4Addr::LOCALHOST)));
+        request.extensions_mut().insert(Caller { name: "ann".to_owned() });
+        let answer = TowerToHyperService::new(routes::local(context)).call(request).await.expect("infallible");
+        let status = answer.status().as_u16();
+        let body = answer.into_body().collect().await.expect("body").to_bytes();
+        (status, String::from_utf8_lossy(&body).into_owned(), node.acts())
+    }
+
+    fn json_of(text: &str) -> Value {
+        serde_json::from_str(text).expect("JSON")
+    }
+
+    #[tokio::test]
+    async fn logs_of_nodes_come_raw_or_harmless_and_in_the_old_shape() {
+        let (status, text, acts) =
+            ask("GET", "/api/v2/nodes/b1/logs?source=system&lines=9999&since=7&follow=1", "").await;
+        assert_eq!((status, text.as_str()), (200, "one\n\u{1b}[2Jtwo\n"));
+        let asked = "log of b1 NodeLogQuery { log: System, lines: 5000, since_unix_s: Some(7), follow: true }";
+        assert_eq!(acts, [asked]);
+        let (_, text, _) = ask("GET", "/api/v2/nodes/b1/logs?harmless=1", "").await;
+        assert!(!text.contains('\u{1b}') && text.contains("two"), "{text:?}");
+        for bad in ["source=other", "follow=perhaps", "lines=-1", "since=yesterday"] {
+            assert_eq!(ask("GET", &format!("/api/v2/nodes/b1/logs?{bad}"), "").await.0, 400, "{bad}");
+        }
+        let (_, text, acts) = ask("GET", "/admin/api/drones/b1/syslog?lines=5&type=dmesg", "").await;
+        let old = json_of(&text);
+        assert_eq!((&old["drone"], &old["lines"][0]), (&json!("b1"), &json!("one")), "{old}");
+        assert!(acts[0].contains("log: Kernel, lines: 5"), "{acts:?}");
+        let (_, text, _) = ask("GET", "/admin/api/logs/control-plane?lines=5", "").await;
+        assert_eq!(json_of(&text)["content"], "one\n\u{1b}[2Jtwo\n");
+        let (status, text, _) = ask("GET", "/admin/api/drones/b1/syslog?type=secret", "").await;
+        assert_eq!((status, json_of(&text)["code"].clone()), (400, json!("invalid")), "flat, as the old swarm had it");
+    }
+
+    #[tokio::test]
+    async fn a_command_carries_who_runs_it_and_answers_line_by_line() {
+        let (status, text, acts) = ask("POST", "/api/v2/nodes/b1/exec", r#"{"argv":["df","-h"]}"#).await;
+        assert_eq!((status, json_of(text.trim())["type"].clone()), (200, json!("ended")));
+        assert_eq!(acts, [r#"exec on b1 by ann: ["df", "-h"]"#]);
+        for bad in ["{}", r#"{"argv":"df -h"}"#, r#"{"argv":["df"],"shell":true}"#] {
+            assert_eq!(ask("POST", "/api/v2/nodes/b1/exec", bad).await.0, 400, "{bad}");
+        }
+    }
+
+    #[tokio::test]
+    async fn sql_is_asked_in_both_shapes() {
+        let (status, text, acts) = ask("POST", "/api/v2/sql", r#"{"query":"SELECT 1","limit":5}"#).await;
+        let new = json_of(&text)["data"].clone();
+        assert_eq!((status, &new["columns"][0]["type"], &new["count"]), (200, &json!("text"), &json!(1)), "{new}");
+        assert_eq!(acts, ["sql SELECT 1 Some(5)"]);
+        let (_, text, _) = ask("GET", "/api/v1/sql/query?q=SELECT%201", "").await;
+        let old = json_of(&text);
+        assert_eq!((&old["columns"], &old["rows"], &old["count"]), (&json!(["id"]), &json!([["<script>"]]), &json!(1)));
+        assert_eq!(json_of(&ask("GET", "/api/v1/sql/tables", "").await.1), json!({ "tables": ["jobs"] }));
+        let schema = json_of(&ask("GET", "/api/v1/sql/schema", "").await.1);
+        assert_eq!(schema["schema"]["jobs"], json!([{ "name": "id", "type": "TEXT" }]));
+    }
+}

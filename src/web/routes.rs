@@ -591,7 +591,7 @@ mod tests {
             assert_eq!(got.headers["x-content-type-options"], "nosniff", "{path}");
             assert!(got.headers["content-security-policy"].to_str().expect("text").starts_with("default-src 'none'"));
             if path.starts_with("/api/v1/") {
-                assert!(got.json().get("schema").is_none(), "{path}: bare, as the old swarm had it");
+                assert!(got.json().get("ok").is_none(), "{path}: bare, as the old swarm had it");
                 assert_eq!(got.headers["x-hive-applied"], "41", "{path}");
             } else if path.starts_with("/api/") && got.headers["content-type"] == "application/json" {
                 let value = got.json();

@@ -28,7 +28,7 @@ use super::access::Caller;
 use super::answer::{Handled, Problem, Remote};
 use super::data::{TerminalKey, TerminalStream, TerminalWord};
 use super::guard::{called_so, same_place};
-use crate::api::{ApiError, ErrorCode, TerminalTicket};
+use crate::api::{ApiError, ErrorCode, TerminalTicket, shown};
 use crate::clock::now_ms;
 use crate::keyring::sha256;
 
@@ -243,14 +243,14 @@ fn no_ticket() -> ApiError {
 async fn relay(socket: &mut WebSocket, terminal: TerminalStream) {
     let TerminalStream { keys, mut words } = terminal;
     let mut tail = Vec::new();
-    let mut pings = tokio::time::interval(PING_EVERY);
+    let mut pings = tokio::time::interval_at(tokio::time::Instant::now() + PING_EVERY, PING_EVERY);
     let mut unanswered = 0;
     loop {
         tokio::select! {
             word = words.next() => match word {
                 Some(TerminalWord::Output(bytes)) => {
                     tail.extend_from_slice(&bytes);
-                    let text = whole_characters(&mut tail);
+                    let text = shown::take_whole(&mut tail);
                     if tell(socket, &json!({ "type": "output", "data": text })).await.is_err() {
                         return;
                     }
@@ -293,30 +293,6 @@ async fn heard(said: Option<Result<Message, axum::Error>>, keys: &mpsc::Sender<T
         Ok(Said::Ticket { .. }) | Err(_) => return false,
     };
     keys.send(key).await.is_ok()
-}
-
-/// What of it is whole characters; the rest stays. What is no UTF-8 is replaced.
-fn whole_characters(tail: &mut Vec<u8>) -> String {
-    let mut text = String::new();
-    loop {
-        match std::str::from_utf8(tail) {
-            Ok(whole) => {
-                text.push_str(whole);
-                tail.clear();
-                return text;
-            }
-            Err(error) => {
-                let valid = error.valid_up_to();
-                text.push_str(&String::from_utf8_lossy(&tail[..valid]));
-                let Some(bad) = error.error_len() else {
-                    tail.drain(..valid);
-                    return text;
-                };
-                text.push(char::REPLACEMENT_CHARACTER);
-                tail.drain(..valid + bad);
-            }
-        }
-    }
 }
 
 async fn tell(socket: &mut WebSocket, value: &Value) -> Result<(), ()> {

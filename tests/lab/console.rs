@@ -1,5 +1,7 @@
 //! What an operator does on one node from any other: SQL, logs, commands, terminals.
 
+use std::process::{Child, Stdio};
+
 use futures::{SinkExt as _, StreamExt as _};
 use serde_json::{Value, json};
 use tokio::net::UnixStream;
@@ -58,6 +60,17 @@ fn the_state_is_questioned_with_sql_and_not_changed() {
         let endless = "WITH RECURSIVE up(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM up) SELECT count(*) FROM up";
         let stopped = hosts[0].hive(&["sql", endless]);
         assert!(stopped.code == 1 && stopped.stderr.contains("was stopped"), "{stopped:?}");
+        // More than a node takes at once: some are turned away, and nobody else notices.
+        let start = || {
+            let mut command = hosts[0].command(crate::harness::PROGRAM);
+            command.args(["sql", endless]).stdout(Stdio::null()).stderr(Stdio::piped());
+            command.spawn().expect("starts")
+        };
+        let children: Vec<Child> = (0..9).map(|_| start()).collect();
+        assert!(hosts[0].status().is_some_and(|status| status["quorum"] == true), "others are answered meanwhile");
+        let ends: Vec<_> = children.into_iter().map(|child| child.wait_with_output().expect("ends")).collect();
+        let codes: Vec<_> = ends.iter().filter_map(|end| end.status.code()).collect();
+        assert!(codes.contains(&3) && codes.contains(&1) && codes.len() == 9, "{codes:?}");
         assert!(get(&hosts[1], &hosts[0], 8100, "/api/v2/sql/schema").ends_with(" 403"), "not at the public port");
         assert!(get(&hosts[1], &hosts[0], 8093, "/api/v1/sql/tables").ends_with(" 401"), "not without a key");
         let path = hosts.iter().map(|host| host.etc().join("admin_key")).find(|path| path.exists()).expect("a key");
@@ -97,7 +110,7 @@ fn logs_and_commands_of_a_node_are_had_from_another() {
         // It ends with whoever asked.
         let mut command = near.command(crate::harness::PROGRAM);
         command.args(["exec", &far.name, "--timeout", "5m", "--", "sleep", "72.5"]);
-        command.stdout(std::process::Stdio::null()).stderr(std::process::Stdio::null());
+        command.stdout(Stdio::null()).stderr(Stdio::null());
         let mut child = command.spawn().expect("starts");
         let runs = || {
             run(far.command("pgrep").tap(|command| {
@@ -156,7 +169,11 @@ async fn until(socket: &mut WebSocketStream<UnixStream>, words: &str) -> String 
     let mut seen = String::new();
     let reading = async {
         while !seen.contains(words) {
-            let Some(Ok(Message::Text(text))) = socket.next().await else { panic!("ended after {seen:?}") };
+            let text = match socket.next().await {
+                Some(Ok(Message::Text(text))) => text,
+                Some(Ok(Message::Ping(_) | Message::Pong(_))) => continue,
+                other => panic!("{other:?} after {seen:?}"),
+            };
             let value: Value = serde_json::from_str(&text).expect("JSON");
             assert!(matches!(value["type"].as_str(), Some("connected" | "output")), "{value} after {seen:?}");
             seen.push_str(value["data"].as_str().unwrap_or_default());

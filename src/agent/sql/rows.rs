@@ -109,15 +109,9 @@ pub(super) fn next_jobs(shared: &Shared, from: &mut Option<u64>, wanted: OfJobs)
     let Some(begin) = *from else { return JobRows::default() };
     let mut rows = JobRows::default();
     *from = shared.read(|state| {
-        let mut read = 0;
-        for job in state.jobs_from(begin) {
-            if read >= PIECE {
-                return Some(job.ordinal);
-            }
-            rows.add(state, job, wanted);
-            read += 1;
-        }
-        None
+        let mut jobs = state.jobs_from(begin);
+        jobs.by_ref().take(PIECE).for_each(|job| rows.add(state, job, wanted));
+        jobs.next().map(|job| job.ordinal)
     });
     rows
 }

@@ -4,7 +4,7 @@
 
 use std::io;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, SystemTime};
 
 use serde::{Deserialize, Serialize};
 use serde_json::json;
@@ -12,7 +12,7 @@ use tokio::fs::File;
 use tokio::io::AsyncWriteExt as _;
 
 use super::{Size, Stop};
-use crate::api::{ApiError, ErrorCode};
+use crate::api::{ApiError, ErrorCode, shown};
 use crate::clock;
 use crate::engine::id::UnixMillis;
 
@@ -94,7 +94,7 @@ impl Recordings {
             env: env.into(),
             hive_by: by,
         };
-        let mut recorder = Recorder { id, file, began: Instant::now(), written: 0, tail: Vec::new() };
+        let mut recorder = Recorder { id, file, began_ms: clock::now_ms(), written: 0, tail: Vec::new() };
         let mut text = serde_json::to_string(&head).map_err(io::Error::other)?;
         text.push('\n');
         recorder.write(text.as_bytes()).await?;
@@ -191,7 +191,7 @@ fn head(path: &Path) -> Option<Head> {
 pub(super) struct Recorder {
     pub(super) id: String,
     file: File,
-    began: Instant,
+    began_ms: u64,
     written: u64,
     /// The beginning of a character whose rest has not come yet.
     tail: Vec<u8>,
@@ -201,9 +201,7 @@ impl Recorder {
     /// What was shown. An error means that nothing more may happen unseen.
     pub(super) async fn shown(&mut self, bytes: &[u8]) -> io::Result<()> {
         self.tail.extend_from_slice(bytes);
-        let whole = whole_characters(&self.tail);
-        let text = String::from_utf8_lossy(&self.tail[..whole]).into_owned();
-        self.tail.drain(..whole);
+        let text = shown::take_whole(&mut self.tail);
         self.event("o", &text).await
     }
 
@@ -216,7 +214,7 @@ impl Recorder {
         if text.is_empty() {
             return Ok(());
         }
-        let at = (self.began.elapsed().as_secs_f64() * 1e6).round() / 1e6;
+        let at = clock::now_ms().saturating_sub(self.began_ms) as f64 / 1_000.0;
         self.write(format!("{}\n", json!([at, kind, text])).as_bytes()).await
     }
 
@@ -227,19 +225,6 @@ impl Recorder {
         }
         self.file.write_all(bytes).await?;
         self.file.flush().await
-    }
-}
-
-/// Length of the part that ends with a whole character; all of it when it is no UTF-8 anyway.
-fn whole_characters(bytes: &[u8]) -> usize {
-    match std::str::from_utf8(bytes) {
-        Ok(_) => bytes.len(),
-        Err(error) if error.error_len().is_none() => error.valid_up_to(),
-        Err(_) => {
-            // Broken somewhere; what may still become a character at the end is at most three bytes.
-            let back = (1..=3.min(bytes.len())).find(|back| bytes[bytes.len() - back] >= 0xc0);
-            back.map_or(bytes.len(), |back| bytes.len() - back)
-        }
     }
 }
 

@@ -196,7 +196,10 @@ async fn by_file(path: &Path, asked: &LogsAsked, line: &mut Line) -> Result<Ende
     line.output(false, &text).await?;
     let mut silent = Duration::ZERO;
     let mut piece = vec![0; PIECE];
-    while asked.follow {
+    if !asked.follow {
+        return Ok(Ended::default());
+    }
+    loop {
         let read = file.read(&mut piece).await?;
         if read > 0 {
             line.output(false, &piece[..read]).await?;
@@ -213,7 +216,6 @@ async fn by_file(path: &Path, asked: &LogsAsked, line: &mut Line) -> Result<Ende
             file = open(path).await?;
         }
     }
-    Ok(Ended::default())
 }
 
 async fn open(path: &Path) -> Result<File, Stop> {

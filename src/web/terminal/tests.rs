@@ -224,12 +224,3 @@ fn tickets_are_bound_bounded_and_go_out_of_date() {
     while terminals.issue(ticket(now_ms() + TICKET_MS)).is_some() {}
     assert!(terminals.tickets.lock().expect("not poisoned").len() <= TICKETS_MAX);
 }
-
-#[test]
-fn characters_are_not_torn() {
-    let mut tail = "a☃".as_bytes()[..3].to_vec();
-    assert_eq!((whole_characters(&mut tail).as_str(), tail.len()), ("a", 2));
-    tail.extend_from_slice(&"☃".as_bytes()[2..]);
-    tail.push(0xff);
-    assert_eq!((whole_characters(&mut tail).as_str(), tail.len()), ("☃\u{fffd}", 0));
-}
