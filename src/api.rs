@@ -14,8 +14,8 @@ mod jobs;
 pub mod legacy;
 mod logs;
 pub mod shown;
-mod wire;
 mod sql;
+mod wire;
 pub mod words;
 
 use serde::{Deserialize, Serialize};
@@ -38,11 +38,11 @@ pub use self::farm::{
 };
 pub use self::jobs::{AttemptView, CancelRequest, JobLine, JobView, SubmitRequest, Submitted, SubmittedJob};
 pub use self::logs::{LogFirstError, LogMatch, LogMatches, LogPhase, LogPhases, LogSearch, PhaseSource};
-pub use self::wire::{WireConversations, WireDetail, WireField, WireFields, WireList, WireNode};
 pub use self::sql::{
     SQL_LENGTH_MAX, SQL_ROWS_DEFAULT, SQL_ROWS_MAX, SqlAnswer, SqlColumn, SqlRequest, SqlSchema, SqlTable,
     SqlTableColumn,
 };
+pub use self::wire::{WireConversations, WireDetail, WireField, WireFields, WireList, WireNode};
 
 /// Version of the envelope and of every shape in this module.
 pub const SCHEMA: u32 = 1;

@@ -32,8 +32,8 @@ mod page;
 mod recent;
 mod routes;
 mod serve;
-pub mod wire;
 mod terminal;
+pub mod wire;
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;

@@ -9,8 +9,8 @@ use super::admin_args::AdminVerb;
 use super::agent_args::AgentArgs;
 use super::console::{ExecArgs, NodeLogArgs, RecordingVerb};
 use super::farm_args::{ControlArgs, DroneVerb, EventsArgs, HistoryArgs, ImportArgs, SessionVerb};
-use super::wire::WireArgs;
 use super::sql::SqlArgs;
+use super::wire::WireArgs;
 
 /// Machines that find each other, agree, and build.
 #[derive(Debug, Parser)]

@@ -7,7 +7,6 @@
 
 mod wire;
 
-use super::{grammar, terminal};
 use super::value::Kind;
 use super::{grammar, terminal};
 use crate::engine::grammar as job_grammar;
