@@ -40,6 +40,7 @@ mod importing;
 mod joining;
 mod keys;
 mod legacy;
+mod logging;
 mod logs;
 mod metrics;
 mod node_api;

@@ -83,7 +83,7 @@ impl Ended {
 /// Runs the agent until it is told to stop.
 pub fn run(prepared: Prepared) -> Ended {
     let agent_log = AgentLog::default();
-    init_logging(&prepared.loaded.config, &agent_log);
+    super::logging::init(&prepared.loaded.config, &agent_log);
     tasks::abort_on_panic();
     for warning in &prepared.loaded.warnings {
         tracing::warn!(warning, "configuration");
@@ -105,24 +105,6 @@ fn failed(error: &anyhow::Error) -> Ended {
         .then_some("the disk is full: free some space (df -h), then start hive again");
     tracing::error!(error = %format!("{error:#}"), hint, "the agent ends");
     Ended::Failed
-}
-
-fn init_logging(config: &Config, agent_log: &AgentLog) {
-    // A plain level is about hive; libraries speak up only when something is wrong.
-    let configured = match config.log.level.contains(['=', ',']) {
-        true => config.log.level.clone(),
-        // Of a voter that is away, openraft says so five times a second; hive itself says it once.
-        false => format!("warn,openraft::core::heartbeat=error,hive={}", config.log.level),
-    };
-    let filter = std::env::var("RUST_LOG").unwrap_or(configured);
-    let filter =
-        tracing_subscriber::EnvFilter::try_new(&filter).unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
-    let agent_log = agent_log.clone();
-    let writer = move || agent_log.tee();
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(writer).with_target(false);
-    let result = if config.log.json { builder.json().try_init() } else { builder.with_ansi(false).try_init() };
-    // A second subscriber is only there in tests that run an agent in their own process.
-    drop(result);
 }
 
 /// One agent per state directory; the lock goes with the process.
