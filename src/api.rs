@@ -5,6 +5,7 @@
 
 mod access;
 mod browse;
+mod console;
 mod doctor;
 mod error;
 mod events;
@@ -13,6 +14,7 @@ mod jobs;
 pub mod legacy;
 mod logs;
 pub mod shown;
+mod sql;
 mod wire;
 pub mod words;
 
@@ -25,6 +27,7 @@ pub use self::access::{
     AccessView, AdminKeyChanged, AdminKeyRequest, AdminKeyView, TokenMade, TokenRequest, TokenView,
 };
 pub use self::browse::{ChainJob, CriticalPath, GraphJob, JobGraph, JobPage, Throughput, ThroughputBucket};
+pub use self::console::{ExecLine, ExecRequest, RecordingList, RecordingView, TerminalTicket};
 pub use self::doctor::{DoctorFacts, InterfaceView, Refusal};
 pub use self::error::{ApiError, ApiResult, ErrorCode};
 pub use self::events::EventList;
@@ -35,6 +38,10 @@ pub use self::farm::{
 };
 pub use self::jobs::{AttemptView, CancelRequest, JobLine, JobView, SubmitRequest, Submitted, SubmittedJob};
 pub use self::logs::{LogFirstError, LogMatch, LogMatches, LogPhase, LogPhases, LogSearch, PhaseSource};
+pub use self::sql::{
+    SQL_LENGTH_MAX, SQL_ROWS_DEFAULT, SQL_ROWS_MAX, SqlAnswer, SqlColumn, SqlRequest, SqlSchema, SqlTable,
+    SqlTableColumn,
+};
 pub use self::wire::{WireConversations, WireDetail, WireField, WireFields, WireList, WireNode};
 
 /// Version of the envelope and of every shape in this module.

@@ -18,6 +18,7 @@ mod agent_args;
 mod args;
 mod artifacts;
 mod client;
+mod console;
 mod demo;
 mod doctor;
 mod farm;
@@ -31,6 +32,7 @@ mod pack;
 mod queue;
 mod render;
 mod secret;
+mod sql;
 mod surroundings;
 mod text;
 mod wire;
@@ -116,6 +118,9 @@ fn dispatch(cli: Cli) -> u8 {
         | Command::Events(_)
         | Command::Monitor { .. }
         | Command::Explain { .. }
+        | Command::Sql(_)
+        | Command::Exec(_)
+        | Command::Recording { .. }
         | Command::Logs(_)
         | Command::Artifact { .. }
         | Command::Listen
@@ -241,6 +246,9 @@ async fn run(ui: &Ui, client: &Client, surroundings: &Surroundings, command: Com
         Command::Events(args) => farm::events(ui, client, args).await,
         Command::Monitor { interval, once } => monitor::monitor(ui, client, interval, once).await,
         Command::Explain { what } => node::explain(ui, client, &what).await,
+        Command::Sql(args) => sql::sql(ui, client, args).await,
+        Command::Exec(args) => console::exec(ui, client, args).await,
+        Command::Recording { verb } => console::recording(ui, client, verb).await,
         Command::Logs(args) => logs::logs(ui, client, args).await,
         Command::Artifact { verb } => artifacts::artifact(ui, client, verb).await,
         Command::Listen => node::listen(ui, client).await,

@@ -15,6 +15,7 @@ mod file;
 pub mod grammar;
 mod reference;
 pub mod table;
+mod terminal;
 pub mod value;
 
 pub use assemble::{Flags, Loaded, Surroundings, load};
@@ -100,6 +101,8 @@ pub struct Config {
     pub log: LogConfig,
     /// What is kept of the messages that pass.
     pub wire: WireConfig,
+    /// Commands and terminals of operators.
+    pub terminal: TerminalConfig,
 }
 
 /// A text that is not shown.
@@ -186,6 +189,23 @@ pub struct LogConfig {
     pub level: String,
     /// One JSON object per line instead of text.
     pub json: bool,
+}
+
+/// What operators may do on this node itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TerminalConfig {
+    /// Whether commands and terminals are allowed.
+    pub enabled: bool,
+    /// What a terminal runs; none: the usual shell.
+    pub shell: Option<PathBuf>,
+    /// A terminal in which nothing is typed for so long ends, seconds.
+    pub idle_s: u64,
+    /// Terminals at the same time.
+    pub sessions: usize,
+    /// Recordings are kept for so many days.
+    pub keep_days: u64,
+    /// All recordings together, MiB.
+    pub keep_mb: u64,
 }
 
 /// A table `[[facts]]`, for whoever understands it.

@@ -11,6 +11,7 @@
 //! runs, and passing anything through a shell.
 
 pub mod build;
+pub mod console;
 pub mod facts;
 pub mod format;
 pub mod helper;

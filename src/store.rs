@@ -16,6 +16,7 @@ use std::sync::Arc;
 
 pub mod database;
 pub mod event_db;
+pub mod explorer;
 pub mod hive_db;
 pub mod incarnation;
 pub mod outbox;

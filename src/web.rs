@@ -13,6 +13,7 @@ pub mod access;
 pub mod answer;
 pub mod auth;
 pub mod bootstrap;
+pub mod data;
 pub mod escape;
 pub mod limits;
 pub mod node;
@@ -21,6 +22,7 @@ mod app;
 mod badge;
 mod browse;
 mod capture;
+mod console;
 mod farm;
 pub mod guard;
 mod hive;
@@ -30,6 +32,7 @@ mod page;
 mod recent;
 mod routes;
 mod serve;
+mod terminal;
 pub mod wire;
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -100,6 +103,7 @@ struct Context {
     meter: Arc<serve::Meter>,
     recent: Arc<recent::Recent>,
     wire: Wire,
+    terminals: Arc<terminal::Terminals>,
     /// See [`answer::REQUEST_TIMEOUT`].
     request_timeout: Duration,
 }
@@ -115,6 +119,7 @@ impl Context {
             meter,
             recent: Arc::default(),
             wire: options.wire.clone(),
+            terminals: Arc::default(),
             request_timeout: answer::REQUEST_TIMEOUT,
         }
     }

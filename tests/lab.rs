@@ -24,6 +24,8 @@ mod capture;
 #[allow(dead_code, reason = "shared with the figures")]
 #[path = "../benches/figures/client.rs"]
 mod client;
+#[path = "lab/console.rs"]
+mod console;
 #[path = "lab/controlling.rs"]
 mod controlling;
 #[path = "lab/faults.rs"]

@@ -64,7 +64,7 @@ pub(super) struct Memory {
     /// While this node is the coordinator.
     pub(super) desk: Mutex<Option<Desk>>,
     seen: Mutex<SeenLately>,
-    samples: Samples,
+    pub(super) samples: Samples,
     totals: Mutex<reads::Totals>,
 }
 

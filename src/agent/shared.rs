@@ -13,7 +13,7 @@ use tokio::sync::mpsc;
 use super::Event;
 use super::definitions::Definitions;
 use super::files::Files;
-use super::legacy;
+use super::{legacy, sql};
 use crate::api::{Identity, MemberState, NodePhase};
 use crate::blobs::BlobStore;
 use crate::clock::now_ms;
@@ -30,6 +30,7 @@ use crate::engine::scheduler::Leases;
 use crate::engine::state::{ADDRESSES_MAX, State};
 use crate::engine::trees::{Syncer, TreeSync};
 use crate::exec::build::{Builder, Event as BuildEvent};
+use crate::exec::console::Console;
 use crate::exec::facts::FactsHandle;
 use crate::exec::logs::LogStore;
 use crate::exec::privilege::Executor;
@@ -81,6 +82,8 @@ pub(crate) struct Shared {
     pub(super) inventory: RwLock<Inventory>,
     pub(super) leases: Mutex<Option<Leases>>,
     pub(super) legacy: legacy::Memory,
+    pub(super) sql: sql::Desk,
+    pub(super) console: Console,
     pub(super) soft: RwLock<Soft>,
 }
 

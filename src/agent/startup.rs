@@ -29,6 +29,7 @@ use crate::discovery::{BeaconContent, Discovery, Heard, LegacyMode, Options as D
 use crate::engine::id::Sha256Hash;
 use crate::engine::member::Inventory;
 use crate::exec::build::{Builder, Depot, DepotError};
+use crate::exec::console::journal::AgentLog;
 use crate::exec::facts::FactsHandle;
 use crate::exec::logs::{self, LogStore};
 use crate::exec::portage::Portage;
@@ -81,7 +82,8 @@ impl Ended {
 
 /// Runs the agent until it is told to stop.
 pub fn run(prepared: Prepared) -> Ended {
-    init_logging(&prepared.loaded.config);
+    let agent_log = AgentLog::default();
+    super::logging::init(&prepared.loaded.config, &agent_log);
     tasks::abort_on_panic();
     for warning in &prepared.loaded.warnings {
         tracing::warn!(warning, "configuration");
@@ -90,7 +92,7 @@ pub fn run(prepared: Prepared) -> Ended {
         Ok(runtime) => runtime,
         Err(error) => return failed(&anyhow::Error::new(error).context("Failed to start the runtime")),
     };
-    let result = runtime.block_on(start(prepared));
+    let result = runtime.block_on(start(prepared, agent_log));
     runtime.shutdown_timeout(Duration::from_millis(200));
     match result {
         Ok(()) => Ended::Stopped,
@@ -103,22 +105,6 @@ fn failed(error: &anyhow::Error) -> Ended {
         .then_some("the disk is full: free some space (df -h), then start hive again");
     tracing::error!(error = %format!("{error:#}"), hint, "the agent ends");
     Ended::Failed
-}
-
-fn init_logging(config: &Config) {
-    // A plain level is about hive; libraries speak up only when something is wrong.
-    let configured = match config.log.level.contains(['=', ',']) {
-        true => config.log.level.clone(),
-        // Of a voter that is away, openraft says so five times a second; hive itself says it once.
-        false => format!("warn,openraft::core::heartbeat=error,hive={}", config.log.level),
-    };
-    let filter = std::env::var("RUST_LOG").unwrap_or(configured);
-    let filter =
-        tracing_subscriber::EnvFilter::try_new(&filter).unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false);
-    let result = if config.log.json { builder.json().try_init() } else { builder.with_ansi(false).try_init() };
-    // A second subscriber is only there in tests that run an agent in their own process.
-    drop(result);
 }
 
 /// One agent per state directory; the lock goes with the process.
@@ -142,7 +128,7 @@ fn lock_state_dir(directory: &Path) -> anyhow::Result<File> {
     }
 }
 
-async fn start(prepared: Prepared) -> anyhow::Result<()> {
+async fn start(prepared: Prepared, agent_log: AgentLog) -> anyhow::Result<()> {
     let config = prepared.loaded.config;
     let _lock = lock_state_dir(&config.state_dir)?;
     let incarnation = incarnation::raise(&config.state_dir).context("Failed to raise the incarnation")?;
@@ -190,6 +176,8 @@ async fn start(prepared: Prepared) -> anyhow::Result<()> {
         soft: RwLock::new(Soft { isolation: executor.capabilities().notes.clone(), ..Soft::default() }),
         leases: Mutex::new(None),
         legacy: super::legacy::Memory::default(),
+        sql: super::sql::Desk::default(),
+        console: super::console::open(&config, agent_log),
         me,
         keyring,
         consensus,
@@ -209,12 +197,8 @@ async fn start(prepared: Prepared) -> anyhow::Result<()> {
     });
     // The depot fetches through the agent, which exists only now; no build can have begun before.
     let _ = late.set(Arc::downgrade(&shared));
-    serve_and_run(
-        shared,
-        bound,
-        Inputs { events: events_out, discovery: discovery_events, mesh: mesh_events, builds: builds_out },
-    )
-    .await
+    let inputs = Inputs { events: events_out, discovery: discovery_events, mesh: mesh_events, builds: builds_out };
+    serve_and_run(shared, bound, inputs).await
 }
 
 /// What the beacon says until the agent knows more.
@@ -242,9 +226,10 @@ async fn serve_and_run(shared: Arc<Shared>, bound: web::Bound, inputs: Inputs) -
     if shared.hive().is_some() {
         shared.consensus.resume(Vec::new()).await.context("Failed to go on with the stored log")?;
     }
-    let served: [JoinHandle<()>; 3] = [
+    let served: [JoinHandle<()>; 4] = [
         exchange::serve(&shared.mesh, shared.blobs.clone()).context("Failed to serve blobs")?,
         logs::remote::serve(&shared.mesh, shared.logs.clone()).context("Failed to serve logs")?,
+        super::console::serve(&shared).context("Failed to serve logs, commands and terminals of this node")?,
         logs::look::serve(&shared.mesh, shared.logs.clone()).context("Failed to answer about logs")?,
     ];
     let control = shared.mesh.accept(control::PROTOCOL).context("Failed to serve control requests")?;

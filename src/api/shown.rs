@@ -83,26 +83,7 @@ impl StreamCleaner {
     /// The text of everything that is complete. A carriage return before a line end is dropped.
     pub fn push(&mut self, bytes: &[u8]) -> String {
         self.pending.extend_from_slice(bytes);
-        let mut text = String::new();
-        loop {
-            match std::str::from_utf8(&self.pending) {
-                Ok(valid) => {
-                    text.push_str(valid);
-                    self.pending.clear();
-                    break;
-                }
-                Err(error) => {
-                    let valid = self.pending.get(..error.valid_up_to()).unwrap_or_default();
-                    text.push_str(&String::from_utf8_lossy(valid));
-                    let Some(broken) = error.error_len() else {
-                        self.pending.drain(..error.valid_up_to());
-                        break;
-                    };
-                    text.push('\u{fffd}');
-                    self.pending.drain(..error.valid_up_to() + broken);
-                }
-            }
-        }
+        let text = take_whole(&mut self.pending);
         self.harmless(&text.replace("\r\n", "\n"))
     }
 
@@ -193,6 +174,30 @@ fn may_become_known(text: &str) -> bool {
     text.len() < SEQUENCE_MAX_LEN
         && (text.is_empty() || text == "(" || text.starts_with('['))
         && rest.bytes().all(|byte| byte.is_ascii_digit() || byte == b';' || byte == b'(')
+}
+
+/// Takes what of a stream is whole characters; the beginning of one whose rest has not come stays. What is no UTF-8 is replaced.
+pub fn take_whole(tail: &mut Vec<u8>) -> String {
+    let mut text = String::new();
+    loop {
+        match std::str::from_utf8(tail) {
+            Ok(whole) => {
+                text.push_str(whole);
+                tail.clear();
+                return text;
+            }
+            Err(error) => {
+                let valid = error.valid_up_to();
+                text.push_str(&String::from_utf8_lossy(&tail[..valid]));
+                let Some(bad) = error.error_len() else {
+                    tail.drain(..valid);
+                    return text;
+                };
+                text.push(char::REPLACEMENT_CHARACTER);
+                tail.drain(..valid + bad);
+            }
+        }
+    }
 }
 
 #[cfg(test)]
@@ -291,5 +296,14 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn characters_of_a_stream_are_not_torn() {
+        let mut tail = "a☃".as_bytes()[..3].to_vec();
+        assert_eq!((take_whole(&mut tail).as_str(), tail.len()), ("a", 2));
+        tail.extend_from_slice(&"☃".as_bytes()[2..]);
+        tail.extend_from_slice(b"\xff\x1b");
+        assert_eq!((take_whole(&mut tail).as_str(), tail.len()), ("☃\u{fffd}\u{1b}", 0));
     }
 }

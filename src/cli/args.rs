@@ -7,7 +7,9 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use super::admin_args::AdminVerb;
 use super::agent_args::AgentArgs;
+use super::console::{ExecArgs, NodeLogArgs, RecordingVerb};
 use super::farm_args::{ControlArgs, DroneVerb, EventsArgs, HistoryArgs, ImportArgs, SessionVerb};
+use super::sql::SqlArgs;
 use super::wire::WireArgs;
 
 /// Machines that find each other, agree, and build.
@@ -103,7 +105,16 @@ pub(crate) enum Command {
         #[arg(value_name = "JOB|NODE")]
         what: String,
     },
-    /// Print the output of a build.
+    /// Ask the node's data with SQL.
+    Sql(SqlArgs),
+    /// Run one command on a node, with its output and exit code.
+    Exec(ExecArgs),
+    /// What terminals showed: list, fetch.
+    Recording {
+        #[command(subcommand)]
+        verb: RecordingVerb,
+    },
+    /// Print the output of a build, or a log of a node.
     Logs(LogsArgs),
     /// List and fetch what builds produced.
     Artifact {
@@ -401,9 +412,11 @@ pub(crate) struct JobActArgs {
                         --grep, --phases and --first-error exit with 5 when there is nothing.")]
 pub(crate) struct LogsArgs {
     /// The job's id, or the beginning of it.
-    #[arg(value_name = "JOB")]
-    pub(crate) job: String,
-    /// Go on until the job is over.
+    #[arg(value_name = "JOB", required_unless_present = "node", conflicts_with = "node")]
+    pub(crate) job: Option<String>,
+    #[command(flatten)]
+    pub(crate) of_node: NodeLogArgs,
+    /// Go on until the job is over, or for ever with a node's.
     #[arg(short, long)]
     pub(crate) follow: bool,
     /// The attempt; the last one when left out.

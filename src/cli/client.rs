@@ -227,8 +227,28 @@ impl Client {
         self.begin(path, patience(size), Some(DOWNLOAD_SILENCE)).await
     }
 
+    /// Asks for something to be done whose answer is a stream, the end of which may be long in coming.
+    pub(crate) async fn post_for_stream(&self, path: &str, body: &impl Serialize) -> ApiResult<Download> {
+        let bytes = serde_json::to_vec(body).map_err(|error| {
+            ApiError::new(ErrorCode::Internal, format!("cannot write the request as JSON: {error}"), "")
+        })?;
+        let body = Full::new(Bytes::from(bytes)).map_err(|never| match never {}).boxed_unsync();
+        self.begin_with(Method::POST, path, body, ANSWER_TIMEOUT, None).await
+    }
+
     async fn begin(&self, path: &str, limit: Duration, silence: Option<Duration>) -> ApiResult<Download> {
-        let head = tokio::time::timeout(limit, self.send(Method::GET, path, empty(), None)).await;
+        self.begin_with(Method::GET, path, empty(), limit, silence).await
+    }
+
+    async fn begin_with(
+        &self,
+        method: Method,
+        path: &str,
+        body: Body,
+        limit: Duration,
+        silence: Option<Duration>,
+    ) -> ApiResult<Download> {
+        let head = tokio::time::timeout(limit, self.send(method, path, body, None)).await;
         let response = head.map_err(|_| self.no_answer(limit))??;
         if response.status().is_success() {
             return Ok(Download { response, silence });

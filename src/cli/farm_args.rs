@@ -246,7 +246,7 @@ pub(crate) fn long_duration(text: &str) -> Result<u64, String> {
 }
 
 /// The same, a week at most.
-fn duration(text: &str) -> Result<u64, String> {
+pub(super) fn duration(text: &str) -> Result<u64, String> {
     let ms = long_duration(text)?;
     if ms > 7 * 86_400_000 { Err("a week at most".to_owned()) } else { Ok(ms) }
 }

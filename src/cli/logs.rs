@@ -15,8 +15,8 @@ use serde_json::json;
 use super::args::LogsArgs;
 use super::client::{Client, Download};
 use super::output::{Failure, Outcome, Ui};
-use super::queue;
 use super::text::{StreamCleaner, bytes as size_of};
+use super::{console, queue};
 use crate::api::{ApiError, Envelope, ErrorCode, JobView};
 use crate::clock;
 use crate::engine::id::JobId;
@@ -48,7 +48,8 @@ pub(crate) async fn logs(ui: &Ui, client: &Client, args: LogsArgs) -> Outcome {
             "send it on: hive logs JOB --raw | less, or keep it: hive logs JOB --download FILE",
         ));
     }
-    let job = queue::resolve(client, &args.job).await?;
+    let Some(job) = &args.job else { return console::node_log(ui, client, args).await };
+    let job = queue::resolve(client, job).await?;
     let attempt = args.attempt;
     if args.phases {
         return look::phases(ui, client, job, attempt).await;

@@ -109,6 +109,13 @@ impl Ui {
         })
     }
 
+    /// What a command said on its standard error, neutralised.
+    pub(crate) fn error_bytes(&self, bytes: &[u8]) -> Result<(), Failure> {
+        let mut out = io::stderr().lock();
+        let written = out.write_all(bytes).and_then(|()| out.flush());
+        written.map_err(|error| Failure::internal(format!("cannot write to standard error: {error}"), ""))
+    }
+
     /// A remark beside the answer.
     pub(crate) fn remark(&self, text: &str) {
         self.clear_progress();

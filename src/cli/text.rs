@@ -64,24 +64,24 @@ pub(crate) fn painted(text: impl AsRef<str>, colour: Colour) -> Cell {
 }
 
 /// A column: its head, the widest it may become, and on which side its text stands.
-pub(crate) struct Column {
-    pub(crate) head: &'static str,
+pub(crate) struct Column<'a> {
+    pub(crate) head: &'a str,
     pub(crate) max: usize,
     pub(crate) right: bool,
 }
 
 /// A column whose text stands left.
-pub(crate) const fn left(head: &'static str, max: usize) -> Column {
+pub(crate) const fn left(head: &str, max: usize) -> Column<'_> {
     Column { head, max, right: false }
 }
 
 /// A column whose text stands right.
-pub(crate) const fn right(head: &'static str, max: usize) -> Column {
+pub(crate) const fn right(head: &str, max: usize) -> Column<'_> {
     Column { head, max, right: true }
 }
 
 /// An aligned table with two spaces between columns and no trailing white space.
-pub(crate) fn table(columns: &[Column], rows: &[Vec<Cell>], paint: Paint) -> String {
+pub(crate) fn table(columns: &[Column<'_>], rows: &[Vec<Cell>], paint: Paint) -> String {
     let widths: Vec<usize> = columns
         .iter()
         .enumerate()
@@ -94,11 +94,11 @@ pub(crate) fn table(columns: &[Column], rows: &[Vec<Cell>], paint: Paint) -> Str
     let heads: Vec<Cell> = columns.iter().map(|column| painted(column.head, Colour::Dim)).collect();
     for row in std::iter::once(&heads).chain(rows) {
         let mut line = String::new();
-        for ((cell, column), &width) in row.iter().zip(columns).zip(&widths) {
+        for (index, ((cell, column), &width)) in row.iter().zip(columns).zip(&widths).enumerate() {
             let text = cut(&cell.text, width);
             let gap = " ".repeat(width.saturating_sub(text.chars().count()));
             let shown = cell.colour.map_or_else(|| text.clone(), |colour| paint.paint(colour, &text));
-            if !line.is_empty() || column.head != columns[0].head {
+            if index > 0 {
                 line.push_str("  ");
             }
             if column.right {

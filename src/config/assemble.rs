@@ -10,7 +10,7 @@ use super::table::{self, Default as SettingDefault, INHERITED, SETTINGS, Setting
 use super::value::{Kind, Value};
 use super::{
     AdmissionMode, BuildConfig, Config, ConfigError, DiscoveryConfig, Entry, FactsTable, FoundMode, Hidden, JoinTarget,
-    LegacyDrones, LegacyMode, LogConfig, Origin, PackagesMode, Problem, WireConfig, file, grammar,
+    LegacyDrones, LegacyMode, LogConfig, Origin, PackagesMode, Problem, TerminalConfig, WireConfig, file, grammar,
 };
 
 /// Longest config file that is read, bytes. A thousand settings would fit.
@@ -410,6 +410,14 @@ impl Resolved<'_> {
             },
             wire: self.wire()?,
             log: LogConfig { level: self.parsed("log.level")?, json: self.text("log.format") == Some("json") },
+            terminal: TerminalConfig {
+                enabled: *self.value("terminal.enabled") == Value::Switch(true),
+                shell: self.path("terminal.shell")?,
+                idle_s: self.number("terminal.idle_s")?,
+                sessions: self.number("terminal.sessions")?,
+                keep_days: self.number("terminal.keep_days")?,
+                keep_mb: self.number("terminal.keep_mb")?,
+            },
             state_dir,
         })
     }

@@ -7,8 +7,8 @@
 
 mod wire;
 
-use super::grammar;
 use super::value::Kind;
+use super::{grammar, terminal};
 use crate::engine::grammar as job_grammar;
 
 /// What a setting is when nobody sets it.
@@ -83,7 +83,7 @@ pub const INHERITED: &[(&str, &str, &str)] = &[
 /// not show it.
 pub const KEY_VARIABLES: &[&str] = &["HIVE_ADMIN_KEY", "ADMIN_KEY", "ADMIN_SECRET"];
 
-const PLAIN: Setting = Setting {
+pub(super) const PLAIN: Setting = Setting {
     key: "",
     kind: Kind::Path,
     default: Default::Unset(""),
@@ -552,6 +552,12 @@ pub const SETTINGS: &[Setting] = &[
         meaning: "Space that artifacts of jobs that are over may take on this node, in MiB; the oldest go first; 0: any.",
         ..PLAIN
     },
+    terminal::ENABLED,
+    terminal::SHELL,
+    terminal::IDLE,
+    terminal::SESSIONS,
+    terminal::KEEP_DAYS,
+    terminal::KEEP_MB,
     Setting {
         key: "log.level",
         kind: Kind::Text {

@@ -21,7 +21,7 @@ use crate::engine::command::{Batch, ENVELOPE_VERSION, Reply};
 use crate::engine::event::{Event, EventKind, PER_ENTRY};
 use crate::engine::id::{Epoch, HiveId, JobId, PeerId};
 use crate::engine::job::Job;
-use crate::engine::state::{Applied, Halt, State};
+use crate::engine::state::{Applied, Halt, Row, State};
 use crate::store::hive_db::{self, HiveDb, HiveMeta};
 use crate::store::raft_db::LogPoint;
 use crate::store::{FatalHook, StoreError, set_aside};
@@ -335,6 +335,14 @@ impl Replica {
         let Some(value) = db.row(row).await? else { return Ok(None) };
         let damaged = |what| StoreError::Damaged { path: db.database().path().to_owned(), what };
         State::job_of_history(&value).map(Some).map_err(damaged)
+    }
+
+    /// Jobs of rows that [`State::history_rows`] named; rows that are gone meanwhile are left out.
+    pub async fn past_jobs(&self, rows: Vec<Row>) -> Result<Vec<Job>, StoreError> {
+        let db = self.db();
+        let values = db.rows(rows).await?;
+        let damaged = |what| StoreError::Damaged { path: db.database().path().to_owned(), what };
+        values.iter().map(|value| State::job_of_history(value).map_err(damaged)).collect()
     }
 
     pub(crate) async fn close(&self) {

@@ -37,6 +37,29 @@ pub(super) fn marked(token: &str, places: &[(PathBuf, Option<u32>)]) -> Vec<i32>
     .collect()
 }
 
+/// Processes with this in their environment, `NAME=value`.
+pub(super) fn with_variable(marker: &str) -> Vec<i32> {
+    let own = std::process::id().cast_signed();
+    let Ok(entries) = fs::read_dir("/proc") else { return Vec::new() };
+    let pids =
+        entries.flatten().filter_map(|entry| entry.file_name().to_str().and_then(|name| name.parse::<i32>().ok()));
+    let has = |pid: &i32| {
+        let environment = fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
+        environment.split(|&byte| byte == 0).any(|variable| variable == marker.as_bytes())
+    };
+    pids.filter(|pid| *pid != own && has(pid) && !is_zombie(*pid)).collect()
+}
+
+/// SIGHUP to each, and SIGCONT, so that one that is stopped hears it.
+pub(super) fn hang_up(pids: &[i32]) {
+    for &pid in pids {
+        if let Some(pid) = Pid::from_raw(pid) {
+            rustix::process::kill_process(pid, Signal::HUP).ok();
+            rustix::process::kill_process(pid, Signal::CONT).ok();
+        }
+    }
+}
+
 /// Dead already, waits to be collected by its parent.
 fn is_zombie(pid: i32) -> bool {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();

@@ -377,6 +377,19 @@ impl HiveDb {
             .await
     }
 
+    /// The values of several such rows, in the order asked for; those that are not there are left out.
+    pub async fn rows(&self, rows: Vec<Row>) -> Result<Vec<Vec<u8>>, StoreError> {
+        self.submit().await?;
+        self.db
+            .write(move |connection| {
+                let mut find = connection.prepare_cached("SELECT value FROM kv WHERE tbl = ?1 AND key = ?2")?;
+                let values =
+                    rows.iter().map(|row| find.query_row(params![row.table, row.key], |row| row.get(0)).optional());
+                values.filter_map(Result::transpose).collect()
+            })
+            .await
+    }
+
     /// The chain at an index, with the term of the entry; none when it is too old or not there yet.
     pub async fn point(&self, index: u64) -> Result<Option<(u64, [u8; 32])>, StoreError> {
         self.submit().await?;

@@ -77,6 +77,10 @@ impl Problem {
         Self::new(StatusCode::NOT_FOUND, ErrorCode::NotFound, message, hint)
     }
 
+    pub(super) fn unavailable(message: impl Into<String>) -> Self {
+        ApiError::new(ErrorCode::Unreachable, message, "try again").into()
+    }
+
     fn too_long(limit: u64) -> Self {
         let message = format!("the body is longer than {limit} bytes");
         let hint = "send less at once, for example fewer jobs or a smaller directory";
@@ -267,7 +271,7 @@ pub(super) fn stream_body(
         return Err(Problem::too_long(max));
     }
     let state = Some((body.into_data_stream(), 0u64));
-    Ok(futures::stream::unfold(state, move |state| async move {
+    let chunks = futures::stream::unfold(state, move |state| async move {
         let (mut chunks, so_far) = state?;
         let failed = |kind, why: &str| Some((Err(io::Error::new(kind, why.to_owned())), None));
         match tokio::time::timeout(UPLOAD_SILENCE, chunks.next()).await {
@@ -282,7 +286,9 @@ pub(super) fn stream_body(
                 Some((Ok(chunk), Some((chunks, total))))
             }
         }
-    }))
+    });
+    // Whoever reads to the end after an error asks once more, which an unfolded stream answers with a panic.
+    Ok(chunks.fuse())
 }
 
 /// The query, or an error in the usual shape.
@@ -360,4 +366,20 @@ pub(super) async fn local_only() -> Problem {
     let message = "this is done over the agent's own socket only, not over the port";
     let hint = "run the command on that machine, or over its socket: ssh HOST sudo hive …";
     Problem::new(StatusCode::FORBIDDEN, ErrorCode::Forbidden, message, hint).counted("local_only")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_body_that_broke_off_may_be_asked_again() {
+        let pieces = [Ok(Bytes::from_static(b"one")), Err(io::Error::from(io::ErrorKind::ConnectionReset))];
+        let body = Body::from_stream(futures::stream::iter(pieces));
+        let mut bytes = std::pin::pin!(stream_body(&HeaderMap::new(), body, 100).expect("not too long"));
+        assert_eq!(bytes.next().await.and_then(Result::ok).as_deref(), Some(&b"one"[..]));
+        assert!(bytes.next().await.is_some_and(|piece| piece.is_err()));
+        assert!(bytes.next().await.is_none());
+        assert!(bytes.next().await.is_none(), "and again");
+    }
 }

@@ -10,6 +10,8 @@ use futures::StreamExt as _;
 use futures::future::BoxFuture;
 use sha2::{Digest as _, Sha256};
 
+mod data;
+
 use super::node::{
     Answer, ByteStream, Download, EventQuery, HistoryQuery, Holder, ImportAbout, JobPageQuery, JobQuery, LegacyRead,
     LogQuery, LogStream, NodeApi, SessionQuery, StagedFile,

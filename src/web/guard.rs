@@ -281,7 +281,7 @@ pub(super) fn called_so(context: &Context, headers: &HeaderMap) -> Result<(), Pr
 }
 
 /// Whether an origin names the host to which the request goes, port included. The scheme may differ: a proxy may speak TLS.
-fn same_place(origin: &HeaderValue, host: Option<&HeaderValue>) -> bool {
+pub(super) fn same_place(origin: &HeaderValue, host: Option<&HeaderValue>) -> bool {
     let origin: Option<Uri> = origin.to_str().ok().and_then(|text| text.parse().ok());
     let origin = origin.as_ref().and_then(Uri::authority);
     let host = host.and_then(authority);

@@ -31,7 +31,7 @@ use crate::api::{ApiResult, ControlRequest, DroneRequest};
 use crate::engine::access::Scope;
 
 /// Result of a handler here.
-type Answered = Result<Response, Flat>;
+pub(super) type Answered = Result<Response, Flat>;
 
 /// A problem in the shape of these paths.
 pub(super) struct Flat(Problem);
@@ -48,7 +48,7 @@ impl IntoResponse for Flat {
     }
 }
 
-fn plain<T: Serialize>(context: &Context, value: &T) -> Answered {
+pub(super) fn plain<T: Serialize>(context: &Context, value: &T) -> Answered {
     match serde_json::to_vec(value) {
         Ok(text) => Ok((context.position(), [(header::CONTENT_TYPE, "application/json")], text).into_response()),
         Err(error) => {

@@ -47,7 +47,7 @@ pub(super) struct SearchParams {
     ignore_case: Option<String>,
 }
 
-fn switch(name: &str, value: Option<&str>) -> Result<bool, Problem> {
+pub(super) fn switch(name: &str, value: Option<&str>) -> Result<bool, Problem> {
     match value {
         None | Some("false" | "0") => Ok(false),
         Some("true" | "1" | "") => Ok(true),
@@ -75,7 +75,7 @@ pub(super) async fn bytes(
 }
 
 /// The same for eyes: whoever reads it in a browser or with `curl` sees what was printed and obeys nothing of it.
-fn cleaned(bytes: ByteStream) -> ByteStream {
+pub(super) fn cleaned(bytes: ByteStream) -> ByteStream {
     let state = Some((bytes, StreamCleaner::new(false)));
     let stream = futures::stream::unfold(state, |state| async move {
         let (mut bytes, mut cleaner) = state?;

@@ -20,7 +20,9 @@ use super::answer::{
 };
 use super::capture::{Capture, capture};
 use super::node::JobQuery;
-use super::{Context, app, badge, bootstrap, browse, farm, guard, hive, legacy, logs, page, wire};
+use super::{
+    Context, app, badge, bootstrap, browse, console, data, farm, guard, hive, legacy, logs, page, terminal, wire,
+};
 use crate::api::{AddressClaim, ApiError, CancelRequest, ErrorCode, RecoverRequest, SubmitRequest};
 use crate::engine::access::Scope;
 use crate::engine::id::{JobId, Sha256Hash};
@@ -45,6 +47,8 @@ pub(super) enum Door {
     Legacy,
     /// Whoever has a key with this scope, at the admin port.
     Key(Scope),
+    /// Whoever has a ticket for one terminal, at the admin port; the handler asks for it, since browsers send no headers there.
+    Ticket,
     /// The local socket alone.
     Local,
 }
@@ -77,6 +81,7 @@ pub(super) fn table() -> Vec<Route> {
     let mut table = own();
     table.extend(app::PATHS.iter().map(|path| read(path, Door::Anyone, get(app::shell))));
     table.extend(inherited());
+    table.extend(of_nodes());
     table
 }
 
@@ -94,6 +99,9 @@ fn inherited() -> Vec<Route> {
         read("/api/v1/build-stats/by-package", Anyone, get(legacy::packages)),
         read("/api/v1/versions", Anyone, get(legacy::versions)),
         read("/api/v1/metrics", Anyone, get(legacy::metrics)),
+        read("/api/v1/sql/tables", Door::Key(Scope::Read), get(data::legacy_tables)),
+        read("/api/v1/sql/schema", Door::Key(Scope::Read), get(data::legacy_schema)),
+        read("/api/v1/sql/query", Door::Key(Scope::Read), get(data::legacy_query)),
         read("/api/v1/events", Anyone, get(legacy::events)),
         read("/api/v1/events/history", Anyone, get(legacy::events_history)),
         read("/api/v1/portage-config", Anyone, get(legacy::portage_config)),
@@ -119,6 +127,23 @@ fn inherited() -> Vec<Route> {
             handler: delete(legacy::forget_node),
             moves_files: false,
         },
+    ]
+}
+
+/// What an operator does on one node.
+fn of_nodes() -> Vec<Route> {
+    let admin = Door::Key(Scope::Admin);
+    vec![
+        read("/api/v2/nodes/{name}/logs", admin, get(console::log)),
+        files(Method::POST, "/api/v2/nodes/{name}/exec", admin, post(console::exec)),
+        write("/api/v2/nodes/{name}/terminal", admin, post(terminal::ticket)),
+        read("/api/v2/recordings", admin, get(console::recordings)),
+        read("/api/v2/recordings/{id}", admin, get(console::recording)),
+        read("/ws/ssh/{node}", Door::Ticket, get(terminal::connect)),
+        read("/admin/api/logs/control-plane", admin, get(console::legacy_own)),
+        read("/admin/api/logs/drone/{name}", admin, get(console::legacy_drone)),
+        read("/admin/api/logs/build/{name}/{*package}", admin, get(console::legacy_build)),
+        read("/admin/api/drones/{name}/syslog", admin, get(console::legacy_system)),
     ]
 }
 
@@ -176,6 +201,8 @@ fn own() -> Vec<Route> {
         write("/hive/join", Secret, post(hive::join)),
         read("/api/v2/peers", Anyone, get(peers)),
         read("/api/v2/identity", Anyone, get(identity)),
+        write("/api/v2/sql", Key(Scope::Read), post(data::sql)),
+        read("/api/v2/sql/schema", Key(Scope::Read), get(data::schema)),
         read("/api/v2/doctor", Key(Admin), get(doctor)),
         read("/api/v2/listen", Key(Admin), get(listen)),
         files(Method::POST, "/api/v2/jobs", Key(Queue), post(submit)),
@@ -216,9 +243,10 @@ fn over_tcp(context: &Context, admin: bool, route: Route) -> MethodRouter<Contex
             route.handler.layer(from_fn_with_state(context.clone(), guard::share))
         }
         Door::Secret | Door::Legacy => route.handler,
+        Door::Ticket if admin => route.handler,
         Door::Key(scope) if admin => route.handler.layer(keyed(scope)),
         // For every method that the path does not take from anyone.
-        Door::Key(_) => MethodRouter::new().fallback(admin_only),
+        Door::Key(_) | Door::Ticket => MethodRouter::new().fallback(admin_only),
         Door::Anyone | Door::Local => MethodRouter::new().fallback(local_only),
     }
 }
@@ -499,7 +527,8 @@ mod tests {
     #[tokio::test]
     async fn what_belongs_to_the_socket_does_nothing_on_the_port() {
         let site = Site::new();
-        for route in table().into_iter().filter(|route| matches!(route.door, Door::Local | Door::Key(_))) {
+        for route in table().into_iter().filter(|route| matches!(route.door, Door::Local | Door::Key(_) | Door::Ticket))
+        {
             let path = route.path.replace("{id}", &JOB.to_string());
             for method in ["GET", "POST", "PUT", "DELETE", "PATCH"] {
                 let got = site.ask(false, request(method, &path, "{}")).await;
@@ -543,7 +572,10 @@ mod tests {
     #[tokio::test]
     async fn every_route_answers_in_the_envelope_or_as_what_it_is_and_with_strict_headers() {
         let site = Site::new();
-        for route in table().into_iter().filter(|route| route.method == Method::GET && route.door != Door::Secret) {
+        for route in table()
+            .into_iter()
+            .filter(|route| route.method == Method::GET && !matches!(route.door, Door::Secret | Door::Ticket))
+        {
             let path =
                 route.path.replace("{id}", &JOB.to_string()).replace("{name}", "a.deb").replace("{what}", "build1");
             if path.contains("{sha256}") || path.contains("{file}") {
@@ -559,7 +591,7 @@ mod tests {
             assert_eq!(got.headers["x-content-type-options"], "nosniff", "{path}");
             assert!(got.headers["content-security-policy"].to_str().expect("text").starts_with("default-src 'none'"));
             if path.starts_with("/api/v1/") {
-                assert!(got.json().get("schema").is_none(), "{path}: bare, as the old swarm had it");
+                assert!(got.json().get("ok").is_none(), "{path}: bare, as the old swarm had it");
                 assert_eq!(got.headers["x-hive-applied"], "41", "{path}");
             } else if path.starts_with("/api/") && got.headers["content-type"] == "application/json" {
                 let value = got.json();

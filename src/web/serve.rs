@@ -302,7 +302,7 @@ impl Connections {
         let mut server = http1::Builder::new();
         server.timer(TokioTimer::new()).header_read_timeout(self.header_timeout);
         server.max_buf_size(HEAD_MAX).max_headers(HEADERS_MAX);
-        let mut connection = std::pin::pin!(server.serve_connection(io, service));
+        let mut connection = std::pin::pin!(server.serve_connection(io, service).with_upgrades());
         let ended = tokio::select! {
             ended = connection.as_mut() => ended,
             () = self.stop.cancelled() => {

@@ -21,7 +21,8 @@ const OPEN_MAX: usize = 512;
 
 /// Wraps a stream of this protocol. `opened_here`: this node opened it.
 pub fn tap(wire: &Wire, stream: ByteStream, protocol: &str, peer: &PeerId, opened_here: bool) -> ByteStream {
-    if !wire.is_on() || protocol == PROTOCOL {
+    // What is typed into a terminal may be a password, and no list of words knows it: of consoles nothing is kept here.
+    if !wire.is_on() || protocol == PROTOCOL || protocol.starts_with("/hive/console/") {
         return stream;
     }
     Box::pin(Tapped {

@@ -54,6 +54,15 @@ impl Samples {
         }
     }
 
+    /// What is made of each, oldest first.
+    pub(in crate::agent) fn map<T>(
+        &self,
+        make: impl Fn(UnixMillis, &QueueCounts, &[(String, u32)]) -> Vec<T>,
+    ) -> Vec<T> {
+        let ring = self.ring.lock().unwrap_or_else(PoisonError::into_inner);
+        ring.iter().flat_map(|sample| make(sample.at, &sample.queue, &sample.loads)).collect()
+    }
+
     /// Those taken after a time in seconds, as rows: the queue's without a node, or those of one node.
     pub(in crate::agent) fn rows(&self, since_s: f64, node: Option<&str>) -> Vec<Value> {
         let ring = self.ring.lock().unwrap_or_else(PoisonError::into_inner);

@@ -197,6 +197,11 @@ impl Jobs {
         self.by_ordinal.values().filter_map(|id| self.any(id))
     }
 
+    /// Those from a position in the order of submission on.
+    pub(super) fn in_order_from(&self, ordinal: u64) -> impl Iterator<Item = &Job> {
+        self.by_ordinal.range(ordinal..).filter_map(|(_, id)| self.any(id))
+    }
+
     pub(super) fn waiting(&self) -> &BTreeMap<Needs, Buckets> {
         &self.waiting
     }

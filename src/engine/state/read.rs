@@ -86,6 +86,11 @@ impl State {
         self.jobs.in_order().filter(|job| !self.jobs.is_dormant(job))
     }
 
+    /// The same from a position in that order on ([`Job::ordinal`]), for whoever reads all of them piece by piece.
+    pub fn jobs_from(&self, ordinal: u64) -> impl Iterator<Item = &Job> {
+        self.jobs.in_order_from(ordinal).filter(|job| !self.jobs.is_dormant(job))
+    }
+
     /// Where the row of a job in the history table is.
     pub fn history_row(&self, id: &JobId) -> Option<Row> {
         self.jobs.retired_at(id).map(|retired| RowKey::History(retired, *id).row())

@@ -87,7 +87,8 @@ fn path_of(route: &str) -> String {
     let id = JOB.to_string();
     let filled = [("{id}", id.as_str()), ("{which}", "s"), ("{name}", "a"), ("{action}", "pause"), ("{what}", "x")];
     let path = filled.iter().fold(route.to_owned(), |path, (hole, value)| path.replace(hole, value));
-    let path = path.replace("{sha256}", &digest).replace("{file}", "none");
+    let path =
+        path.replace("{sha256}", &digest).replace("{file}", "none").replace("{node}", "a").replace("{*package}", "b/c");
     if matches!(path.as_str(), "/api/v1/work" | "/api/v1/poll") { format!("{path}?id=drone-1") } else { path }
 }
 
@@ -108,7 +109,8 @@ async fn no_route_that_changes_something_is_without_a_guard() {
             Door::Secret => assert_eq!((public.status, admin.status), (403, 403), "{path}"),
             Door::Key(_) => assert_eq!((public.status, admin.status), (403, 401), "{method} {path}"),
             Door::Legacy => assert_eq!((public.status, admin.status), (401, 401), "{method} {path}"),
-            Door::Local => assert_eq!((public.status, admin.status), (403, 403), "{method} {path}"),
+            // Without an Origin. With one it is asked for its ticket, see `web::terminal`.
+            Door::Ticket | Door::Local => assert_eq!((public.status, admin.status), (403, 403), "{method} {path}"),
         }
         if !matches!(route.door, Door::Key(_) | Door::Legacy) {
             continue;
@@ -125,9 +127,13 @@ async fn no_route_that_changes_something_is_without_a_guard() {
             (vec![host, ("Cookie", "key=the-admin-key-of-the-fake")], 401),
             (vec![host, ("X-Admin-Key", "token-that-reads")], if path == "/api/v1/drone-health" { 200 } else { 403 }),
         ];
-        for (headers, expected) in foreign {
+        let reads = route.door == Door::Key(Scope::Read);
+        for (headers, expected) in foreign.into_iter().take(if reads { 8 } else { 9 }) {
             let got = ask(site.admin(), method, &path, &headers, BODY).await;
             assert_eq!(got.status, expected, "{method} {path} {headers:?}: {}", got.body);
+        }
+        if path.starts_with("/admin/api/") {
+            continue;
         }
         let keyed = ask(
             site.admin(),
