@@ -38,6 +38,7 @@ mod importing;
 mod joining;
 mod keys;
 mod legacy;
+mod live;
 mod logs;
 mod metrics;
 mod node_api;
@@ -54,6 +55,7 @@ mod staging;
 mod startup;
 mod submitting;
 mod views;
+mod vitals;
 mod voters;
 mod wire;
 

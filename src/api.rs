@@ -11,6 +11,7 @@ mod events;
 mod farm;
 mod jobs;
 pub mod legacy;
+mod live;
 mod logs;
 pub mod shown;
 mod wire;
@@ -34,6 +35,9 @@ pub use self::farm::{
     StagedView,
 };
 pub use self::jobs::{AttemptView, CancelRequest, JobLine, JobView, SubmitRequest, Submitted, SubmittedJob};
+pub use self::live::{
+    LiveChanges, LiveGap, LiveHello, LiveLog, LiveLogEnd, LiveMembers, LiveMetrics, LiveStatus, NodeMetrics,
+};
 pub use self::logs::{LogFirstError, LogMatch, LogMatches, LogPhase, LogPhases, LogSearch, PhaseSource};
 pub use self::wire::{WireConversations, WireDetail, WireField, WireFields, WireList, WireNode};
 

@@ -25,6 +25,7 @@ mod farm;
 pub mod guard;
 mod hive;
 mod legacy;
+mod live;
 mod logs;
 mod page;
 mod recent;
@@ -100,6 +101,7 @@ struct Context {
     meter: Arc<serve::Meter>,
     recent: Arc<recent::Recent>,
     wire: Wire,
+    live: Arc<live::Hub>,
     /// See [`answer::REQUEST_TIMEOUT`].
     request_timeout: Duration,
 }
@@ -115,6 +117,7 @@ impl Context {
             meter,
             recent: Arc::default(),
             wire: options.wire.clone(),
+            live: Arc::default(),
             request_timeout: answer::REQUEST_TIMEOUT,
         }
     }

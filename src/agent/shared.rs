@@ -133,6 +133,12 @@ pub(crate) struct StatusReport {
     /// It has a staging directory, and everything up to this position in the order of ending is in it; none: it has none.
     #[serde(default)]
     pub staging: Option<u64>,
+    /// Share of the processors' time that was used lately, percent.
+    #[serde(default)]
+    pub cpu_percent: Option<u32>,
+    /// Share of the memory that is in use, percent.
+    #[serde(default)]
+    pub ram_percent: Option<u32>,
     /// When it was received here, monotonic.
     #[serde(skip)]
     pub received_ms: u64,

@@ -1,5 +1,7 @@
 //! A node for the tests of the router: it answers with fixed values and writes down what it was asked to do.
 
+pub(crate) mod live;
+
 use std::net::IpAddr;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -39,6 +41,8 @@ pub(crate) struct FakeNode {
     pub(super) compared: AtomicU64,
     /// How long it takes over some answers.
     pub(super) delay: Duration,
+    /// What pages that follow see.
+    pub(crate) feed: live::FakeLog,
 }
 
 impl FakeNode {
@@ -49,6 +53,7 @@ impl FakeNode {
             compared: AtomicU64::new(0),
             keyring: Some(Keyring::new(&Secret::from_bytes(b"b7c1a0ffee11d2d3b7c1a0ffee11d2d3"))),
             delay: Duration::ZERO,
+            feed: live::FakeLog::default(),
         }
     }
 
@@ -420,8 +425,12 @@ impl NodeApi for FakeNode {
     }
 
     fn events(&self, query: EventQuery) -> Answer<'_, EventList> {
+        let since = query.since.unwrap_or(0);
+        let known = self.feed.events.lock().expect("not poisoned");
+        let events = known.iter().filter(|event| event.id > since).take(query.limit).cloned().collect();
+        drop(known);
         self.act(format!("{query:?}"));
-        self.later(EventList { events: Vec::new(), latest_id: query.since.unwrap_or(7) })
+        self.later(EventList { events, latest_id: query.since.unwrap_or(7) })
     }
 
     fn access(&self) -> Answer<'_, AccessView> {

@@ -3,6 +3,8 @@
 //! Handlers turn HTTP into calls of [`NodeApi`] and its answers into JSON or HTML; they hold no state of the hive themselves.
 //! Never done here: deciding anything, and asking anything else than this trait.
 
+mod live;
+
 use std::io;
 use std::net::IpAddr;
 
@@ -24,6 +26,8 @@ use crate::engine::id::{JobId, SessionId, Sha256Hash};
 use crate::engine::job::JobState;
 use crate::keyring::Keyring;
 use crate::web::wire::WireApi;
+
+pub use self::live::LiveApi;
 
 /// What comes out of a method of [`NodeApi`], some time later.
 pub type Answer<'a, T> = BoxFuture<'a, ApiResult<T>>;
@@ -255,7 +259,7 @@ pub struct StagedFile {
 }
 
 /// Everything that can be asked of a node over HTTP.
-pub trait NodeApi: Send + Sync + 'static {
+pub trait NodeApi: LiveApi + Send + Sync + 'static {
     /// Where the node stands in the log. Cheap: every answer carries it.
     fn log(&self) -> LogStatus;
     /// Fine when the node is a member with its state applied, else why not. Cheap.

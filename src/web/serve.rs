@@ -226,7 +226,8 @@ impl Bound {
     pub fn serve(self, node: Arc<dyn NodeApi>) -> Handle {
         let meter = Meter::new(self.options.caps);
         let context = Context::new(Arc::clone(&node), &self.options, Arc::clone(&meter));
-        let (stop, tracker) = (CancellationToken::new(), TaskTracker::new());
+        // The streams end with the listeners.
+        let (stop, tracker) = (context.live.stop.clone(), TaskTracker::new());
         let connections = Connections {
             header_timeout: self.options.header_timeout,
             stall_timeout: self.options.stall_timeout,
