@@ -21,8 +21,11 @@ use tokio::sync::{mpsc, oneshot};
 
 mod advising;
 mod asking;
+mod audit;
 mod blobs;
+mod browser;
 mod browsing;
+mod catching_up;
 mod condition;
 mod control;
 mod controlling;
@@ -57,6 +60,7 @@ mod submitting;
 mod views;
 mod vitals;
 mod voters;
+mod web_settings;
 mod wire;
 
 pub use preparing::{Prepared, check, prepare};

@@ -4,6 +4,7 @@
 //! durations are in milliseconds and say so in their name. Nothing secret is ever a field here.
 
 mod access;
+mod audit;
 mod browse;
 mod doctor;
 mod error;
@@ -13,6 +14,8 @@ mod jobs;
 pub mod legacy;
 mod live;
 mod logs;
+#[cfg(feature = "node")]
+mod schema;
 pub mod shown;
 mod wire;
 pub mod words;
@@ -25,6 +28,7 @@ use crate::engine::member::Inventory;
 pub use self::access::{
     AccessView, AdminKeyChanged, AdminKeyRequest, AdminKeyView, TokenMade, TokenRequest, TokenView,
 };
+pub use self::audit::{AuditCheck, AuditLine, AuditList, BrowserSession, SessionsEnded, SignInRequest};
 pub use self::browse::{ChainJob, CriticalPath, GraphJob, JobGraph, JobPage, Throughput, ThroughputBucket};
 pub use self::doctor::{DoctorFacts, InterfaceView, Refusal};
 pub use self::error::{ApiError, ApiResult, ErrorCode};
@@ -87,6 +91,7 @@ impl<T> Envelope<T> {
 
 /// `hive status`.
 #[derive(Clone, Debug, Serialize, Deserialize)]
+#[cfg_attr(feature = "node", derive(utoipa::ToSchema))]
 pub struct Status {
     /// None while the node seeks a hive.
     pub hive_id: Option<HiveId>,
@@ -115,6 +120,7 @@ pub struct Status {
 
 /// The node that answers.
 #[derive(Clone, Debug, Serialize, Deserialize)]
+#[cfg_attr(feature = "node", derive(utoipa::ToSchema))]
 pub struct SelfStatus {
     /// Its name.
     pub name: String,
@@ -135,6 +141,7 @@ pub struct SelfStatus {
 
 /// Phase of a node's life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "node", derive(utoipa::ToSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum NodePhase {
     /// Looks for a hive.
@@ -153,6 +160,7 @@ pub enum NodePhase {
 
 /// The elected coordinator.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "node", derive(utoipa::ToSchema))]
 pub struct Coordinator {
     /// Its name.
     pub name: String,
@@ -164,6 +172,7 @@ pub struct Coordinator {
 
 /// Liveness of a member.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "node", derive(utoipa::ToSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum MemberState {
     /// Answers.
@@ -180,6 +189,7 @@ pub enum MemberState {
 
 /// Part of a member in Raft.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "node", derive(utoipa::ToSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum RaftPart {
     /// Votes.
@@ -194,6 +204,7 @@ pub enum RaftPart {
 
 /// A member in `hive status`.
 #[derive(Clone, Debug, Serialize, Deserialize)]
+#[cfg_attr(feature = "node", derive(utoipa::ToSchema))]
 pub struct MemberStatus {
     /// Its name.
     pub name: String,
@@ -224,6 +235,7 @@ pub struct MemberStatus {
 
 /// Position in the replicated log.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "node", derive(utoipa::ToSchema))]
 pub struct LogStatus {
     /// Which history.
     pub epoch: u64,
@@ -239,6 +251,7 @@ pub struct LogStatus {
 
 /// Jobs by state, and attempts that run.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "node", derive(utoipa::ToSchema))]
 pub struct QueueStatus {
     /// Jobs that wait.
     pub needed: u64,
@@ -262,6 +275,7 @@ pub struct QueueStatus {
 
 /// `identity.json`: the role that the hive gave this node, by whom and why.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "node", derive(utoipa::ToSchema))]
 pub struct Identity {
     /// The role; `founder` for the node that founded the hive and was not given another since.
     pub role: String,
@@ -291,6 +305,7 @@ pub struct Identity {
 
 /// One advisor's answer.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "node", derive(utoipa::ToSchema))]
 pub struct AdviceView {
     /// Name of the advisor.
     pub advisor: String,
@@ -304,6 +319,7 @@ pub struct AdviceView {
 
 /// One role in an advisor's ranking.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "node", derive(utoipa::ToSchema))]
 pub struct RankedAdvice {
     /// The role.
     pub role: String,
@@ -317,6 +333,7 @@ pub struct RankedAdvice {
 
 /// `peers.json`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "node", derive(utoipa::ToSchema))]
 pub struct PeersFile {
     /// This node.
     #[serde(rename = "self")]
@@ -327,6 +344,7 @@ pub struct PeersFile {
 
 /// This node in `peers.json`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "node", derive(utoipa::ToSchema))]
 pub struct PeersSelf {
     /// Its name.
     pub hostname: String,
@@ -340,6 +358,7 @@ pub struct PeersSelf {
 
 /// Another node in `peers.json`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "node", derive(utoipa::ToSchema))]
 pub struct PeersEntry {
     /// Its name.
     pub hostname: String,
@@ -357,6 +376,7 @@ pub struct PeersEntry {
 
 /// Why a job waits or a node gets no work, and what would change it.
 #[derive(Clone, Debug, Serialize, Deserialize)]
+#[cfg_attr(feature = "node", derive(utoipa::ToSchema))]
 pub struct Explanation {
     /// What is explained.
     pub subject: String,
@@ -370,6 +390,7 @@ pub struct Explanation {
 
 /// One line of an explanation.
 #[derive(Clone, Debug, Serialize, Deserialize)]
+#[cfg_attr(feature = "node", derive(utoipa::ToSchema))]
 pub struct ExplanationLine {
     /// Drone or job.
     pub name: String,
@@ -381,6 +402,7 @@ pub struct ExplanationLine {
 
 /// A blob that can be fetched.
 #[derive(Clone, Debug, Serialize, Deserialize)]
+#[cfg_attr(feature = "node", derive(utoipa::ToSchema))]
 pub struct ArtifactView {
     /// Job that produced it.
     pub job: JobId,
@@ -394,6 +416,7 @@ pub struct ArtifactView {
 
 /// `GET /api/v2/nodes`.
 #[derive(Clone, Debug, Serialize, Deserialize)]
+#[cfg_attr(feature = "node", derive(utoipa::ToSchema))]
 pub struct NodeView {
     /// As in `hive status`.
     #[serde(flatten)]
@@ -404,6 +427,7 @@ pub struct NodeView {
 
 /// `GET /api/v2/health`: the node that answers, in one line.
 #[derive(Clone, Debug, Serialize, Deserialize)]
+#[cfg_attr(feature = "node", derive(utoipa::ToSchema))]
 pub struct Health {
     /// Its name.
     pub name: String,
@@ -425,6 +449,7 @@ pub struct Health {
 
 /// Answer to `PUT /api/v2/blobs`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "node", derive(utoipa::ToSchema))]
 pub struct StoredBlob {
     /// Digest of what was stored.
     pub sha256: Sha256Hash,
@@ -434,6 +459,7 @@ pub struct StoredBlob {
 
 /// Body of `POST /api/v2/addresses`, and its answer: an address for an interface of this machine.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "node", derive(utoipa::ToSchema))]
 #[serde(deny_unknown_fields)]
 pub struct AddressClaim {
     /// The interface's name.
@@ -444,6 +470,7 @@ pub struct AddressClaim {
 
 /// Body of `POST /hive/join`: a node from another subnet says where it is.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "node", derive(utoipa::ToSchema))]
 pub struct JoinRequest {
     /// Its name.
     pub hostname: String,
@@ -457,6 +484,7 @@ pub struct JoinRequest {
 
 /// Body of `POST /api/v2/recover`.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "node", derive(utoipa::ToSchema))]
 pub struct RecoverRequest {
     /// Begin a new epoch. Without it the answer only says what would happen.
     #[serde(default)]
@@ -465,6 +493,7 @@ pub struct RecoverRequest {
 
 /// Answer to `POST /api/v2/recover`.
 #[derive(Clone, Debug, Serialize, Deserialize)]
+#[cfg_attr(feature = "node", derive(utoipa::ToSchema))]
 pub struct RecoverReport {
     /// Every replica that was asked.
     pub replicas: Vec<RecoverReplica>,
@@ -480,6 +509,7 @@ pub struct RecoverReport {
 
 /// One replica that `hive recover` asked.
 #[derive(Clone, Debug, Serialize, Deserialize)]
+#[cfg_attr(feature = "node", derive(utoipa::ToSchema))]
 pub struct RecoverReplica {
     /// Its name.
     pub name: String,

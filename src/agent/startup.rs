@@ -12,7 +12,6 @@ use std::time::Duration;
 use anyhow::{Context as _, bail};
 use futures::FutureExt as _;
 use futures::future::BoxFuture;
-use ipnet::IpNet;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
@@ -20,10 +19,10 @@ use super::files::Files;
 use super::node_api::Api;
 use super::preparing::Prepared;
 use super::shared::{Me, Shared, Soft};
-use super::{Agent, EVENTS_MAX, Event, Inputs, blobs, control, events, keys, peers, serving, staging};
+use super::{Agent, EVENTS_MAX, Event, Inputs, blobs, control, events, keys, peers, serving, staging, web_settings};
 use crate::blobs::{BlobStore, exchange, unpack};
 use crate::clock::now_ms;
-use crate::config::{Config, LegacyDrones as ConfiguredDrones, LegacyMode as ConfiguredLegacy};
+use crate::config::{Config, LegacyMode as ConfiguredLegacy};
 use crate::consensus::{Consensus, Identity as ConsensusIdentity, Options as ConsensusOptions};
 use crate::discovery::{BeaconContent, Discovery, Heard, LegacyMode, Options as DiscoveryOptions, interfaces};
 use crate::engine::id::Sha256Hash;
@@ -150,7 +149,7 @@ async fn start(prepared: Prepared) -> anyhow::Result<()> {
     let peer_id = key.peer_id();
     let keyring = Keyring::new(&prepared.secret);
     let wire = super::wire::ring(&config, &peer_id);
-    let bound = web::bind(web_options(&config, &wire)).map_err(anyhow::Error::new)?;
+    let bound = web::bind(web_settings::options(&config, &wire)).map_err(anyhow::Error::new)?;
     let http = bound.address().context("Failed to read the HTTP address")?;
 
     let local = LocalFacts { name: config.name.clone(), ..LocalFacts::default() };
@@ -462,32 +461,6 @@ fn discovery_options(
         wire: wire.clone(),
         ..DiscoveryOptions::default()
     })
-}
-
-fn web_options(config: &Config, wire: &Wire) -> web::Options {
-    web::Options {
-        http: config.http,
-        admin: config.admin,
-        rules: web_rules(config),
-        socket: config.socket.clone(),
-        wire: wire.clone(),
-        host_names: std::iter::once(&config.name).chain(&config.http_hosts).cloned().collect(),
-        ..web::Options::default()
-    }
-}
-
-fn web_rules(config: &Config) -> web::guard::Rules {
-    // The configuration was checked: each is a network, or one address.
-    let network = |text: &String| text.parse::<IpNet>().ok().or_else(|| text.parse::<IpAddr>().ok().map(IpNet::from));
-    web::guard::Rules {
-        legacy_drones: match config.legacy_drones {
-            ConfiguredDrones::Key => web::guard::LegacyDrones::Key,
-            ConfiguredDrones::Open => web::guard::LegacyDrones::Open,
-            ConfiguredDrones::Off => web::guard::LegacyDrones::Off,
-        },
-        legacy_networks: config.legacy_networks.iter().filter_map(network).collect(),
-        cors_origins: config.cors_origins.clone(),
-    }
 }
 
 fn log_options(config: &Config) -> logs::Options {

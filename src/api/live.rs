@@ -7,6 +7,7 @@ use crate::engine::id::{HiveId, JobId, UnixMillis};
 
 /// `event: hello`, the first message.
 #[derive(Clone, Debug, Serialize, Deserialize)]
+#[cfg_attr(feature = "node", derive(utoipa::ToSchema))]
 pub struct LiveHello {
     /// The node that answers.
     pub node: String,
@@ -18,6 +19,7 @@ pub struct LiveHello {
 
 /// Members by what is known of them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "node", derive(utoipa::ToSchema))]
 pub struct LiveMembers {
     /// They answer.
     pub up: u64,
@@ -29,6 +31,7 @@ pub struct LiveMembers {
 
 /// `event: status`: the hive in a few lines, told when they change.
 #[derive(Clone, Debug, Serialize, Deserialize)]
+#[cfg_attr(feature = "node", derive(utoipa::ToSchema))]
 pub struct LiveStatus {
     /// When it was put together.
     pub as_of: UnixMillis,
@@ -52,6 +55,7 @@ pub struct LiveStatus {
 
 /// `event: changes`: what to ask for anew.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "node", derive(utoipa::ToSchema))]
 pub struct LiveChanges {
     /// Last log index applied.
     pub index: u64,
@@ -65,6 +69,7 @@ pub struct LiveChanges {
 
 /// `event: metrics`, once a second.
 #[derive(Clone, Debug, Serialize, Deserialize)]
+#[cfg_attr(feature = "node", derive(utoipa::ToSchema))]
 pub struct LiveMetrics {
     /// When.
     pub at: UnixMillis,
@@ -76,6 +81,7 @@ pub struct LiveMetrics {
 
 /// How one node is doing, as it said last.
 #[derive(Clone, Debug, Serialize, Deserialize)]
+#[cfg_attr(feature = "node", derive(utoipa::ToSchema))]
 pub struct NodeMetrics {
     /// Its name.
     pub name: String,
@@ -95,6 +101,7 @@ pub struct NodeMetrics {
 
 /// `event: log`: the next piece of an attempt's log, harmless.
 #[derive(Clone, Debug, Serialize, Deserialize)]
+#[cfg_attr(feature = "node", derive(utoipa::ToSchema))]
 pub struct LiveLog {
     /// The job.
     pub job: JobId,
@@ -108,6 +115,7 @@ pub struct LiveLog {
 
 /// `event: log-end`: nothing more comes of this log.
 #[derive(Clone, Debug, Serialize, Deserialize)]
+#[cfg_attr(feature = "node", derive(utoipa::ToSchema))]
 pub struct LiveLogEnd {
     /// The job.
     pub job: JobId,
@@ -122,6 +130,7 @@ pub struct LiveLogEnd {
 
 /// `event: gap`: some messages were not told. What shows the present is to be asked for anew.
 #[derive(Clone, Debug, Serialize, Deserialize)]
+#[cfg_attr(feature = "node", derive(utoipa::ToSchema))]
 pub struct LiveGap {
     /// Messages that were left out because they were not read in time; none when it is not known.
     pub missed: Option<u64>,
