@@ -23,7 +23,8 @@ use super::capture::{Capture, capture};
 use super::node::JobQuery;
 use super::open::{OnlySummary, Shown, shown, summarised};
 use super::{
-    Context, app, badge, bootstrap, browse, farm, guard, hive, legacy, logs, openapi, page, people, reads, session, wire,
+    Context, app, badge, bootstrap, browse, farm, guard, hive, legacy, logs, openapi, page, people, reads, session,
+    wire,
 };
 use crate::api::{AddressClaim, ApiError, CancelRequest, ErrorCode, RecoverRequest, SubmitRequest};
 use crate::engine::access::Scope;

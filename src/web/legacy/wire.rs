@@ -51,7 +51,7 @@ pub(in crate::web) async fn detail(
 ) -> Answered {
     let (parts, _) = request.into_parts();
     if local.is_none() {
-        authorize(&context, &parts.headers, None, remote(&parts), Scope::Admin)?;
+        authorize(&context, &parts.headers, None, remote(&parts), Scope::Admin, true)?;
     }
     answer(&context, OldQuestion::Detail { id: params.id }).await
 }

@@ -187,7 +187,8 @@ pub(super) const PAGES: &[Page] = &[
         LIMIT,
     ]),
     page("GET", "/api/v2/wire/conversations", "Who speaks with whom, and how much.", Gives::Bare),
-    page("GET", "/api/v2/wire/density", "How much passed, by time.", Gives::Bare).query(&[("buckets", "so many parts")]),
+    page("GET", "/api/v2/wire/density", "How much passed, by time.", Gives::Bare)
+        .query(&[("buckets", "so many parts")]),
     page("GET", "/api/v2/wire/fields", "What a filter may name.", Gives::Bare),
     bytes("/api/v2/wire/export", "What passed, as a file.", FILE).query(&[("format", "jsonl or pcapng")]),
     page("GET", "/api/v2/wire/{id}", "One message, with what it says.", Gives::Bare),
