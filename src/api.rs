@@ -4,6 +4,7 @@
 //! durations are in milliseconds and say so in their name. Nothing secret is ever a field here.
 
 mod access;
+mod audit;
 mod browse;
 mod console;
 mod doctor;
@@ -12,7 +13,10 @@ mod events;
 mod farm;
 mod jobs;
 pub mod legacy;
+mod live;
 mod logs;
+#[cfg(feature = "node")]
+mod schema;
 pub mod shown;
 mod sql;
 mod wire;
@@ -26,6 +30,7 @@ use crate::engine::member::Inventory;
 pub use self::access::{
     AccessView, AdminKeyChanged, AdminKeyRequest, AdminKeyView, TokenMade, TokenRequest, TokenView,
 };
+pub use self::audit::{AuditCheck, AuditLine, AuditList, BrowserSession, SessionsEnded, SignInRequest};
 pub use self::browse::{ChainJob, CriticalPath, GraphJob, JobGraph, JobPage, Throughput, ThroughputBucket};
 pub use self::console::{ExecLine, ExecRequest, RecordingList, RecordingView, TerminalTicket};
 pub use self::doctor::{DoctorFacts, InterfaceView, Refusal};
@@ -37,6 +42,9 @@ pub use self::farm::{
     StagedView,
 };
 pub use self::jobs::{AttemptView, CancelRequest, JobLine, JobView, SubmitRequest, Submitted, SubmittedJob};
+pub use self::live::{
+    LiveChanges, LiveGap, LiveHello, LiveLog, LiveLogEnd, LiveMembers, LiveMetrics, LiveStatus, NodeMetrics,
+};
 pub use self::logs::{LogFirstError, LogMatch, LogMatches, LogPhase, LogPhases, LogSearch, PhaseSource};
 pub use self::sql::{
     SQL_LENGTH_MAX, SQL_ROWS_DEFAULT, SQL_ROWS_MAX, SqlAnswer, SqlColumn, SqlRequest, SqlSchema, SqlTable,
@@ -90,6 +98,7 @@ impl<T> Envelope<T> {
 
 /// `hive status`.
 #[derive(Clone, Debug, Serialize, Deserialize)]
+#[cfg_attr(feature = "node", derive(utoipa::ToSchema))]
 pub struct Status {
     /// None while the node seeks a hive.
     pub hive_id: Option<HiveId>,
@@ -118,6 +127,7 @@ pub struct Status {
 
 /// The node that answers.
 #[derive(Clone, Debug, Serialize, Deserialize)]
+#[cfg_attr(feature = "node", derive(utoipa::ToSchema))]
 pub struct SelfStatus {
     /// Its name.
     pub name: String,
@@ -138,6 +148,7 @@ pub struct SelfStatus {
 
 /// Phase of a node's life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "node", derive(utoipa::ToSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum NodePhase {
     /// Looks for a hive.
@@ -156,6 +167,7 @@ pub enum NodePhase {
 
 /// The elected coordinator.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "node", derive(utoipa::ToSchema))]
 pub struct Coordinator {
     /// Its name.
     pub name: String,
@@ -167,6 +179,7 @@ pub struct Coordinator {
 
 /// Liveness of a member.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "node", derive(utoipa::ToSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum MemberState {
     /// Answers.
@@ -183,6 +196,7 @@ pub enum MemberState {
 
 /// Part of a member in Raft.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "node", derive(utoipa::ToSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum RaftPart {
     /// Votes.
@@ -197,6 +211,7 @@ pub enum RaftPart {
 
 /// A member in `hive status`.
 #[derive(Clone, Debug, Serialize, Deserialize)]
+#[cfg_attr(feature = "node", derive(utoipa::ToSchema))]
 pub struct MemberStatus {
     /// Its name.
     pub name: String,
@@ -227,6 +242,7 @@ pub struct MemberStatus {
 
 /// Position in the replicated log.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "node", derive(utoipa::ToSchema))]
 pub struct LogStatus {
     /// Which history.
     pub epoch: u64,
@@ -242,6 +258,7 @@ pub struct LogStatus {
 
 /// Jobs by state, and attempts that run.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "node", derive(utoipa::ToSchema))]
 pub struct QueueStatus {
     /// Jobs that wait.
     pub needed: u64,
@@ -265,6 +282,7 @@ pub struct QueueStatus {
 
 /// `identity.json`: the role that the hive gave this node, by whom and why.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "node", derive(utoipa::ToSchema))]
 pub struct Identity {
     /// The role; `founder` for the node that founded the hive and was not given another since.
     pub role: String,
@@ -294,6 +312,7 @@ pub struct Identity {
 
 /// One advisor's answer.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "node", derive(utoipa::ToSchema))]
 pub struct AdviceView {
     /// Name of the advisor.
     pub advisor: String,
@@ -307,6 +326,7 @@ pub struct AdviceView {
 
 /// One role in an advisor's ranking.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "node", derive(utoipa::ToSchema))]
 pub struct RankedAdvice {
     /// The role.
     pub role: String,
@@ -320,6 +340,7 @@ pub struct RankedAdvice {
 
 /// `peers.json`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "node", derive(utoipa::ToSchema))]
 pub struct PeersFile {
     /// This node.
     #[serde(rename = "self")]
@@ -330,6 +351,7 @@ pub struct PeersFile {
 
 /// This node in `peers.json`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "node", derive(utoipa::ToSchema))]
 pub struct PeersSelf {
     /// Its name.
     pub hostname: String,
@@ -343,6 +365,7 @@ pub struct PeersSelf {
 
 /// Another node in `peers.json`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "node", derive(utoipa::ToSchema))]
 pub struct PeersEntry {
     /// Its name.
     pub hostname: String,
@@ -360,6 +383,7 @@ pub struct PeersEntry {
 
 /// Why a job waits or a node gets no work, and what would change it.
 #[derive(Clone, Debug, Serialize, Deserialize)]
+#[cfg_attr(feature = "node", derive(utoipa::ToSchema))]
 pub struct Explanation {
     /// What is explained.
     pub subject: String,
@@ -373,6 +397,7 @@ pub struct Explanation {
 
 /// One line of an explanation.
 #[derive(Clone, Debug, Serialize, Deserialize)]
+#[cfg_attr(feature = "node", derive(utoipa::ToSchema))]
 pub struct ExplanationLine {
     /// Drone or job.
     pub name: String,
@@ -384,6 +409,7 @@ pub struct ExplanationLine {
 
 /// A blob that can be fetched.
 #[derive(Clone, Debug, Serialize, Deserialize)]
+#[cfg_attr(feature = "node", derive(utoipa::ToSchema))]
 pub struct ArtifactView {
     /// Job that produced it.
     pub job: JobId,
@@ -397,6 +423,7 @@ pub struct ArtifactView {
 
 /// `GET /api/v2/nodes`.
 #[derive(Clone, Debug, Serialize, Deserialize)]
+#[cfg_attr(feature = "node", derive(utoipa::ToSchema))]
 pub struct NodeView {
     /// As in `hive status`.
     #[serde(flatten)]
@@ -407,6 +434,7 @@ pub struct NodeView {
 
 /// `GET /api/v2/health`: the node that answers, in one line.
 #[derive(Clone, Debug, Serialize, Deserialize)]
+#[cfg_attr(feature = "node", derive(utoipa::ToSchema))]
 pub struct Health {
     /// Its name.
     pub name: String,
@@ -428,6 +456,7 @@ pub struct Health {
 
 /// Answer to `PUT /api/v2/blobs`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "node", derive(utoipa::ToSchema))]
 pub struct StoredBlob {
     /// Digest of what was stored.
     pub sha256: Sha256Hash,
@@ -437,6 +466,7 @@ pub struct StoredBlob {
 
 /// Body of `POST /api/v2/addresses`, and its answer: an address for an interface of this machine.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "node", derive(utoipa::ToSchema))]
 #[serde(deny_unknown_fields)]
 pub struct AddressClaim {
     /// The interface's name.
@@ -447,6 +477,7 @@ pub struct AddressClaim {
 
 /// Body of `POST /hive/join`: a node from another subnet says where it is.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "node", derive(utoipa::ToSchema))]
 pub struct JoinRequest {
     /// Its name.
     pub hostname: String,
@@ -460,6 +491,7 @@ pub struct JoinRequest {
 
 /// Body of `POST /api/v2/recover`.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "node", derive(utoipa::ToSchema))]
 pub struct RecoverRequest {
     /// Begin a new epoch. Without it the answer only says what would happen.
     #[serde(default)]
@@ -468,6 +500,7 @@ pub struct RecoverRequest {
 
 /// Answer to `POST /api/v2/recover`.
 #[derive(Clone, Debug, Serialize, Deserialize)]
+#[cfg_attr(feature = "node", derive(utoipa::ToSchema))]
 pub struct RecoverReport {
     /// Every replica that was asked.
     pub replicas: Vec<RecoverReplica>,
@@ -483,6 +516,7 @@ pub struct RecoverReport {
 
 /// One replica that `hive recover` asked.
 #[derive(Clone, Debug, Serialize, Deserialize)]
+#[cfg_attr(feature = "node", derive(utoipa::ToSchema))]
 pub struct RecoverReplica {
     /// Its name.
     pub name: String,

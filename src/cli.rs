@@ -129,6 +129,7 @@ fn dispatch(cli: Cli) -> u8 {
         | Command::Recover { .. }
         | Command::Secret { .. }
         | Command::Admin { .. }
+        | Command::Audit(_)
         | Command::Net { .. }
         | Command::Try(_)) => ask(&ui, &surroundings, cli.common.socket.as_deref(), cli.common.url.as_deref(), asking),
     };
@@ -257,6 +258,7 @@ async fn run(ui: &Ui, client: &Client, surroundings: &Surroundings, command: Com
         Command::Recover { yes } => node::recover(ui, client, yes).await,
         Command::Secret { verb } => secret::secret(ui, client, surroundings, verb).await,
         Command::Admin { verb } => admin::admin(ui, client, verb).await,
+        Command::Audit(args) => admin::audit(ui, client, args).await,
         Command::Net { verb } => net::net(ui, client, verb).await,
         Command::Try(args) => demo::run(ui, args).await,
         Command::Agent(_)

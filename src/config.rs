@@ -47,6 +47,12 @@ pub struct Config {
     pub http_hosts: Vec<String>,
     /// Origins whose pages may read what everyone may read.
     pub cors_origins: Vec<String>,
+    /// What anyone may see without a key.
+    pub public_page: PublicPage,
+    /// Path under which a proxy shows this node, without a slash at its end; may be empty.
+    pub base_path: String,
+    /// Proxies whose word counts about for whom they ask.
+    pub trusted_proxies: Vec<String>,
     /// Where the hive is controlled with a key; none: nowhere.
     pub admin: Option<SocketAddr>,
     /// Where the admin key is written by the node that makes it.
@@ -266,6 +272,17 @@ choice!(
         DryRun = "dry-run",
         /// They are installed.
         On = "on",
+    }
+);
+choice!(
+    /// What anyone may see without a key.
+    PublicPage {
+        /// All there is to read.
+        Full = "full",
+        /// No addresses, no logs, no packages.
+        Summary = "summary",
+        /// Nothing.
+        Off = "off",
     }
 );
 choice!(

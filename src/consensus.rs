@@ -42,6 +42,7 @@ mod protocol;
 pub mod replica;
 mod server;
 pub mod status;
+pub mod touched;
 mod transfer;
 mod types;
 mod voters;

@@ -17,6 +17,7 @@
 pub mod id;
 
 pub mod access;
+pub mod audit;
 pub mod command;
 pub mod control;
 pub mod drafts;

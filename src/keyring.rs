@@ -169,6 +169,7 @@ impl Secret {
             datagram: Zeroizing::new(self.derive(b"hive datagram v1")),
             admission: Zeroizing::new(self.derive(b"hive admission v1")),
             export: Zeroizing::new(self.derive(b"hive export v1")),
+            session: Zeroizing::new(self.derive(b"hive browser session v1")),
         }
     }
 
@@ -250,6 +251,7 @@ pub struct Key {
     datagram: Zeroizing<[u8; 32]>,
     admission: Zeroizing<[u8; 32]>,
     export: Zeroizing<[u8; 32]>,
+    session: Zeroizing<[u8; 32]>,
 }
 
 impl fmt::Debug for Key {
@@ -267,6 +269,8 @@ pub enum Purpose {
     Admission,
     /// What is handed to strangers on request: `/hive/peers`, `/hive/join`, bootstrap downloads.
     Export,
+    /// Browsers that are signed in.
+    Session,
 }
 
 impl Key {
@@ -275,6 +279,7 @@ impl Key {
             Purpose::Datagram => &self.datagram,
             Purpose::Admission => &self.admission,
             Purpose::Export => &self.export,
+            Purpose::Session => &self.session,
         }
     }
 

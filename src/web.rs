@@ -19,6 +19,7 @@ pub mod limits;
 pub mod node;
 
 mod app;
+mod audit;
 mod badge;
 mod browse;
 mod capture;
@@ -27,11 +28,18 @@ mod farm;
 pub mod guard;
 mod hive;
 mod legacy;
+mod live;
 mod logs;
+mod open;
+mod openapi;
 mod page;
+mod people;
+mod proxy;
+mod reads;
 mod recent;
 mod routes;
 mod serve;
+mod session;
 mod terminal;
 pub mod wire;
 
@@ -40,9 +48,12 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use ipnet::IpNet;
+
 use crate::web::bootstrap::Bootstrap;
 use crate::web::limits::Caps;
 pub use crate::web::node::NodeApi;
+pub use crate::web::open::PublicPage;
 pub use crate::web::serve::{BindError, Bound, Handle, bind};
 use crate::wire::Wire;
 
@@ -62,6 +73,12 @@ pub struct Options {
     pub socket: PathBuf,
     /// Names by which clients may address this node on guarded paths, besides any IP address and `localhost`.
     pub host_names: Vec<String>,
+    /// Path under which a proxy shows this node, without a slash at its end; empty: at the top.
+    pub base_path: String,
+    /// Proxies that say truly for whom they ask.
+    pub trusted_proxies: Vec<IpNet>,
+    /// How much anyone may see without a key.
+    pub public_page: PublicPage,
     /// Most connections of the public API.
     pub caps: Caps,
     /// Longest time until a request's head is complete, and longest idle time between requests.
@@ -82,6 +99,9 @@ impl Default for Options {
             rules: guard::Rules::default(),
             socket: PathBuf::from("/run/hive/hive.sock"),
             host_names: Vec::new(),
+            base_path: String::new(),
+            trusted_proxies: Vec::new(),
+            public_page: PublicPage::default(),
             caps: Caps::default(),
             header_timeout: Duration::from_secs(5),
             stall_timeout: Duration::from_secs(30),
@@ -100,10 +120,14 @@ struct Context {
     keeper: Arc<guard::Guard>,
     bootstrap: Arc<Bootstrap>,
     host_names: Arc<Vec<String>>,
+    public_page: PublicPage,
+    /// In front of every path, without a slash at its end; may be empty.
+    base_path: Arc<String>,
     meter: Arc<serve::Meter>,
     recent: Arc<recent::Recent>,
     wire: Wire,
     terminals: Arc<terminal::Terminals>,
+    live: Arc<live::Hub>,
     /// See [`answer::REQUEST_TIMEOUT`].
     request_timeout: Duration,
 }
@@ -116,10 +140,13 @@ impl Context {
             keeper: Arc::new(guard::Guard::new(options.rules.clone())),
             bootstrap: Arc::new(Bootstrap::new(options.executable.clone())),
             host_names: Arc::new(options.host_names.clone()),
+            public_page: options.public_page,
+            base_path: Arc::new(options.base_path.clone()),
             meter,
             recent: Arc::default(),
             wire: options.wire.clone(),
             terminals: Arc::default(),
+            live: Arc::default(),
             request_timeout: answer::REQUEST_TIMEOUT,
         }
     }

@@ -8,14 +8,15 @@ use engine_support::{
     succeeded,
 };
 use hive::engine::access::{AccessChange, KeyHash, Scope, token_digest};
+use hive::engine::audit::{AuditNote, Broken, GivenAnswer, Once};
 use hive::engine::command::{Batch, Command, Origin, Progress, Proposal, RankedRole, RejectCode, Reply};
 use hive::engine::control::Control;
 use hive::engine::event::{EventKind, PER_ENTRY};
 use hive::engine::id::{HiveId, Token, UnixMillis};
 use hive::engine::job::{AttemptState, FailureClass, JobSpec, JobState, Outcome, Source};
 use hive::engine::state::{
-    DRONE_INFRA_FAILURES_MAX, DroneRecord, GROUNDED_MS, INFRA_FAILURES_MAX, MEMBERS_MAX, Row, State, TERMINAL_KEPT,
-    TOKENS_MAX, WINDOW, table,
+    ANSWER_KEPT_MAX, AUDIT_KEPT, DRONE_INFRA_FAILURES_MAX, DroneRecord, GROUNDED_MS, INFRA_FAILURES_MAX, MEMBERS_MAX,
+    ONCE_KEPT, ONCE_MS, Row, State, TERMINAL_KEPT, TOKENS_MAX, WINDOW, table,
 };
 
 fn claim(node: u32, ballot: &str, ranking: &[(&str, Option<u32>)]) -> Command {
@@ -894,5 +895,103 @@ fn old_jobs_become_history_and_are_still_known() {
     assert!(replica.state.job(&job_id(1)).is_none(), "an old job is not queued again");
     let cancel = Command::Cancel { job: job_id(1), reason: "x".to_owned() };
     assert_eq!(rejected(&replica.run(cancel)), Some(RejectCode::Conflict));
+    replica.check_reload();
+}
+
+// ---- what people had done ----
+
+fn act(number: u64) -> Command {
+    let note = AuditNote { by: "ann".to_owned(), act: format!("POST /x/{number}"), ..AuditNote::default() };
+    Command::Audit { note, once: None }
+}
+
+#[test]
+fn the_newest_acts_are_kept_as_a_chain_that_can_be_checked() {
+    let mut replica = Replica::founded(1);
+    assert_eq!((replica.state.audit_head(), replica.state.verify_audit()), ((0, [0; 32]), Ok(0)));
+    let batches = (AUDIT_KEPT + 300) / 200 + 1;
+    for batch in 0..batches {
+        let proposals = (0..200).map(|number| replica.proposal(&act(batch * 200 + number))).collect();
+        let batch = replica.batch(proposals, 1);
+        assert!(replica.apply(&batch).replies.iter().all(|reply| *reply == Reply::Done));
+    }
+    assert_eq!(replica.state.audit_head().0, batches * 200);
+    assert_eq!(replica.state.verify_audit(), Ok(AUDIT_KEPT), "the oldest made room, and the rest still holds");
+    let newest: Vec<u64> = replica.state.audit(None, 3).map(|entry| entry.number).collect();
+    assert_eq!(newest, [batches * 200, batches * 200 - 1, batches * 200 - 2]);
+    let older = replica.state.audit(Some(newest[2]), 1).map(|entry| entry.note.act.clone()).next();
+    assert_eq!(older, Some(format!("POST /x/{}", newest[2] - 2)));
+    replica.check_reload();
+
+    // Somebody with the database of one node changes what it holds.
+    let row = |number: u64| Row { table: table::AUDIT, key: number.to_be_bytes().to_vec() };
+    let (victim, other) = (newest[1], newest[2]);
+    let mut forged = replica.store.clone();
+    let text = forged[&row(victim)].clone();
+    let place = text.windows(3).position(|part| part == b"ann").unwrap();
+    forged.get_mut(&row(victim)).unwrap()[place..place + 3].copy_from_slice(b"eve");
+    let loaded = State::from_rows(forged).unwrap();
+    assert_eq!(loaded.verify_audit(), Err(Broken::Changed(victim)));
+    let mut shorter = replica.store.clone();
+    shorter.remove(&row(other));
+    assert_eq!(State::from_rows(shorter).unwrap().verify_audit(), Err(Broken::Missing(other)));
+}
+
+#[test]
+fn a_note_is_written_down_however_it_is_put() {
+    let mut replica = Replica::founded(1);
+    let long = "x".repeat(9_000);
+    let note =
+        AuditNote { by: "a\nb".to_owned(), from: long.clone(), node: String::new(), act: long.clone(), summary: long };
+    assert_eq!(replica.run(Command::Audit { note, once: None }), Reply::Done);
+    let entry = replica.state.audit(None, 1).next().unwrap().clone();
+    assert_eq!((entry.note.by.as_str(), entry.note.summary.len()), ("a b", 1_024));
+    assert_eq!(replica.state.verify_audit(), Ok(1));
+}
+
+#[test]
+fn what_is_asked_again_within_a_day_is_known_and_answered() {
+    let mut replica = Replica::founded(1);
+    let asked = |key: u64, request: u8| {
+        let mut bytes = [0; 32];
+        bytes[..8].copy_from_slice(&key.to_be_bytes());
+        let note = AuditNote { by: "ann".to_owned(), ..AuditNote::default() };
+        (bytes, Command::Audit { note, once: Some(Once { key: bytes, request: [request; 32] }) })
+    };
+    let (key, first) = asked(1, 1);
+    assert_eq!(replica.run(first.clone()), Reply::Done);
+    assert_eq!(replica.state.given_answer(&key), Some(None), "under way");
+    assert_eq!(rejected(&replica.run(first.clone())), Some(RejectCode::Stale));
+    assert_eq!(rejected(&replica.run(asked(1, 2).1)), Some(RejectCode::Conflict), "another request");
+    assert_eq!(replica.state.audit_head().0, 1, "what is not done is not written down");
+    let long = GivenAnswer { status: 200, body: vec![0; ANSWER_KEPT_MAX + 1] };
+    let answer = GivenAnswer { status: 200, body: b"{}".to_vec() };
+    let keep = |answer: &GivenAnswer| Command::KeepAnswer { key, answer: answer.clone() };
+    assert_eq!(rejected(&replica.run(keep(&long))), Some(RejectCode::Invalid));
+    assert_eq!(replica.run(keep(&answer)), Reply::Done);
+    assert_eq!(rejected(&replica.run(keep(&long))), Some(RejectCode::Invalid));
+    assert_eq!(rejected(&replica.run(keep(&answer))), Some(RejectCode::Conflict), "it stays as it was given");
+    assert_eq!(replica.state.given_answer(&key), Some(Some(&answer)));
+    replica.check_reload();
+    replica.pass(ONCE_MS - 1);
+    assert_eq!(rejected(&replica.run(first.clone())), Some(RejectCode::Stale));
+    assert_eq!(replica.run_after(1, first), Reply::Done, "after a day it is a new request");
+    assert_eq!(replica.state.given_answer(&key), Some(None));
+
+    for number in 0..ONCE_KEPT as u64 {
+        assert_eq!(replica.run(asked(100 + number, 1).1), Reply::Done);
+    }
+    assert_eq!(replica.state.given_answer(&key), None, "the oldest made room");
+    assert_eq!(replica.store.keys().filter(|row| row.table == table::ASKED).count(), ONCE_KEPT);
+    replica.check_reload();
+}
+
+#[test]
+fn all_browsers_are_signed_out_together() {
+    let mut replica = Replica::founded(1);
+    assert_eq!(replica.state.session_epoch(), 0);
+    let end = Command::Access { change: AccessChange::EndSessions, by: "ann".to_owned() };
+    assert_eq!((replica.run(end.clone()), replica.run(end)), (Reply::Done, Reply::Done));
+    assert_eq!(replica.state.session_epoch(), 2);
     replica.check_reload();
 }

@@ -42,6 +42,8 @@ mod legacy;
 mod logs;
 #[path = "lab/operating.rs"]
 mod operating;
+#[path = "lab/people.rs"]
+mod people;
 #[path = "lab/queueing.rs"]
 mod queueing;
 #[path = "lab/staging.rs"]

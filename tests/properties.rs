@@ -15,13 +15,15 @@ use std::collections::{BTreeMap, BTreeSet};
 use engine_support::{
     Replica, artifact, building, epoch, failed, job_id, member, peer, pure_job, recount, session_id, succeeded,
 };
+use hive::engine::access::AccessChange;
+use hive::engine::audit::{AuditNote, GivenAnswer, Once};
 use hive::engine::command::{Batch, Command, Progress, Proposal, RankedRole, RejectCode, Reply};
 use hive::engine::control::{Control, DroneChange, Jobs};
 use hive::engine::id::{JobId, PeerId, Token};
 use hive::engine::job::{AttemptState, FailureClass, Job, JobSpec, JobState, Outcome};
 use hive::engine::scheduler::{DroneView, Leases, Now, Settings, View, plan};
 use hive::engine::session::{SessionAbout, SessionPhase};
-use hive::engine::state::{Row, State, table};
+use hive::engine::state::{ANSWER_KEPT_MAX, Row, State, table};
 use proptest::collection::vec;
 use proptest::prelude::{Just, ProptestConfig, Strategy, any, prop_assert, prop_assert_eq, prop_oneof, proptest};
 use proptest::sample::Index;
@@ -45,6 +47,9 @@ enum Op {
     ReportWrong { job: u8, token: Index },
     Lose { token: Index },
     Cancel { job: u8 },
+    Audit { who: u8, once: Option<u8>, request: u8 },
+    Answer { once: u8, long: bool },
+    SignOut,
     Epoch,
     Retry { which: Index },
 }
@@ -77,6 +82,9 @@ fn op() -> impl Strategy<Value = Op> {
         1 => (job(), any::<Index>()).prop_map(|(job, token)| Op::ReportWrong { job, token }),
         3 => any::<Index>().prop_map(|token| Op::Lose { token }),
         1 => job().prop_map(|job| Op::Cancel { job }),
+        2 => (0_u8..3, proptest::option::of(0_u8..3), 0_u8..2).prop_map(|(who, once, request)| Op::Audit { who, once, request }),
+        1 => (0_u8..3, any::<bool>()).prop_map(|(once, long)| Op::Answer { once, long }),
+        1 => Just(Op::SignOut),
         1 => Just(Op::Epoch),
         3 => any::<Index>().prop_map(|which| Op::Retry { which }),
     ]
@@ -208,6 +216,16 @@ impl History {
                 Command::Lose { job, token, reason: "silent".to_owned() }
             }
             Op::Cancel { job: number } => Command::Cancel { job: job(*number), reason: "enough".to_owned() },
+            Op::Audit { who, once, request } => {
+                let note = AuditNote { by: format!("person{who}"), act: "POST /x".to_owned(), ..AuditNote::default() };
+                let once = once.map(|key| Once { key: [key; 32], request: [*request; 32] });
+                Command::Audit { note, once }
+            }
+            Op::Answer { once, long } => {
+                let body = vec![b'x'; if *long { ANSWER_KEPT_MAX + 1 } else { 3 }];
+                Command::KeepAnswer { key: [*once; 32], answer: GivenAnswer { status: 200, body } }
+            }
+            Op::SignOut => Command::Access { change: AccessChange::EndSessions, by: "me".to_owned() },
             Op::Epoch => {
                 self.epochs += 1;
                 Command::BeginEpoch { epoch: epoch(1 + self.epochs) }
@@ -293,6 +311,7 @@ impl History {
         let names: BTreeSet<&str> =
             state.members().filter(|member| !member.left).map(|member| member.display_name.as_str()).collect();
         assert_eq!(names.len(), state.members().filter(|member| !member.left).count(), "names are unique");
+        assert!(state.verify_audit().is_ok(), "the audit log is a chain: {:?}", state.verify_audit());
         let bound: Vec<u64> = state.members().filter_map(|member| member.raft_id).collect();
         assert_eq!(bound.iter().collect::<BTreeSet<_>>().len(), bound.len(), "a Raft id belongs to one node");
     }

@@ -59,6 +59,8 @@ pub(super) enum Request {
     Legacy(Box<Call>),
     /// Where your copy of the log ends. Asked by `hive recover`.
     LogEnd,
+    /// Up to where is the log committed? Asked of the coordinator, which has itself confirmed first.
+    Committed,
     /// Is there a whole package of this in your staging directory?
     FindStaged {
         /// A package, or a version of it, as [`Wanted::of`](crate::engine::staging::Wanted::of) reads it.
@@ -94,6 +96,11 @@ pub(super) enum Response {
         /// Term of the last entry.
         term: u64,
         /// Its index.
+        index: u64,
+    },
+    /// To `Committed`.
+    Committed {
+        /// Index.
         index: u64,
     },
     /// To `FindStaged`: it is there and whole.

@@ -66,6 +66,7 @@ pub(super) struct Memory {
     seen: Mutex<SeenLately>,
     pub(super) samples: Samples,
     totals: Mutex<reads::Totals>,
+    pings: reads::Pings,
 }
 
 /// Whom the coordinator has heard of, as this node was last told, and when that was.

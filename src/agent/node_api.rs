@@ -14,8 +14,8 @@ use tokio_util::io::ReaderStream;
 use super::refused::Refused;
 use super::shared::Shared;
 use super::{
-    Event, blobs, browsing, condition, controlling, coordinating, events, fleet, importing, internal, keys, legacy,
-    logs, metrics, past, recovering, serving, sessions, staging, submitting, views,
+    Event, audit, blobs, browsing, catching_up, condition, controlling, coordinating, events, fleet, importing,
+    internal, keys, legacy, logs, metrics, past, recovering, serving, sessions, staging, submitting, views,
 };
 use crate::api::legacy::{Call, QueueRequest, Queued, Registered, Registration, Told};
 use crate::api::{
@@ -52,12 +52,13 @@ const LISTEN_WAITING: usize = 256;
 pub(super) struct Api {
     pub(super) shared: Arc<Shared>,
     refused: Refused,
+    pub(super) waiting: audit::Waiting,
 }
 
 impl Api {
     /// Over this agent.
     pub(super) fn new(shared: Arc<Shared>) -> Self {
-        Self { shared, refused: Refused::default() }
+        Self { shared, refused: Refused::default(), waiting: audit::Waiting::default() }
     }
 
     /// A job, also one of which only the history row is left.
@@ -269,6 +270,10 @@ impl NodeApi for Api {
         format!("{}{}", metrics::metrics(&self.shared), self.refused.metrics())
     }
 
+    fn catch_up(&self) -> Answer<'_, ()> {
+        catching_up::catch_up(&self.shared).boxed()
+    }
+
     fn health(&self) -> Answer<'_, Health> {
         async move {
             let ready = self.ready();
@@ -364,7 +369,9 @@ impl NodeApi for Api {
                             .is_none_or(|drone| job.attempts.last().is_some_and(|last| last.node == *drone))
                         && begins.is_none_or(|(low, high)| (low..=high).contains(&job.spec.id.0))
                 };
-                let newest = state.jobs().rev().filter(wanted).take(query.limit);
+                let page =
+                    state.jobs().rev().skip_while(|job| query.before.is_some_and(|before| before != job.spec.id));
+                let newest = page.skip(usize::from(query.before.is_some())).filter(wanted).take(query.limit);
                 Ok(newest.map(|job| views::job_line(state, job)).collect())
             })
         }

@@ -10,7 +10,7 @@ use tokio::sync::{Semaphore, mpsc, oneshot};
 
 use super::control::{self, Request, Response};
 use super::shared::Shared;
-use super::{Event, advising, blobs, coordinating, legacy, staging};
+use super::{Event, advising, blobs, catching_up, coordinating, legacy, staging};
 use crate::engine::id::PeerId;
 use crate::engine::scheduler::LEASES_MAX;
 use crate::mesh::MeshHandle;
@@ -115,6 +115,10 @@ async fn answer(shared: &Arc<Shared>, peer: &PeerId, request: Request) -> Respon
         },
         Request::FindStaged { atom } => staging::answer(shared, &atom).await,
         Request::Identity => Response::Identity(shared.soft(|soft| soft.identity.clone().map(Box::new))),
+        Request::Committed => match catching_up::committed(shared).await {
+            Ok(index) => Response::Committed { index },
+            Err(why) => refused(why),
+        },
         Request::LogEnd => match shared.consensus.local_claim() {
             Some(claim) => Response::LogEnd { epoch: claim.epoch, term: claim.term, index: claim.index },
             None => refused("this node has no copy of the log"),

@@ -140,6 +140,12 @@ pub(crate) struct StatusReport {
     /// How the last sync of its package tree went.
     #[serde(default)]
     pub sync: Option<TreeSync>,
+    /// Share of the processors' time that was used lately, percent.
+    #[serde(default)]
+    pub cpu_percent: Option<u32>,
+    /// Share of the memory that is in use, percent.
+    #[serde(default)]
+    pub ram_percent: Option<u32>,
     /// When it was received here, monotonic.
     #[serde(skip)]
     pub received_ms: u64,

@@ -154,6 +154,7 @@ impl Asked {
             | Response::Replica { .. }
             | Response::Legacy(_)
             | Response::Identity(_)
+            | Response::Committed { .. }
             | Response::LogEnd { .. } => self.silent_because(shared, peer, "answered something else"),
         }
         None

@@ -12,7 +12,6 @@ use std::time::Duration;
 use anyhow::{Context as _, bail};
 use futures::FutureExt as _;
 use futures::future::BoxFuture;
-use ipnet::IpNet;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
@@ -20,10 +19,12 @@ use super::files::Files;
 use super::node_api::Api;
 use super::preparing::Prepared;
 use super::shared::{Me, Shared, Soft};
-use super::{Agent, EVENTS_MAX, Event, Inputs, blobs, control, events, keys, peers, serving, staging, syncing};
+use super::{
+    Agent, EVENTS_MAX, Event, Inputs, blobs, control, events, keys, peers, serving, staging, syncing, web_settings,
+};
 use crate::blobs::{BlobStore, exchange, unpack};
 use crate::clock::now_ms;
-use crate::config::{Config, LegacyDrones as ConfiguredDrones, LegacyMode as ConfiguredLegacy};
+use crate::config::{Config, LegacyMode as ConfiguredLegacy};
 use crate::consensus::{Consensus, Identity as ConsensusIdentity, Options as ConsensusOptions};
 use crate::discovery::{BeaconContent, Discovery, Heard, LegacyMode, Options as DiscoveryOptions, interfaces};
 use crate::engine::id::Sha256Hash;
@@ -38,7 +39,7 @@ use crate::exec::signatures::Signatures;
 use crate::exec::staging::Staging;
 use crate::exec::{InstallPolicy, Options as ExecOptions, SyncPolicy, inventory};
 use crate::keyring::Keyring;
-use crate::mesh::{self, Introduction, LocalFacts, NodeKey, open_policy};
+use crate::mesh::{self, Introduction, LocalFacts, MeshHandle, NodeKey, open_policy};
 use crate::store::{incarnation, space};
 use crate::tasks;
 use crate::transport::Transport as _;
@@ -136,7 +137,7 @@ async fn start(prepared: Prepared, agent_log: AgentLog) -> anyhow::Result<()> {
     let peer_id = key.peer_id();
     let keyring = Keyring::new(&prepared.secret);
     let wire = super::wire::ring(&config, &peer_id);
-    let bound = web::bind(web_options(&config, &wire)).map_err(anyhow::Error::new)?;
+    let bound = web::bind(web_settings::options(&config, &wire)).map_err(anyhow::Error::new)?;
     let http = bound.address().context("Failed to read the HTTP address")?;
 
     let local = LocalFacts { name: config.name.clone(), ..LocalFacts::default() };
@@ -147,11 +148,7 @@ async fn start(prepared: Prepared, agent_log: AgentLog) -> anyhow::Result<()> {
     let (discovery, discovery_events) =
         Discovery::start(options, Some(keyring.clone()), first_words(&config)).map_err(anyhow::Error::new)?;
     let identity = ConsensusIdentity { peer_id: peer_id.clone(), incarnation };
-    let consensus = super::start_context(
-        Consensus::open(ConsensusOptions::new(&config.state_dir), mesh.clone(), identity).await,
-        "the replicated log",
-    )?;
-
+    let consensus = open_consensus(&config, mesh.clone(), identity).await?;
     let blobs = open_blobs(&config)?;
     let logs = LogStore::open(log_options(&config)).context("Failed to open the logs")?;
     let executor = Arc::new(open_executor(&config).await?);
@@ -204,6 +201,11 @@ async fn start(prepared: Prepared, agent_log: AgentLog) -> anyhow::Result<()> {
 /// What the beacon says until the agent knows more.
 fn first_words(config: &Config) -> BeaconContent {
     BeaconContent { name: config.name.clone(), ..BeaconContent::default() }
+}
+
+async fn open_consensus(config: &Config, mesh: MeshHandle, identity: ConsensusIdentity) -> anyhow::Result<Consensus> {
+    let opened = Consensus::open(ConsensusOptions::new(&config.state_dir), mesh, identity).await;
+    super::start_context(opened, "the replicated log")
 }
 
 fn open_blobs(config: &Config) -> anyhow::Result<BlobStore> {
@@ -448,32 +450,6 @@ fn discovery_options(
         wire: wire.clone(),
         ..DiscoveryOptions::default()
     })
-}
-
-fn web_options(config: &Config, wire: &Wire) -> web::Options {
-    web::Options {
-        http: config.http,
-        admin: config.admin,
-        rules: web_rules(config),
-        socket: config.socket.clone(),
-        wire: wire.clone(),
-        host_names: std::iter::once(&config.name).chain(&config.http_hosts).cloned().collect(),
-        ..web::Options::default()
-    }
-}
-
-fn web_rules(config: &Config) -> web::guard::Rules {
-    // The configuration was checked: each is a network, or one address.
-    let network = |text: &String| text.parse::<IpNet>().ok().or_else(|| text.parse::<IpAddr>().ok().map(IpNet::from));
-    web::guard::Rules {
-        legacy_drones: match config.legacy_drones {
-            ConfiguredDrones::Key => web::guard::LegacyDrones::Key,
-            ConfiguredDrones::Open => web::guard::LegacyDrones::Open,
-            ConfiguredDrones::Off => web::guard::LegacyDrones::Off,
-        },
-        legacy_networks: config.legacy_networks.iter().filter_map(network).collect(),
-        cors_origins: config.cors_origins.clone(),
-    }
 }
 
 fn log_options(config: &Config) -> logs::Options {

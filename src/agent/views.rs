@@ -5,8 +5,8 @@
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
 
-use super::condition;
 use super::shared::{Shared, Soft, StatusReport};
+use super::{condition, vitals};
 use crate::api::{
     AttemptView, Coordinator, JobLine, JobView, LogStatus, MemberState, MemberStatus, NodePhase, NodeView, PeersEntry,
     PeersFile, PeersSelf, QueueStatus, RaftPart, SelfStatus, Status,
@@ -193,6 +193,8 @@ pub(super) fn own_report(shared: &Shared) -> StatusReport {
         halted: consensus.halted.is_some(),
         staging: shared.staging.is_some().then(|| shared.soft(|soft| soft.staging.ordinal)),
         sync: shared.soft(|soft| soft.tree_sync.as_ref().and_then(|syncer| syncer.told(now_ms()))),
+        cpu_percent: vitals::cpu_percent(),
+        ram_percent: vitals::ram_percent(),
         received_ms: now_ms(),
     }
 }

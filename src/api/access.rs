@@ -10,10 +10,12 @@ use crate::engine::id::UnixMillis;
 
 /// Who may control the hive from another machine.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "node", derive(utoipa::ToSchema))]
 pub struct AccessView {
     /// The admin key; none: nobody has one.
     pub admin_key: Option<AdminKeyView>,
     /// The file of this node in which the key is, when it is the hive's.
+    #[cfg_attr(feature = "node", schema(value_type = Option<String>))]
     pub key_file: Option<PathBuf>,
     /// Tokens by name.
     pub tokens: Vec<TokenView>,
@@ -21,6 +23,7 @@ pub struct AccessView {
 
 /// The admin key, without itself.
 #[derive(Clone, Debug, Serialize, Deserialize)]
+#[cfg_attr(feature = "node", derive(utoipa::ToSchema))]
 pub struct AdminKeyView {
     /// Tells keys apart.
     pub fingerprint: String,
@@ -32,6 +35,7 @@ pub struct AdminKeyView {
 
 /// A token, without itself.
 #[derive(Clone, Debug, Serialize, Deserialize)]
+#[cfg_attr(feature = "node", derive(utoipa::ToSchema))]
 pub struct TokenView {
     /// Its name.
     pub name: String,
@@ -51,6 +55,7 @@ pub struct TokenView {
 
 /// What is to become of the admin key.
 #[derive(Clone, Debug, Serialize, Deserialize)]
+#[cfg_attr(feature = "node", derive(utoipa::ToSchema))]
 #[serde(tag = "action", rename_all = "snake_case", deny_unknown_fields)]
 pub enum AdminKeyRequest {
     /// A new one is made; the old one opens nothing any more.
@@ -66,12 +71,14 @@ pub enum AdminKeyRequest {
 
 /// What became of it.
 #[derive(Clone, Debug, Serialize, Deserialize)]
+#[cfg_attr(feature = "node", derive(utoipa::ToSchema))]
 pub struct AdminKeyChanged {
     /// The key that was made; none when the caller chose it, or there is none now.
     pub key: Option<String>,
     /// Tells keys apart.
     pub fingerprint: Option<String>,
     /// Where this node keeps it.
+    #[cfg_attr(feature = "node", schema(value_type = Option<String>))]
     pub file: Option<PathBuf>,
     /// Why it is not kept there.
     pub problem: Option<String>,
@@ -79,6 +86,7 @@ pub struct AdminKeyChanged {
 
 /// A token to be made.
 #[derive(Clone, Debug, Serialize, Deserialize)]
+#[cfg_attr(feature = "node", derive(utoipa::ToSchema))]
 #[serde(deny_unknown_fields)]
 pub struct TokenRequest {
     /// Its name.
@@ -95,6 +103,7 @@ pub struct TokenRequest {
 
 /// A token that was made.
 #[derive(Clone, Debug, Serialize, Deserialize)]
+#[cfg_attr(feature = "node", derive(utoipa::ToSchema))]
 pub struct TokenMade {
     /// Its text, which nobody can tell again.
     pub token: String,

@@ -12,6 +12,7 @@ use crate::engine::job::JobState;
 
 /// `GET /api/v2/queue`: a window of the jobs in memory that fit.
 #[derive(Clone, Debug, Serialize, Deserialize)]
+#[cfg_attr(feature = "node", derive(utoipa::ToSchema))]
 pub struct JobPage {
     /// Jobs that fit, of which `jobs` are a part.
     pub total: u64,
@@ -25,6 +26,7 @@ pub struct JobPage {
 
 /// `GET /api/v2/jobs/{id}/graph`: what a job waits for and what waits for it, as far as it is in memory.
 #[derive(Clone, Debug, Serialize, Deserialize)]
+#[cfg_attr(feature = "node", derive(utoipa::ToSchema))]
 pub struct JobGraph {
     /// The job in the middle.
     pub job: JobId,
@@ -38,6 +40,7 @@ pub struct JobGraph {
 
 /// A job in a graph.
 #[derive(Clone, Debug, Serialize, Deserialize)]
+#[cfg_attr(feature = "node", derive(utoipa::ToSchema))]
 pub struct GraphJob {
     /// The job.
     pub id: JobId,
@@ -53,6 +56,7 @@ pub struct GraphJob {
 
 /// `GET /api/v2/critical-path`: the chain of jobs that decides when the queue is empty, however many drones there are.
 #[derive(Clone, Debug, Serialize, Deserialize)]
+#[cfg_attr(feature = "node", derive(utoipa::ToSchema))]
 pub struct CriticalPath {
     /// The first runs or could; each of the others waits for the one before it.
     pub jobs: Vec<ChainJob>,
@@ -66,6 +70,7 @@ pub struct CriticalPath {
 
 /// A job of a chain.
 #[derive(Clone, Debug, Serialize, Deserialize)]
+#[cfg_attr(feature = "node", derive(utoipa::ToSchema))]
 pub struct ChainJob {
     /// The job.
     pub id: JobId,
@@ -79,6 +84,7 @@ pub struct ChainJob {
 
 /// `GET /api/v2/throughput`: attempts that ended, by time.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "node", derive(utoipa::ToSchema))]
 pub struct Throughput {
     /// When the first bucket begins.
     pub from: UnixMillis,
@@ -92,6 +98,7 @@ pub struct Throughput {
 
 /// What ended within a stretch of time.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "node", derive(utoipa::ToSchema))]
 pub struct ThroughputBucket {
     /// Attempts whose result was accepted.
     pub done: u64,

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 
 /// What `hive doctor` asks of the agent; checks that need no agent are made by the command itself.
 #[derive(Clone, Debug, Serialize, Deserialize)]
+#[cfg_attr(feature = "node", derive(utoipa::ToSchema))]
 pub struct DoctorFacts {
     /// UDP and TCP port.
     pub port: u16,
@@ -31,14 +32,17 @@ pub struct DoctorFacts {
     pub disk_low: bool,
     /// The agent's configuration file; none when it has none.
     #[serde(default)]
+    #[cfg_attr(feature = "node", schema(value_type = Option<String>))]
     pub config_file: Option<PathBuf>,
     /// Where the agent keeps the secret.
     #[serde(default)]
+    #[cfg_attr(feature = "node", schema(value_type = Option<String>))]
     pub secret_file: Option<PathBuf>,
 }
 
 /// An interface that discovery uses.
 #[derive(Clone, Debug, Serialize, Deserialize)]
+#[cfg_attr(feature = "node", derive(utoipa::ToSchema))]
 pub struct InterfaceView {
     /// Its name.
     pub name: String,
@@ -50,6 +54,7 @@ pub struct InterfaceView {
 
 /// Something that was refused.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "node", derive(utoipa::ToSchema))]
 pub struct Refusal {
     /// `wrong_secret`, `replay`, `version`, `malformed`, `rate`, `clone`, …
     pub reason: String,

@@ -9,6 +9,7 @@ pub type ApiResult<T> = Result<T, ApiError>;
 
 /// Kinds of error, each with an HTTP status and an exit code of its own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "node", derive(utoipa::ToSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum ErrorCode {
     /// The request is malformed or breaks a limit: HTTP 400, exit 2.
@@ -65,6 +66,7 @@ impl ErrorCode {
 
 /// An error for people and programs: what happened, and what to do next.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+#[cfg_attr(feature = "node", derive(utoipa::ToSchema))]
 #[error("{message}")]
 pub struct ApiError {
     /// For programs.

@@ -6,6 +6,7 @@ use crate::engine::event::Event;
 
 /// What happened.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "node", derive(utoipa::ToSchema))]
 pub struct EventList {
     /// Oldest first.
     pub events: Vec<Event>,

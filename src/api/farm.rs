@@ -11,6 +11,7 @@ use crate::engine::job::{AttemptState, FailureClass};
 
 /// Body of `POST /api/v2/control`: what an operator does, and to what. At most one of the things it can be done to is named.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "node", derive(utoipa::ToSchema))]
 #[serde(deny_unknown_fields)]
 pub struct ControlRequest {
     /// `pause`, `resume`, `block`, `unblock`, `retry_failures`, `clear_failures`, `reset`, `rebalance`, `reclaim`, `unground`
@@ -38,6 +39,7 @@ pub struct ControlRequest {
 
 /// Body of `POST /api/v2/nodes/{name}/{action}`, where the action is `pause`, `resume`, `drain` or `limit`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "node", derive(utoipa::ToSchema))]
 #[serde(deny_unknown_fields)]
 pub struct DroneRequest {
     /// Of `drain`: after so long what still runs goes elsewhere; none: it may end.
@@ -53,6 +55,7 @@ pub struct DroneRequest {
 
 /// What an operator's action changed; 0 and 0 when all was so already.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "node", derive(utoipa::ToSchema))]
 pub struct Changed {
     /// The action, with underscores.
     pub action: String,
@@ -64,6 +67,7 @@ pub struct Changed {
 
 /// Where a session stands, for people.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "node", derive(utoipa::ToSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum SessionState {
     /// Its jobs are being found.
@@ -82,6 +86,7 @@ pub enum SessionState {
 
 /// `GET /api/v2/sessions`.
 #[derive(Clone, Debug, Serialize, Deserialize)]
+#[cfg_attr(feature = "node", derive(utoipa::ToSchema))]
 pub struct SessionList {
     /// The newest first.
     pub sessions: Vec<SessionLine>,
@@ -89,6 +94,7 @@ pub struct SessionList {
 
 /// A line of `hive session list`.
 #[derive(Clone, Debug, Serialize, Deserialize)]
+#[cfg_attr(feature = "node", derive(utoipa::ToSchema))]
 pub struct SessionLine {
     /// The session.
     pub id: SessionId,
@@ -116,6 +122,7 @@ pub struct SessionLine {
 
 /// `hive session show`.
 #[derive(Clone, Debug, Serialize, Deserialize)]
+#[cfg_attr(feature = "node", derive(utoipa::ToSchema))]
 pub struct SessionView {
     /// As in the list.
     #[serde(flatten)]
@@ -132,6 +139,7 @@ pub struct SessionView {
 
 /// Jobs of a session in one state.
 #[derive(Clone, Debug, Serialize, Deserialize)]
+#[cfg_attr(feature = "node", derive(utoipa::ToSchema))]
 pub struct SessionGroup {
     /// The state that is shown of them.
     pub state: crate::engine::job::JobState,
@@ -143,6 +151,7 @@ pub struct SessionGroup {
 
 /// How long something will still take, as far as what was built before tells.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "node", derive(utoipa::ToSchema))]
 pub struct EtaView {
     /// As likely sooner as later, milliseconds from now.
     pub p50_ms: u64,
@@ -160,6 +169,7 @@ pub struct EtaView {
 
 /// Answer to `POST /api/v2/queue/import`, given when all of it is visible.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "node", derive(utoipa::ToSchema))]
 pub struct Imported {
     /// The session.
     pub session: SessionId,
@@ -169,6 +179,7 @@ pub struct Imported {
 
 /// `GET /api/v2/fleet`.
 #[derive(Clone, Debug, Serialize, Deserialize)]
+#[cfg_attr(feature = "node", derive(utoipa::ToSchema))]
 pub struct FleetView {
     /// Every member that has not left, by name.
     pub drones: Vec<FleetDrone>,
@@ -178,6 +189,7 @@ pub struct FleetView {
 
 /// Who decided something, why and when.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "node", derive(utoipa::ToSchema))]
 pub struct DecisionView {
     /// Who.
     pub by: String,
@@ -189,6 +201,7 @@ pub struct DecisionView {
 
 /// A drone, what it has and what it does.
 #[derive(Clone, Debug, Serialize, Deserialize)]
+#[cfg_attr(feature = "node", derive(utoipa::ToSchema))]
 pub struct FleetDrone {
     /// Its name.
     pub name: String,
@@ -231,6 +244,7 @@ pub struct FleetDrone {
 
 /// An attempt that is under way.
 #[derive(Clone, Debug, Serialize, Deserialize)]
+#[cfg_attr(feature = "node", derive(utoipa::ToSchema))]
 pub struct FleetBuild {
     /// The job.
     pub job: JobId,
@@ -252,6 +266,7 @@ pub struct FleetBuild {
 
 /// `GET /api/v2/history`.
 #[derive(Clone, Debug, Serialize, Deserialize)]
+#[cfg_attr(feature = "node", derive(utoipa::ToSchema))]
 pub struct HistoryView {
     /// Attempts that are over, those that ended last first.
     pub history: Vec<HistoryLine>,
@@ -261,6 +276,7 @@ pub struct HistoryView {
 
 /// An attempt that is over.
 #[derive(Clone, Debug, Serialize, Deserialize)]
+#[cfg_attr(feature = "node", derive(utoipa::ToSchema))]
 pub struct HistoryLine {
     /// The job.
     pub job: JobId,
@@ -298,6 +314,7 @@ pub struct HistoryLine {
 
 /// `GET /api/v2/build-stats/by-package`.
 #[derive(Clone, Debug, Serialize, Deserialize)]
+#[cfg_attr(feature = "node", derive(utoipa::ToSchema))]
 pub struct PackageList {
     /// Those tried last first.
     pub packages: Vec<PackageLine>,
@@ -305,6 +322,7 @@ pub struct PackageList {
 
 /// What is known of a package.
 #[derive(Clone, Debug, Serialize, Deserialize)]
+#[cfg_attr(feature = "node", derive(utoipa::ToSchema))]
 pub struct PackageLine {
     /// The package without its version.
     pub package: String,
@@ -326,6 +344,7 @@ pub struct PackageLine {
 
 /// What the nodes with a staging directory say about a package.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "node", derive(utoipa::ToSchema))]
 pub struct StagedView {
     /// What was asked for.
     pub atom: String,

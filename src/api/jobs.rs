@@ -10,6 +10,7 @@ use crate::engine::job::{Artifact, AttemptState, FailureClass, JobSpec, JobState
 
 /// `hive job show`.
 #[derive(Clone, Debug, Serialize, Deserialize)]
+#[cfg_attr(feature = "node", derive(utoipa::ToSchema))]
 pub struct JobView {
     /// The job.
     pub id: JobId,
@@ -52,6 +53,7 @@ pub struct JobView {
 
 /// One try.
 #[derive(Clone, Debug, Serialize, Deserialize)]
+#[cfg_attr(feature = "node", derive(utoipa::ToSchema))]
 pub struct AttemptView {
     /// 1, 2, 3 …
     pub attempt: u32,
@@ -75,6 +77,7 @@ pub struct AttemptView {
 
 /// A line of `hive queue list`.
 #[derive(Clone, Debug, Serialize, Deserialize)]
+#[cfg_attr(feature = "node", derive(utoipa::ToSchema))]
 pub struct JobLine {
     /// The job.
     pub id: JobId,
@@ -110,6 +113,7 @@ pub struct JobLine {
 
 /// Body of a submission.
 #[derive(Clone, Debug, Serialize, Deserialize)]
+#[cfg_attr(feature = "node", derive(utoipa::ToSchema))]
 pub struct SubmitRequest {
     /// The session; made when it is new.
     pub session: SessionId,
@@ -125,6 +129,7 @@ pub struct SubmitRequest {
 
 /// Answer to a submission, given when it is durable on a majority.
 #[derive(Clone, Debug, Serialize, Deserialize)]
+#[cfg_attr(feature = "node", derive(utoipa::ToSchema))]
 pub struct Submitted {
     /// The session.
     pub session: SessionId,
@@ -134,6 +139,7 @@ pub struct Submitted {
 
 /// One submitted job.
 #[derive(Clone, Debug, Serialize, Deserialize)]
+#[cfg_attr(feature = "node", derive(utoipa::ToSchema))]
 pub struct SubmittedJob {
     /// Its id.
     pub id: JobId,
@@ -143,6 +149,7 @@ pub struct SubmittedJob {
 
 /// Body of `POST /api/v2/jobs/{id}/cancel`.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "node", derive(utoipa::ToSchema))]
 pub struct CancelRequest {
     /// One sentence, may be empty.
     #[serde(default)]

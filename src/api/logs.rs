@@ -9,6 +9,7 @@ use crate::engine::id::{JobId, UnixMillis};
 
 /// What is searched for.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "node", derive(utoipa::ToSchema))]
 pub struct LogSearch {
     /// Text, or a regular expression.
     pub text: String,
@@ -30,6 +31,7 @@ pub struct LogSearch {
 
 /// `hive logs --grep`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "node", derive(utoipa::ToSchema))]
 pub struct LogMatches {
     /// The job.
     pub job: JobId,
@@ -47,6 +49,7 @@ pub struct LogMatches {
 
 /// A line that matches.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "node", derive(utoipa::ToSchema))]
 pub struct LogMatch {
     /// Its number, from 1.
     pub line: u64,
@@ -58,6 +61,7 @@ pub struct LogMatch {
 
 /// Who says that a phase begins.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "node", derive(utoipa::ToSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum PhaseSource {
     /// The drone.
@@ -68,6 +72,7 @@ pub enum PhaseSource {
 
 /// One phase.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "node", derive(utoipa::ToSchema))]
 pub struct LogPhase {
     /// What it is called.
     pub name: String,
@@ -85,6 +90,7 @@ pub struct LogPhase {
 
 /// `hive logs --phases`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "node", derive(utoipa::ToSchema))]
 pub struct LogPhases {
     /// The job.
     pub job: JobId,
@@ -100,6 +106,7 @@ pub struct LogPhases {
 
 /// `hive logs --first-error`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "node", derive(utoipa::ToSchema))]
 pub struct LogFirstError {
     /// The job.
     pub job: JobId,

@@ -1,4 +1,4 @@
-//! `hive admin`: the admin key and tokens, over the agent's socket.
+//! `hive admin` and `hive audit`: the admin key, tokens and sessions, over the agent's socket, and what people had the hive do.
 //!
 //! Never done here: sending a key to any other place than the agent, or taking one as an argument, where every process list shows it.
 
@@ -8,11 +8,14 @@ use std::path::Path;
 
 use serde_json::json;
 
-use super::admin_args::{AdminVerb, KeyVerb, TokenArgs, TokenVerb};
+use super::admin_args::{AdminVerb, AuditArgs, KeyVerb, SessionsVerb, TokenArgs, TokenVerb};
 use super::client::{Client, segment};
 use super::output::{Failure, Outcome, Ui};
 use super::render;
-use crate::api::{AccessView, AdminKeyChanged, AdminKeyRequest, ErrorCode, TokenMade, TokenRequest};
+use crate::api::{
+    AccessView, AdminKeyChanged, AdminKeyRequest, AuditCheck, AuditList, ErrorCode, SessionsEnded, TokenMade,
+    TokenRequest,
+};
 use crate::engine::access::Scope;
 use crate::keyring::{SECRET_MAX_LEN, Secret};
 
@@ -28,6 +31,11 @@ pub(crate) async fn admin(ui: &Ui, client: &Client, verb: AdminVerb) -> Outcome 
             let key = chosen(file.as_deref())?;
             change(ui, client, AdminKeyRequest::Set { key }).await
         }
+        AdminVerb::Sessions { verb: SessionsVerb::Revoke } => {
+            let answer = client.post::<SessionsEnded>("/api/v2/session/revoke", &json!({})).await?;
+            ui.answer(&answer, |_| "all browsers are signed out, at all nodes\n".to_owned())?;
+            Ok(0)
+        }
         AdminVerb::Token { verb: TokenVerb::Add(args) } => add(ui, client, args).await,
         AdminVerb::Token { verb: TokenVerb::List } => {
             let answer = client.get::<AccessView>(ACCESS).await?;
@@ -41,6 +49,22 @@ pub(crate) async fn admin(ui: &Ui, client: &Client, verb: AdminVerb) -> Outcome 
             Ok(0)
         }
     }
+}
+
+/// `hive audit`
+pub(crate) async fn audit(ui: &Ui, client: &Client, args: AuditArgs) -> Outcome {
+    if args.verify {
+        let answer = client.get::<AuditCheck>("/api/v2/audit/check").await?;
+        ui.answer(&answer, |check| render::access::audit_check(check, ui.paint))?;
+        return Ok(u8::from(!answer.data.intact));
+    }
+    let before = args.before.map(|before| format!("&before={before}")).unwrap_or_default();
+    let answer = client.get::<AuditList>(&format!("/api/v2/audit?limit={}{before}", args.limit)).await?;
+    ui.answer(&answer, |list| render::access::audit(list, ui.paint))?;
+    if let Some(before) = answer.data.before.filter(|_| !ui.json) {
+        ui.remark(&format!("there are older entries: hive audit --before {before}"));
+    }
+    Ok(0)
 }
 
 async fn show(ui: &Ui, client: &Client) -> Outcome {

@@ -14,6 +14,11 @@ pub(crate) enum AdminVerb {
         #[command(subcommand)]
         verb: KeyVerb,
     },
+    /// Browsers that are signed in.
+    Sessions {
+        #[command(subcommand)]
+        verb: SessionsVerb,
+    },
     /// Named keys that open less, or end by themselves.
     Token {
         #[command(subcommand)]
@@ -36,6 +41,27 @@ pub(crate) enum KeyVerb {
     },
     /// Have none: nobody controls the hive from another machine but with a token.
     Remove,
+}
+
+/// `hive admin sessions …`
+#[derive(Debug, Subcommand)]
+pub(crate) enum SessionsVerb {
+    /// Sign every browser out, at all nodes.
+    Revoke,
+}
+
+/// `hive audit`
+#[derive(Debug, Args)]
+pub(crate) struct AuditArgs {
+    /// Check that nothing was changed, left out or cut off.
+    #[arg(long, conflicts_with_all = ["before", "limit"])]
+    pub(crate) verify: bool,
+    /// Only those before the entry with this number.
+    #[arg(long, value_name = "NUMBER")]
+    pub(crate) before: Option<u64>,
+    /// At most so many, the newest.
+    #[arg(long, value_name = "N", default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..=1_000))]
+    pub(crate) limit: u32,
 }
 
 /// `hive admin token …`

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-use super::admin_args::AdminVerb;
+use super::admin_args::{AdminVerb, AuditArgs};
 use super::agent_args::AgentArgs;
 use super::console::{ExecArgs, NodeLogArgs, RecordingVerb};
 use super::farm_args::{ControlArgs, DroneVerb, EventsArgs, HistoryArgs, ImportArgs, SessionVerb};
@@ -138,7 +138,9 @@ pub(crate) enum Command {
         #[command(subcommand)]
         verb: SecretVerb,
     },
-    /// Keys for control from other machines: the admin key, and tokens.
+    /// List what people had the hive do: who, from where, what, when.
+    Audit(AuditArgs),
+    /// Keys for control from other machines: the admin key, tokens, and browsers that are signed in.
     Admin {
         #[command(subcommand)]
         verb: AdminVerb,

@@ -10,7 +10,8 @@ use super::table::{self, Default as SettingDefault, INHERITED, SETTINGS, Setting
 use super::value::{Kind, Value};
 use super::{
     AdmissionMode, BuildConfig, Config, ConfigError, DiscoveryConfig, Entry, FactsTable, FoundMode, Hidden, JoinTarget,
-    LegacyDrones, LegacyMode, LogConfig, Origin, PackagesMode, Problem, TerminalConfig, WireConfig, file, grammar,
+    LegacyDrones, LegacyMode, LogConfig, Origin, PackagesMode, Problem, PublicPage, TerminalConfig, WireConfig, file,
+    grammar,
 };
 
 /// Longest config file that is read, bytes. A thousand settings would fit.
@@ -361,6 +362,9 @@ impl Resolved<'_> {
             http: self.parsed("http")?,
             http_hosts: self.list("http_hosts"),
             cors_origins: self.list("cors_origins"),
+            public_page: self.choice("public_page", PublicPage::from_word)?,
+            base_path: self.text("base_path").unwrap_or_default().to_owned(),
+            trusted_proxies: self.list("trusted_proxies"),
             admin: self.text("admin").map(|_| self.parsed("admin")).transpose()?,
             admin_key_file: self.path("admin_key_file")?.unwrap_or_else(|| secret_file.with_file_name("admin_key")),
             admin_key: self.admin_key.map(|(name, key)| (name, Hidden(key.to_owned()))),

@@ -78,6 +78,15 @@ pub fn is_network(text: &str) -> bool {
     is_ip_address(text) || (text.contains('/') && is_interface_pattern(text))
 }
 
+/// Whether a text is a path under which a proxy may show a node.
+pub fn is_base_path(text: &str) -> bool {
+    let fits = |part: &str| {
+        let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.~".contains(&byte);
+        !part.is_empty() && part.bytes().all(plain) && part.bytes().any(|byte| byte != b'.')
+    };
+    text.len() <= 128 && text.strip_prefix('/').is_some_and(|rest| rest.split('/').all(fits))
+}
+
 /// Whether a text is an origin as browsers send it: scheme, host and port, nothing behind.
 pub fn is_origin(text: &str) -> bool {
     let Some(rest) = text.strip_prefix("https://").or_else(|| text.strip_prefix("http://")) else { return false };
@@ -162,6 +171,16 @@ pub(super) fn is_wire_filter(text: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_base_path_is_a_plain_path_without_a_slash_at_its_end() {
+        for good in ["/farm", "/a/b-c_d.e~f"] {
+            assert!(is_base_path(good), "{good}");
+        }
+        for bad in ["", "/", "farm", "/farm/", "//a", "/a b", "/a/../b", "/a?b", "/ä"] {
+            assert!(!is_base_path(bad), "{bad}");
+        }
+    }
 
     #[test]
     fn join_targets_take_names_and_both_kinds_of_address() {

@@ -182,6 +182,31 @@ pub const SETTINGS: &[Setting] = &[
         ..PLAIN
     },
     Setting {
+        key: "public_page",
+        kind: Kind::Choice(&["full", "summary", "off"]),
+        default: Default::Text("full"),
+        placeholder: "MODE",
+        meaning: "What anyone may see without a key: all there is to read, no addresses, logs and packages, or nothing.",
+        advice: "A token with scope `read` sees everything. Packages of a staging directory are served in any case.",
+        ..PLAIN
+    },
+    Setting {
+        key: "base_path",
+        kind: Kind::Text { expected: "a path such as /farm, without a slash at its end", check: grammar::is_base_path },
+        default: Default::Unset("none"),
+        placeholder: "PATH",
+        meaning: "Path under which a proxy shows this node.",
+        ..PLAIN
+    },
+    Setting {
+        key: "trusted_proxies",
+        kind: Kind::List { expected: "a network (10.0.0.0/8) or an address", check: grammar::is_network },
+        default: Default::Unset("none"),
+        placeholder: "NETWORK",
+        meaning: "Proxies whose X-Forwarded-For and X-Forwarded-Proto are believed.",
+        ..PLAIN
+    },
+    Setting {
         key: "admin",
         kind: Kind::Text {
             expected: "ADDRESS:PORT, such as 127.0.0.1:8093, or none",

@@ -15,6 +15,7 @@ use tokio::sync::watch;
 
 use super::codec;
 use super::events::EventRing;
+use super::touched::TouchRing;
 use super::types::{Entry, StoredMembership};
 use crate::clock;
 use crate::engine::command::{Batch, ENVELOPE_VERSION, Reply};
@@ -92,6 +93,7 @@ struct Inner {
     snapshot: tokio::sync::Mutex<Option<Arc<SnapshotFile>>>,
     status: watch::Sender<ReplicaStatus>,
     events: EventRing,
+    touched: TouchRing,
 }
 
 /// The replica. Cheap to clone.
@@ -187,6 +189,7 @@ impl Replica {
             snapshot: tokio::sync::Mutex::new(None),
             status,
             events: EventRing::default(),
+            touched: TouchRing::default(),
         };
         Ok(Self { inner: Arc::new(inner) })
     }
@@ -209,6 +212,11 @@ impl Replica {
     /// What happened lately.
     pub fn events(&self) -> &EventRing {
         &self.inner.events
+    }
+
+    /// What the newest entries changed.
+    pub fn touched(&self) -> &TouchRing {
+        &self.inner.touched
     }
 
     fn db(&self) -> HiveDb {
@@ -281,6 +289,7 @@ impl Replica {
         let new_term = meta.applied.filter(|before| before.term != at.term).map(|_| another_leads(at));
         meta.applied = Some(at);
         meta.chain = self.read(State::chain);
+        self.inner.touched.push(at.index, &applied.changes);
         self.db().apply(applied.changes, &meta).await?;
         // Before the position is told: whoever waits for it finds them there.
         self.inner.events.push(applied.events.into_iter().chain(new_term).collect());
@@ -312,6 +321,7 @@ impl Replica {
         *self.inner.state.write().unwrap_or_else(PoisonError::into_inner) = State::new();
         *self.inner.snapshot.lock().await = None;
         self.inner.events.clear();
+        self.inner.touched.clear();
         // Whatever entry was not understood, it was one of the history that is gone.
         self.inner.status.send_modify(|status| status.halted = None);
         self.publish(Position { meta, membership: StoredMembership::default() });
@@ -397,6 +407,7 @@ impl Replica {
         }
         self.db().install(file, &position.meta).await?;
         *self.inner.state.write().unwrap_or_else(PoisonError::into_inner) = state;
+        self.inner.touched.clear();
         tracing::info!(applied = ?position.meta.applied, "a snapshot was installed");
         self.publish(position);
         Ok(())

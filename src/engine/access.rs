@@ -176,6 +176,8 @@ pub enum AccessChange {
         /// Its name.
         name: String,
     },
+    /// Every browser is signed out, everywhere.
+    EndSessions,
 }
 
 #[cfg(test)]

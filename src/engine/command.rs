@@ -7,6 +7,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::access::AccessChange;
+use super::audit::{AuditNote, GivenAnswer, Once};
 use super::control::Control;
 use super::id::{Epoch, HiveId, JobId, PeerId, SessionId, Token, UnixMillis};
 use super::job::{JobSpec, Outcome};
@@ -163,6 +164,21 @@ pub enum Command {
         change: AccessChange,
         /// Who.
         by: String,
+    },
+    /// Somebody is about to have something done. Proposed before it is done.
+    Audit {
+        /// Who has what done.
+        note: AuditNote,
+        /// Refused as stale when this was asked before, within a day.
+        once: Option<Once>,
+    },
+    /// What was answered to a request that may be repeated.
+    KeepAnswer {
+        /// As in [`Once::key`].
+        #[serde(with = "serde_bytes")]
+        key: [u8; 32],
+        /// The answer.
+        answer: GivenAnswer,
     },
     /// Apply follows the rules of this level from here on. Only rises.
     RaiseFeatureLevel {

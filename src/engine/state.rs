@@ -10,13 +10,14 @@
 //! The state is a set of rows (table, key, canonical CBOR); [`State`] is that set decoded, with indexes. Every replica that
 //! applied the same entries holds the same rows and the same [`chain`](State::chain). Rules of members are in `members`, of
 //! roles in `roles`, of drones of the Python swarm in `legacy`, of the queue in `queue`, `sessions`, `gates` and `reports`, of operators in `control`, of keys
-//! in `access`, of retries in `origins`. Never done here: reading a clock, choosing
+//! in `access`, of what people had done in `audit`, of retries in `origins`. Never done here: reading a clock, choosing
 //! who builds what, or writing anything anywhere.
 //!
 //! Jobs that are over stay in memory while they are among the newest [`TERMINAL_KEPT`]; then they become
 //! rows of the history table, which are not read back, and of which the newest [`HISTORY_KEPT`] are kept.
 
 mod access;
+mod audit;
 mod control;
 mod drones;
 mod events;
@@ -44,6 +45,7 @@ use super::event::{self, Event};
 use super::id::UnixMillis;
 
 pub use self::access::TOKENS_MAX;
+pub use self::audit::{ANSWER_KEPT_MAX, AUDIT_KEPT, ONCE_KEPT, ONCE_MS};
 pub use self::drones::{
     DRONE_INFRA_FAILURES_MAX, Decision, Drain, DroneRecord, GROUNDED_MS, UPLOAD_FAILURES_MAX, UPLOAD_PAUSE_MS,
 };
@@ -88,8 +90,12 @@ pub mod table {
     pub const PACKAGES: u8 = 10;
     /// Key: PeerId. Value: `LegacyDrone`.
     pub const LEGACY: u8 = 11;
-    /// Key: `admin`, or `token ` and a name. Value: `AdminKey` or `Token`.
+    /// Key: `admin`, `sessions`, or `token ` and a name. Value: `AdminKey`, the number under which browsers sign in, or `Token`.
     pub const KEYS: u8 = 12;
+    /// Key: number (8 bytes, big-endian), or `head`. Value: `AuditEntry`, or both ends of what is kept.
+    pub const AUDIT: u8 = 13;
+    /// Key: digest of holder and idempotency key. Value: what was asked, and the answer.
+    pub const ASKED: u8 = 14;
 }
 
 /// A row of the durable form of the state. The state is exactly the set of its rows.
@@ -157,6 +163,7 @@ pub struct State {
     jobs: jobs::Jobs,
     origins: origins::Origins,
     keys: access::Keys,
+    audit: audit::Audit,
     /// Rows that the batch being applied has changed. Empty between batches.
     dirty: BTreeSet<rows::RowKey>,
     /// Values of history rows written by the batch being applied: the only rows whose value is not held in memory.
@@ -322,6 +329,8 @@ impl State {
             Command::RegisterLegacy { drone } => self.register_legacy(context, drone),
             Command::ForgetLegacy { peer_id } => self.forget_legacy(&peer_id),
             Command::Access { change, by } => self.change_access(context, change, &by),
+            Command::Audit { note, once } => self.note_act(context, note, once),
+            Command::KeepAnswer { key, answer } => self.keep_answer(key, answer),
             Command::RaiseFeatureLevel { level } => self.raise_feature_level(level),
             Command::BeginEpoch { epoch } => self.begin_epoch(epoch),
         }

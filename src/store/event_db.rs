@@ -116,6 +116,12 @@ impl EventDb {
             .await
     }
 
+    /// Number of the oldest; none when there is none.
+    pub async fn oldest(&self) -> Result<Option<u64>, StoreError> {
+        let oldest = |row: &rusqlite::Row<'_>| Ok(row.get::<_, Option<i64>>(0)?.map(i64::cast_unsigned));
+        self.db.write(move |db| db.query_row("SELECT min(id) FROM events", [], oldest)).await
+    }
+
     /// Number of the newest; 0 when there is none.
     pub async fn newest(&self) -> Result<u64, StoreError> {
         let newest = |row: &rusqlite::Row<'_>| row.get::<_, i64>(0).map(i64::cast_unsigned);

@@ -45,6 +45,10 @@ const AGE: HeaderName = HeaderName::from_static("x-hive-age-ms");
 #[derive(Clone, Copy, Debug)]
 pub struct Remote(pub IpAddr);
 
+/// In the extensions of a request that came over TLS, here or at a trusted proxy.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Secured;
+
 /// What is wrong with a request, with a status of its own where [`ErrorCode`] has none that fits.
 #[derive(Debug)]
 pub(super) struct Problem {

@@ -19,6 +19,7 @@ use flate2::read::GzDecoder;
 
 use super::Context;
 use super::answer::{Handled, no_such_path};
+use super::open::PublicPage;
 use super::page;
 use crate::keyring::sha256;
 
@@ -79,7 +80,9 @@ fn content_type(name: &str) -> &'static str {
 /// The page.
 pub(super) async fn shell(State(context): State<Context>) -> Handled {
     let Some(asset) = asset(SHELL) else { return Err(no_such_path().await) };
-    let plain = page::without_scripts(&context).await;
+    // The page itself tells nothing of the hive; what it shows it asks for, as whoever looks.
+    let open = context.public_page == PublicPage::Full;
+    let plain = if open { page::without_scripts(&context).await } else { String::new() };
     let page = String::from_utf8_lossy(&unpacked(asset.packed.gzip)).replacen(PLAIN, &plain, 1);
     let headers = [(header::CONTENT_TYPE, "text/html; charset=utf-8"), (header::CONTENT_SECURITY_POLICY, POLICY)];
     Ok((headers, page).into_response())

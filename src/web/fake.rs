@@ -1,5 +1,9 @@
 //! A node for the tests of the router: it answers with fixed values and writes down what it was asked to do.
 
+pub(crate) mod live;
+pub(crate) mod people;
+
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -27,11 +31,15 @@ use crate::api::{
     TokenRequest, TokenView,
 };
 use crate::engine::access::Scope;
+use crate::engine::audit::{AuditNote, GivenAnswer};
 use crate::engine::id::{EpochId, HiveId, JobId, PeerId, SessionId, Sha256Hash, Token, UnixMillis};
 use crate::engine::job::{Artifact, AttemptState, FailureClass, JobState};
 use crate::keyring::{Keyring, Secret};
 
 pub(crate) const JOB: JobId = JobId(uuid::Uuid::from_u128(0x11111111_2222_4333_8444_555555555555));
+
+/// What was asked, and what was answered.
+pub(super) type Repeatable = ([u8; 32], Option<GivenAnswer>);
 
 pub(crate) struct FakeNode {
     pub(super) ready: AtomicBool,
@@ -41,6 +49,14 @@ pub(crate) struct FakeNode {
     pub(super) compared: AtomicU64,
     /// How long it takes over some answers.
     pub(super) delay: Duration,
+    /// Whether a majority answers.
+    pub(super) quorum: AtomicBool,
+    /// The audit log, and how much had been done by then.
+    pub(super) notes: Mutex<Vec<(AuditNote, usize)>>,
+    /// Requests that may be repeated.
+    pub(super) answers: Mutex<BTreeMap<[u8; 32], Repeatable>>,
+    /// What pages that follow see.
+    pub(crate) feed: live::FakeLog,
 }
 
 impl FakeNode {
@@ -51,6 +67,10 @@ impl FakeNode {
             compared: AtomicU64::new(0),
             keyring: Some(Keyring::new(&Secret::from_bytes(b"b7c1a0ffee11d2d3b7c1a0ffee11d2d3"))),
             delay: Duration::ZERO,
+            quorum: AtomicBool::new(true),
+            notes: Mutex::default(),
+            answers: Mutex::default(),
+            feed: live::FakeLog::default(),
         }
     }
 
@@ -212,6 +232,14 @@ impl NodeApi for FakeNode {
 
     fn metrics(&self) -> String {
         "hive_log_applied 41\n".to_owned()
+    }
+
+    fn catch_up(&self) -> Answer<'_, ()> {
+        if self.quorum.load(Ordering::Relaxed) {
+            return good(());
+        }
+        let error = ApiError::new(ErrorCode::NoQuorum, "no coordinator is known", "wait");
+        Box::pin(async move { Err(error) })
     }
 
     fn health(&self) -> Answer<'_, Health> {
@@ -422,8 +450,12 @@ impl NodeApi for FakeNode {
     }
 
     fn events(&self, query: EventQuery) -> Answer<'_, EventList> {
+        let since = query.since.unwrap_or(0);
+        let known = self.feed.events.lock().expect("not poisoned");
+        let events = known.iter().filter(|event| event.id > since).take(query.limit).cloned().collect();
+        drop(known);
         self.act(format!("{query:?}"));
-        self.later(EventList { events: Vec::new(), latest_id: query.since.unwrap_or(7) })
+        self.later(EventList { events, latest_id: query.since.unwrap_or(7) })
     }
 
     fn access(&self) -> Answer<'_, AccessView> {

@@ -2,16 +2,19 @@
 //!
 //! Never done here: anything but translating; the table of routes is in `routes`.
 
+use std::net::{IpAddr, Ipv4Addr};
+
 use axum::extract::{Extension, Path, Request, State};
+use axum::http::HeaderMap;
 use axum::response::Response;
 use futures::StreamExt as _;
 use serde::Deserialize;
 use uuid::Uuid;
 
-use super::Context;
 use super::access::Caller;
-use super::answer::{Handled, JsonBody, Params, Problem, stream_body};
+use super::answer::{Handled, JsonBody, Params, Problem, Remote, stream_body};
 use super::node::{EventQuery, HistoryQuery, ImportAbout, SessionQuery};
+use super::{Context, live};
 use crate::api::{AdminKeyRequest, CancelRequest, ControlRequest, DroneRequest, TokenRequest};
 use crate::engine::event::EventKind;
 use crate::engine::id::SessionId;
@@ -149,7 +152,18 @@ pub(super) struct EventsParams {
     limit: Option<usize>,
 }
 
-pub(super) async fn events(State(context): State<Context>, Params(params): Params<EventsParams>) -> Handled {
+/// A list, or for whoever asks for a stream what happens from now on.
+pub(super) async fn events(
+    State(context): State<Context>,
+    remote: Option<Extension<Remote>>,
+    headers: HeaderMap,
+    Params(follow): Params<live::FollowParams>,
+    Params(params): Params<EventsParams>,
+) -> Handled {
+    if live::wants_stream(&headers) {
+        let Extension(remote) = remote.unwrap_or(Extension(Remote(IpAddr::V4(Ipv4Addr::LOCALHOST))));
+        return live::follow(&context, remote, &headers, &follow).await;
+    }
     let kind = params
         .kind
         .as_deref()

@@ -7,8 +7,8 @@
 //!
 //! All of the 401 are the same answer, so that nobody learns how near a guess was, or whether there is a key at all. Failed tries are
 //! counted per source in bounded memory; a source that failed too often is not compared any more for a while. Drones of the build swarm
-//! have a door of their own, [`legacy_door`], which can be opened for networks. Room is left for browser sessions: a cookie would be one
-//! more way to name a holder in [`presented`]. Never done here: keeping keys (the hive does), and acting.
+//! have a door of their own, [`legacy_door`], which can be opened for networks. A browser's session is one more way to name a holder; what
+//! changes something with it must say that it comes from this very site. Never done here: keeping keys (the hive does), and acting.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::net::{IpAddr, Ipv6Addr};
@@ -25,7 +25,8 @@ use super::Context;
 use super::access::Caller;
 use super::answer::{Problem, Remote};
 use super::hive::{authority, is_ours};
-use super::node::Holder;
+use super::node::{Holder, SignedIn};
+use super::session;
 use crate::api::ErrorCode;
 use crate::clock::now_ms;
 use crate::engine::access::Scope;
@@ -96,15 +97,16 @@ impl Guard {
 }
 
 /// Who asks, when the request comes with a key whose scope covers `needs`. `query_key` is what stood in the query, on those paths
-/// alone that take it from there.
+/// alone that take it from there; `safe`: it changes nothing.
 pub(super) fn authorize(
     context: &Context,
     headers: &HeaderMap,
     query_key: Option<&str>,
     remote: IpAddr,
     needs: Scope,
+    safe: bool,
 ) -> Result<Caller, Problem> {
-    let holder = identify(context, headers, query_key, remote)?;
+    let holder = identify(context, headers, query_key, remote, safe)?;
     if holder.scope.covers(needs) {
         return Ok(Caller::remote(&holder.name, remote));
     }
@@ -131,7 +133,7 @@ pub(super) fn legacy_door(
         }
         LegacyDrones::Open | LegacyDrones::Key => {}
     }
-    let holder = identify(context, headers, None, remote)?;
+    let holder = identify(context, headers, None, remote, false)?;
     if !holder.scope.covers(Scope::Drone) {
         return Err(lacks(&holder, Scope::Drone));
     }
@@ -160,12 +162,15 @@ pub(super) async fn keyed(
 ) -> Response {
     let in_query = admin && request.uri().path().starts_with(QUERY_KEY_PATHS);
     let query_key = in_query.then(|| key_of_query(request.uri())).flatten();
-    match authorize(&context, request.headers(), query_key.as_deref(), from, needs) {
+    let safe = request.method().is_safe();
+    match authorize(&context, request.headers(), query_key.as_deref(), from, needs, safe) {
         Ok(caller) => {
             note(&caller, &request);
             request.extensions_mut().insert(caller);
             next.run(request).await
         }
+        // The old swarm's administration has errors in its own shape.
+        Err(problem) if request.uri().path().starts_with(QUERY_KEY_PATHS) => problem.into_flat_response(),
         Err(problem) => problem.into_response(),
     }
 }
@@ -216,23 +221,65 @@ fn identify(
     headers: &HeaderMap,
     query_key: Option<&str>,
     remote: IpAddr,
+    safe: bool,
 ) -> Result<Holder, Problem> {
     of_this_site(context, headers)?;
-    let Some(key) = presented(headers, query_key) else { return Err(unauthorized("no_key")) };
+    if let Some(key) = presented(headers, query_key) {
+        return tried(context, remote, "wrong_key", || context.node.holder(key));
+    }
+    let may = safe || says_this_site(headers);
+    let Some(cookie) = session::cookie_of(headers).filter(|_| may) else { return Err(unauthorized("no_key")) };
+    tried(context, remote, "wrong_session", || Some(context.node.signed_in(cookie)?.holder))
+}
+
+/// Compares, where this source may try, and remembers how it went.
+fn tried<T>(
+    context: &Context,
+    remote: IpAddr,
+    wrong: &'static str,
+    compare: impl FnOnce() -> Option<T>,
+) -> Result<T, Problem> {
     let now_ms = now_ms();
     if !context.keeper.tries(|tries| tries.may_try(remote, now_ms)) {
         return Err(unauthorized("key_rate"));
     }
-    match context.node.holder(key) {
-        Some(holder) => {
+    match compare() {
+        Some(found) => {
             context.keeper.tries(|tries| tries.succeeded(remote, now_ms));
-            Ok(holder)
+            Ok(found)
         }
         None => {
             context.keeper.tries(|tries| tries.failed(remote, now_ms));
-            Err(unauthorized("wrong_key"))
+            Err(unauthorized(wrong))
         }
     }
+}
+
+/// Exchanges a key for a cookie.
+pub(super) fn exchange(
+    context: &Context,
+    headers: &HeaderMap,
+    key: &[u8],
+    remote: IpAddr,
+) -> Result<(String, SignedIn), Problem> {
+    of_this_site(context, headers)?;
+    if !(1..=KEY_MAX).contains(&key.len()) {
+        return Err(unauthorized("no_key"));
+    }
+    tried(context, remote, "wrong_key", || context.node.sign_in(key))
+}
+
+/// The session of a browser that wants to end it.
+pub(super) fn signed_in(context: &Context, headers: &HeaderMap, remote: IpAddr) -> Result<SignedIn, Problem> {
+    of_this_site(context, headers)?;
+    let Some(cookie) = session::cookie_of(headers) else { return Err(unauthorized("no_key")) };
+    tried(context, remote, "wrong_session", || context.node.signed_in(cookie))
+}
+
+/// Whether a browser says that a request comes from this very site. A cookie is sent along with requests that no page of ours has made;
+/// with those that change something a browser always says from where they come.
+fn says_this_site(headers: &HeaderMap) -> bool {
+    headers.contains_key(header::ORIGIN) || headers.contains_key(FETCH_SITE)
 }
 
 /// The key that a request names. A header wins over the query; a header that is there twice, or not text, names none.
@@ -255,6 +302,11 @@ fn presented<'a>(headers: &'a HeaderMap, query_key: Option<&'a str>) -> Option<&
 fn bearer(value: &[u8]) -> Option<&[u8]> {
     let (scheme, token) = value.split_at_checked(7)?;
     scheme.eq_ignore_ascii_case(b"bearer ").then_some(token)
+}
+
+/// Whether a request names a key or a session at all.
+pub(super) fn presents(headers: &HeaderMap) -> bool {
+    presented(headers, None).is_some() || session::cookie_of(headers).is_some()
 }
 
 /// Refuses what a page of another site sends through somebody's browser: by a name that is not this node's (DNS rebinding), from
@@ -290,7 +342,7 @@ pub(super) fn same_place(origin: &HeaderValue, host: Option<&HeaderValue>) -> bo
 
 fn unauthorized(reason: &'static str) -> Problem {
     let message = "a key is needed that this hive knows";
-    let hint = "send the admin key or a token as X-Admin-Key, after many tries a minute later; on the node itself: sudo hive …";
+    let hint = "send the admin key or a token as X-Admin-Key, or sign in at the page of the admin port; after many tries a minute later; on the node itself: sudo hive …";
     Problem::new(StatusCode::UNAUTHORIZED, ErrorCode::Unauthorized, message, hint).counted(reason)
 }
 

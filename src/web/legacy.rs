@@ -21,11 +21,11 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
-use super::Context;
 use super::access::Caller;
 use super::answer::{Params, Problem, Remote, SUBMIT_BODY_MAX, read_body};
 use super::guard::{authorize, legacy_door, open_to};
-use super::node::LegacyRead;
+use super::node::{LegacyProbe, LegacyRead};
+use super::{Context, audit};
 use crate::api::legacy::{BODY_MAX, Call, Completion, ControlBody, QueueRequest, Registration, Told};
 use crate::api::{ApiResult, ControlRequest, DroneRequest};
 use crate::engine::access::Scope;
@@ -71,16 +71,15 @@ fn as_drone(context: &Context, parts: &Parts, drone: Option<&str>) -> Result<Cal
     }
 }
 
-/// Who acts as an operator, written down before it acts.
-fn as_operator(context: &Context, parts: &Parts, needs: Scope) -> Result<Caller, Problem> {
-    let caller = operator(context, parts, needs)?;
-    if parts.method != Method::GET {
-        tracing::info!(by = caller.name, method = %parts.method, path = parts.uri.path(), "an operator acts over the API of the old swarm");
-    }
-    Ok(caller)
+/// Writes down what an operator is about to do.
+async fn written(context: &Context, parts: &Parts, caller: &Caller, summary: String) -> Result<(), Problem> {
+    tracing::info!(by = caller.name, method = %parts.method, path = parts.uri.path(), "an operator acts over the API of the old swarm");
+    let from = parts.extensions.get::<Caller>().is_none().then(|| remote(parts));
+    audit::write(context, audit::note(caller, from, &parts.method, &parts.uri, summary)).await
 }
 
-fn operator(context: &Context, parts: &Parts, needs: Scope) -> Result<Caller, Problem> {
+/// Who acts as an operator.
+fn as_operator(context: &Context, parts: &Parts, needs: Scope) -> Result<Caller, Problem> {
     if let Some(local) = parts.extensions.get::<Caller>() {
         return Ok(local.clone());
     }
@@ -88,15 +87,22 @@ fn operator(context: &Context, parts: &Parts, needs: Scope) -> Result<Caller, Pr
     if open_to(context, from) {
         legacy_door(context, from, &parts.headers, None)
     } else {
-        authorize(context, &parts.headers, None, from, needs)
+        authorize(context, &parts.headers, None, from, needs, parts.method == Method::GET)
     }
 }
 
 async fn body<T: DeserializeOwned>(body: axum::body::Body, max: usize) -> Result<T, Problem> {
+    Ok(told(body, max).await?.0)
+}
+
+/// A body, and the same in short.
+async fn told<T: DeserializeOwned>(body: axum::body::Body, max: usize) -> Result<(T, String), Problem> {
     let bytes = read_body(body, max).await?;
+    let summary = audit::summary_of(&bytes);
     let text: &[u8] = if bytes.is_empty() { b"{}" } else { &bytes };
-    serde_json::from_slice(text)
-        .map_err(|error| Problem::invalid(format!("the body is not what was expected: {error}")))
+    let value = serde_json::from_slice(text)
+        .map_err(|error| Problem::invalid(format!("the body is not what was expected: {error}")))?;
+    Ok((value, summary))
 }
 
 pub(super) async fn register(State(context): State<Context>, request: Request) -> Answered {
@@ -152,7 +158,8 @@ fn odd(told: &Told) -> Answered {
 pub(super) async fn queue(State(context): State<Context>, request: Request) -> Answered {
     let (parts, stream) = request.into_parts();
     let caller = as_operator(&context, &parts, Scope::Queue)?;
-    let asked: QueueRequest = body(stream, SUBMIT_BODY_MAX).await?;
+    let (asked, summary): (QueueRequest, _) = told(stream, SUBMIT_BODY_MAX).await?;
+    written(&context, &parts, &caller, summary).await?;
     let queued = context.node.legacy_queue(asked, caller.name).await?;
     plain(&context, &queued)
 }
@@ -168,7 +175,8 @@ fn action_of(word: &str) -> &str {
 pub(super) async fn control(State(context): State<Context>, request: Request) -> Answered {
     let (parts, stream) = request.into_parts();
     let caller = as_operator(&context, &parts, Scope::Admin)?;
-    let asked: ControlBody = body(stream, BODY_MAX).await?;
+    let (asked, summary): (ControlBody, _) = told(stream, BODY_MAX).await?;
+    written(&context, &parts, &caller, summary).await?;
     let request = ControlRequest {
         action: action_of(&asked.action).to_owned(),
         package: asked.package,
@@ -182,7 +190,7 @@ pub(super) async fn control(State(context): State<Context>, request: Request) ->
     plain(&context, &told)
 }
 
-/// `nodes/<name>/pause` and `resume`.
+/// `nodes/<name>/pause`, `resume` and `ping`.
 pub(super) async fn change_node(
     State(context): State<Context>,
     Path((name, action)): Path<(String, String)>,
@@ -190,10 +198,15 @@ pub(super) async fn change_node(
 ) -> Answered {
     let (parts, _) = request.into_parts();
     let caller = as_operator(&context, &parts, Scope::Admin)?;
+    if action == "ping" {
+        // It changes nothing.
+        return answer(&context, LegacyRead::Probe(LegacyProbe::Ping { who: Some(name) })).await;
+    }
     if !matches!(action.as_str(), "pause" | "resume") {
-        let hint = "pause or resume; the hive does more under /api/v2/nodes";
+        let hint = "pause, resume or ping; the hive does more under /api/v2/nodes";
         return Err(Problem::not_found(format!("{action:?} is nothing that is done to a node here"), hint).into());
     }
+    written(&context, &parts, &caller, String::new()).await?;
     context.node.change_drone(name.clone(), action.clone(), DroneRequest::default(), caller.name).await?;
     plain(&context, &json!({ "status": "ok", "node": name, "paused": action == "pause" }))
 }
@@ -205,7 +218,8 @@ pub(super) async fn forget_node(
     request: Request,
 ) -> Answered {
     let (parts, _) = request.into_parts();
-    as_operator(&context, &parts, Scope::Admin)?;
+    let caller = as_operator(&context, &parts, Scope::Admin)?;
+    written(&context, &parts, &caller, String::new()).await?;
     let told = context.node.legacy(Call::Forget { drone: name.clone() }).await?;
     let Told::Forgotten(gone) = told else { return odd(&told) };
     if gone {
@@ -316,4 +330,55 @@ pub(super) async fn drone_health(
 
 pub(super) async fn portage_config(State(context): State<Context>) -> Answered {
     answer(&context, LegacyRead::PortageConfig).await
+}
+
+#[derive(Deserialize)]
+pub(super) struct PingParams {
+    #[serde(alias = "name")]
+    id: Option<String>,
+}
+
+pub(super) async fn ping(State(context): State<Context>, Params(params): Params<PingParams>) -> Answered {
+    answer(&context, LegacyRead::Probe(LegacyProbe::Ping { who: params.id })).await
+}
+
+pub(super) async fn ping_all(State(context): State<Context>) -> Answered {
+    answer(&context, LegacyRead::Probe(LegacyProbe::Ping { who: None })).await
+}
+
+pub(super) async fn ping_drone(State(context): State<Context>, Path(name): Path<String>) -> Answered {
+    answer(&context, LegacyRead::Probe(LegacyProbe::Ping { who: Some(name) })).await
+}
+
+/// Whoever comes so far has the key.
+pub(super) async fn auth_check(State(context): State<Context>) -> Answered {
+    plain(&context, &json!({ "authenticated": true, "status": "ok" }))
+}
+
+pub(super) async fn system_info(State(context): State<Context>) -> Answered {
+    answer(&context, LegacyRead::Probe(LegacyProbe::SystemInfo)).await
+}
+
+pub(super) async fn drone_versions(State(context): State<Context>) -> Answered {
+    answer(&context, LegacyRead::Probe(LegacyProbe::DroneVersions)).await
+}
+
+pub(super) async fn admin_nodes(State(context): State<Context>) -> Answered {
+    answer(&context, LegacyRead::Probe(LegacyProbe::Nodes)).await
+}
+
+pub(super) async fn admin_status(State(context): State<Context>) -> Answered {
+    answer(&context, LegacyRead::Probe(LegacyProbe::Status)).await
+}
+
+/// Uploads of a drone that failed too often are taken again.
+pub(super) async fn reset_upload(
+    State(context): State<Context>,
+    Extension(caller): Extension<Caller>,
+    Path(name): Path<String>,
+) -> Answered {
+    let request =
+        ControlRequest { action: "unground".to_owned(), drone: Some(name.clone()), ..ControlRequest::default() };
+    context.node.control(request, caller.name).await?;
+    plain(&context, &json!({ "status": "ok", "drone": name }))
 }

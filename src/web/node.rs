@@ -3,6 +3,9 @@
 //! Handlers turn HTTP into calls of [`NodeApi`] and its answers into JSON or HTML; they hold no state of the hive themselves.
 //! Never done here: deciding anything, and asking anything else than this trait.
 
+mod live;
+mod people;
+
 use std::io;
 use std::net::IpAddr;
 
@@ -26,6 +29,9 @@ use crate::engine::job::JobState;
 use crate::keyring::Keyring;
 use crate::web::wire::WireApi;
 
+pub use self::live::LiveApi;
+pub use self::people::{Noted, PeopleApi, SignedIn};
+
 /// What comes out of a method of [`NodeApi`], some time later.
 pub type Answer<'a, T> = BoxFuture<'a, ApiResult<T>>;
 /// Bytes on their way to or from a client. An error ends the stream and closes the connection.
@@ -44,6 +50,8 @@ pub struct JobQuery {
     pub drone: Option<String>,
     /// Only jobs whose id begins so.
     pub id: Option<String>,
+    /// Only jobs queued before this one: the next page.
+    pub before: Option<JobId>,
     /// At most so many, the newest first.
     pub limit: usize,
 }
@@ -162,6 +170,8 @@ pub enum LegacyRead {
     },
     /// `drone-health`.
     DroneHealth,
+    /// Whether drones answer, and what its administration asks about machines.
+    Probe(LegacyProbe),
     /// `portage-config`.
     PortageConfig,
     /// `events`.
@@ -182,6 +192,24 @@ pub enum LegacyRead {
         /// At most so many.
         limit: Option<usize>,
     },
+}
+
+/// What is asked about machines.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum LegacyProbe {
+    /// `ping`: one by name or id, or all of them.
+    Ping {
+        /// Which one.
+        who: Option<String>,
+    },
+    /// `system/info`.
+    SystemInfo,
+    /// `drones/versions`.
+    DroneVersions,
+    /// `v2/nodes`.
+    Nodes,
+    /// `v2/status`.
+    Status,
 }
 
 /// Which part of a log to stream.
@@ -256,7 +284,7 @@ pub struct StagedFile {
 }
 
 /// Everything that can be asked of a node over HTTP.
-pub trait NodeApi: DataApi + Send + Sync + 'static {
+pub trait NodeApi: DataApi + LiveApi + PeopleApi + Send + Sync + 'static {
     /// Where the node stands in the log. Cheap: every answer carries it.
     fn log(&self) -> LogStatus;
     /// Fine when the node is a member with its state applied, else why not. Cheap.
@@ -270,6 +298,8 @@ pub trait NodeApi: DataApi + Send + Sync + 'static {
     /// Measurements in Prometheus' text format, each line ended by a line feed.
     fn metrics(&self) -> String;
 
+    /// Waits until this node's copy of the state has all that the hive had committed when it was asked.
+    fn catch_up(&self) -> Answer<'_, ()>;
     /// The node in one line.
     fn health(&self) -> Answer<'_, Health>;
     /// `hive status`.

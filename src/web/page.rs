@@ -5,7 +5,7 @@
 
 use std::fmt::Write as _;
 
-use axum::extract::{Path, State};
+use axum::extract::{Extension, Path, State};
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use futures::StreamExt as _;
@@ -14,6 +14,7 @@ use super::Context;
 use super::answer::Handled;
 use super::escape::Text;
 use super::node::{JobQuery, LogQuery};
+use super::open::{OnlySummary, summarised};
 use super::routes::job_id;
 use crate::api::{ApiError, ApiResult, JobLine, JobView, LogStatus, MemberState, MemberStatus, Status, words};
 use crate::engine::id::UnixMillis;
@@ -36,8 +37,11 @@ pub(super) async fn icon() -> Response {
     ([(header::CONTENT_TYPE, "image/svg+xml")], include_str!("icon.svg")).into_response()
 }
 
-pub(super) async fn status(State(context): State<Context>) -> Response {
+pub(super) async fn status(State(context): State<Context>, summary: Option<Extension<OnlySummary>>) -> Response {
     let status = match context.node.status().await {
+        Ok(status) if summary.is_some() => {
+            return html(StatusCode::OK, status_page(&summarised(status), &Ok(Vec::new())));
+        }
         Ok(status) => status,
         Err(error) => return failed(&error),
     };

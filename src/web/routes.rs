@@ -18,10 +18,13 @@ use super::answer::{
     BLOB_MAX, Handled, JsonBody, Params, Problem, SUBMIT_BODY_MAX, admin_only, count_refused, harden, local_only,
     no_such_method, no_such_path, note_writes, stream_body, within_time,
 };
+use super::audit::{Record, Rule, audited};
 use super::capture::{Capture, capture};
 use super::node::JobQuery;
+use super::open::{OnlySummary, Shown, shown, summarised};
 use super::{
-    Context, app, badge, bootstrap, browse, console, data, farm, guard, hive, legacy, logs, page, terminal, wire,
+    Context, app, badge, bootstrap, browse, console, data, farm, guard, hive, legacy, logs, openapi, page, people,
+    reads, session, terminal, wire,
 };
 use crate::api::{AddressClaim, ApiError, CancelRequest, ErrorCode, RecoverRequest, SubmitRequest};
 use crate::engine::access::Scope;
@@ -32,6 +35,8 @@ use crate::engine::wire::Protocol;
 const JOBS_DEFAULT: usize = 100;
 /// Most jobs listed at once.
 const JOBS_MAX: usize = 1_000;
+/// The one path of the old swarm's administration that takes two methods.
+const PING_DRONE: &str = "/admin/api/drones/{name}/ping";
 /// Longest name of a job, node, artifact in a path, bytes.
 const NAME_MAX: usize = 255;
 
@@ -49,6 +54,8 @@ pub(super) enum Door {
     Key(Scope),
     /// Whoever has a ticket for one terminal, at the admin port; the handler asks for it, since browsers send no headers there.
     Ticket,
+    /// Whoever gives a key or has a session, at the admin port; the handler asks the guard.
+    SignIn,
     /// The local socket alone.
     Local,
 }
@@ -62,24 +69,56 @@ pub(super) struct Route {
     /// Files travel between nodes before there is an answer. That takes as long as they are large; what makes no progress
     /// is given up by whoever moves them.
     moves_files: bool,
+    /// When it is open to anyone: how much must be shown for it to be.
+    pub(super) shown: Shown,
+    /// Its answer is made of the replicated state alone.
+    tagged: bool,
+    /// When it changes something: how that comes into the audit log.
+    pub(super) record: Record,
+}
+
+impl Route {
+    fn new(method: Method, path: &'static str, door: Door, handler: MethodRouter<Context>) -> Self {
+        let (shown, record) = (Shown::Full, Record::First);
+        Self { method, path, door, handler, moves_files: false, shown, tagged: false, record }
+    }
+
+    /// It tells nothing of the hive, or serves machines that have no key.
+    fn always(self) -> Self {
+        Self { shown: Shown::Always, ..self }
+    }
+
+    /// Its handler leaves out what a summary has not.
+    fn in_summary(self) -> Self {
+        Self { shown: Shown::Summary, ..self }
+    }
+
+    /// Its answer is made of the replicated state alone.
+    fn tagged(self) -> Self {
+        Self { tagged: true, ..self }
+    }
+
+    fn recorded(self, record: Record) -> Self {
+        Self { record, ..self }
+    }
 }
 
 fn read(path: &'static str, door: Door, handler: MethodRouter<Context>) -> Route {
-    Route { method: Method::GET, path, door, handler, moves_files: false }
+    Route::new(Method::GET, path, door, handler)
 }
 
 fn write(path: &'static str, door: Door, handler: MethodRouter<Context>) -> Route {
-    Route { method: Method::POST, path, door, handler, moves_files: false }
+    Route::new(Method::POST, path, door, handler)
 }
 
 fn files(method: Method, path: &'static str, door: Door, handler: MethodRouter<Context>) -> Route {
-    Route { method, path, door, handler, moves_files: true }
+    Route { moves_files: true, ..Route::new(method, path, door, handler) }
 }
 
 /// Everything there is.
 pub(super) fn table() -> Vec<Route> {
     let mut table = own();
-    table.extend(app::PATHS.iter().map(|path| read(path, Door::Anyone, get(app::shell))));
+    table.extend(app::PATHS.iter().map(|path| read(path, Door::Anyone, get(app::shell)).always()));
     table.extend(inherited());
     table.extend(of_nodes());
     table
@@ -87,9 +126,9 @@ pub(super) fn table() -> Vec<Route> {
 
 /// The paths of the Python build swarm.
 fn inherited() -> Vec<Route> {
-    use Door::{Anyone, Legacy};
+    use Door::{Anyone, Key, Legacy};
     vec![
-        read("/api/v1/health", Anyone, get(legacy::health)),
+        read("/api/v1/health", Anyone, get(legacy::health)).always(),
         read("/api/v1/status", Anyone, get(legacy::status)),
         read("/api/v1/nodes", Anyone, get(legacy::nodes)),
         read("/api/v1/orchestrator", Anyone, get(legacy::orchestrator)),
@@ -110,6 +149,16 @@ fn inherited() -> Vec<Route> {
         read("/api/v1/protocol/density", Anyone, get(legacy::wire::density)),
         read("/api/v1/protocol/snapshot", Anyone, get(legacy::wire::snapshot)),
         read("/api/v1/protocol/detail", Legacy, get(legacy::wire::detail)),
+        read("/api/v1/ping", Anyone, get(legacy::ping)),
+        read("/api/v1/ping/all", Anyone, get(legacy::ping_all)),
+        read("/admin/api/auth/check", Key(Scope::Admin), get(legacy::auth_check)),
+        read("/admin/api/system/info", Key(Scope::Admin), get(legacy::system_info)),
+        read("/admin/api/drones/versions", Key(Scope::Admin), get(legacy::drone_versions)),
+        read(PING_DRONE, Key(Scope::Admin), get(legacy::ping_drone)),
+        write(PING_DRONE, Key(Scope::Admin), post(legacy::ping_drone)).recorded(Record::Not),
+        read("/admin/api/v2/nodes", Key(Scope::Admin), get(legacy::admin_nodes)),
+        read("/admin/api/v2/status", Key(Scope::Admin), get(legacy::admin_status)),
+        write("/admin/api/drone/{name}/reset-upload", Key(Scope::Admin), post(legacy::reset_upload)),
         read("/api/v1/drone-health", Legacy, get(legacy::drone_health)),
         read("/api/v1/work", Legacy, get(legacy::work)),
         read("/api/v1/poll", Legacy, get(legacy::work)),
@@ -120,13 +169,7 @@ fn inherited() -> Vec<Route> {
         write("/api/v1/queue", Legacy, post(legacy::queue)),
         write("/api/v1/control", Legacy, post(legacy::control)),
         write("/api/v1/nodes/{name}/{action}", Legacy, post(legacy::change_node)),
-        Route {
-            method: Method::DELETE,
-            path: "/api/v1/nodes/{name}",
-            door: Legacy,
-            handler: delete(legacy::forget_node),
-            moves_files: false,
-        },
+        Route::new(Method::DELETE, "/api/v1/nodes/{name}", Legacy, delete(legacy::forget_node)),
     ]
 }
 
@@ -151,19 +194,21 @@ fn own() -> Vec<Route> {
     use Door::{Anyone, Key, Local, Secret};
     use Scope::{Admin, Queue};
     vec![
-        read("/app/{*file}", Anyone, get(app::file)),
-        read("/plain", Anyone, get(page::status)),
+        read("/app/{*file}", Anyone, get(app::file)).always(),
+        read("/plain", Anyone, get(page::status)).in_summary(),
         read("/plain/jobs/{id}", Anyone, get(page::job)),
-        read("/badge.svg", Anyone, get(badge::badge)),
-        read("/style.css", Anyone, get(page::style)),
-        read("/icon.svg", Anyone, get(page::icon)),
-        read("/healthz", Anyone, get(healthz)),
-        read("/readyz", Anyone, get(readyz)),
-        read("/metrics", Anyone, get(metrics)),
-        read("/api/v2/health", Anyone, get(health)),
-        read("/api/v2/status", Anyone, get(status)),
+        read("/badge.svg", Anyone, get(badge::badge)).in_summary(),
+        read("/style.css", Anyone, get(page::style)).always(),
+        read("/icon.svg", Anyone, get(page::icon)).always(),
+        read("/openapi.json", Anyone, get(openapi::json)).always(),
+        read("/openapi", Anyone, get(openapi::page)).always(),
+        read("/healthz", Anyone, get(healthz)).always(),
+        read("/readyz", Anyone, get(readyz)).always(),
+        read("/metrics", Anyone, get(metrics)).in_summary(),
+        read("/api/v2/health", Anyone, get(health)).in_summary(),
+        read("/api/v2/status", Anyone, get(status)).in_summary(),
         read("/api/v2/nodes", Anyone, get(nodes)),
-        read("/api/v2/jobs", Anyone, get(jobs)),
+        read("/api/v2/jobs", Anyone, get(jobs)).tagged(),
         read("/api/v2/jobs/{id}", Anyone, get(job)),
         read("/api/v2/jobs/{id}/graph", Anyone, get(browse::graph)),
         read("/api/v2/queue", Anyone, get(browse::queue)),
@@ -174,17 +219,17 @@ fn own() -> Vec<Route> {
         read("/api/v2/jobs/{id}/log/search", Anyone, get(logs::search)),
         read("/api/v2/jobs/{id}/log/phases", Anyone, get(logs::phases)),
         read("/api/v2/jobs/{id}/log/first-error", Anyone, get(logs::first_error)),
-        read("/api/v2/jobs/{id}/artifacts", Anyone, get(artifacts)),
+        read("/api/v2/jobs/{id}/artifacts", Anyone, get(artifacts)).tagged(),
         files(Method::GET, "/api/v2/jobs/{id}/artifacts/{name}", Anyone, get(artifact)),
         files(Method::GET, "/api/v2/blobs/{sha256}", Anyone, get(blob)),
-        files(Method::GET, "/staging/{*path}", Anyone, get(staged_file)),
+        files(Method::GET, "/staging/{*path}", Anyone, get(staged_file)).always(),
         files(Method::GET, "/api/v2/staged", Anyone, get(farm::staged)),
         read("/api/v2/explain/{what}", Anyone, get(explain)),
-        read("/api/v2/sessions", Anyone, get(farm::sessions)),
+        read("/api/v2/sessions", Anyone, get(farm::sessions)).tagged(),
         read("/api/v2/sessions/{which}", Anyone, get(farm::session)),
         read("/api/v2/fleet", Anyone, get(farm::fleet)),
-        read("/api/v2/events", Anyone, get(farm::events)),
-        read("/api/v2/history", Anyone, get(farm::history)),
+        read("/api/v2/events", Anyone, get(farm::events)).tagged(),
+        read("/api/v2/history", Anyone, get(farm::history)).tagged(),
         read("/api/v2/wire", Anyone, get(wire::list)),
         read("/api/v2/wire/conversations", Anyone, get(wire::conversations)),
         read("/api/v2/wire/density", Anyone, get(wire::density)),
@@ -192,11 +237,11 @@ fn own() -> Vec<Route> {
         // What messages say is for operators alone.
         read("/api/v2/wire/export", Key(Admin), get(wire::export)),
         read("/api/v2/wire/{id}", Key(Admin), get(wire::detail)),
-        read("/api/v2/build-stats/by-package", Anyone, get(farm::packages)),
-        read("/bootstrap.sh", Anyone, get(bootstrap::script)),
-        read("/bootstrap.sh.sha256", Anyone, get(bootstrap::script_sha256)),
-        read("/bootstrap.sh.hmac", Anyone, get(bootstrap::script_hmac)),
-        read("/bootstrap/{file}", Anyone, get(bootstrap::file)),
+        read("/api/v2/build-stats/by-package", Anyone, get(farm::packages)).tagged(),
+        read("/bootstrap.sh", Anyone, get(bootstrap::script)).always(),
+        read("/bootstrap.sh.sha256", Anyone, get(bootstrap::script_sha256)).always(),
+        read("/bootstrap.sh.hmac", Anyone, get(bootstrap::script_hmac)).always(),
+        read("/bootstrap/{file}", Anyone, get(bootstrap::file)).always(),
         read("/hive/peers", Secret, get(hive::peers)),
         write("/hive/join", Secret, post(hive::join)),
         read("/api/v2/peers", Anyone, get(peers)),
@@ -209,7 +254,7 @@ fn own() -> Vec<Route> {
         write("/api/v2/jobs/{id}/cancel", Key(Queue), post(cancel)),
         files(Method::POST, "/api/v2/queue/import", Key(Queue), post(farm::import)),
         write("/api/v2/sessions/{which}/cancel", Key(Queue), post(farm::cancel_session)),
-        files(Method::PUT, "/api/v2/blobs", Key(Queue), put(store_blob)),
+        files(Method::PUT, "/api/v2/blobs", Key(Queue), put(store_blob)).recorded(Record::Not),
         write("/api/v2/control", Key(Admin), post(farm::control)),
         write("/api/v2/nodes/{name}/{action}", Key(Admin), post(farm::change_drone)),
         write("/api/v2/identity/reset", Key(Admin), post(reset_identity)),
@@ -217,8 +262,14 @@ fn own() -> Vec<Route> {
         write("/api/v2/access/key", Local, post(farm::change_admin_key)),
         write("/api/v2/access/tokens", Local, post(farm::add_token)),
         write("/api/v2/access/tokens/{name}/revoke", Local, post(farm::revoke_token)),
-        write("/api/v2/addresses", Local, post(claim_address)),
-        write("/api/v2/recover", Local, post(recover)),
+        read("/api/v2/session", Anyone, get(session::who)).always(),
+        write("/api/v2/session", Door::SignIn, post(session::sign_in)),
+        Route::new(Method::DELETE, "/api/v2/session", Door::SignIn, delete(session::sign_out)),
+        write("/api/v2/session/revoke", Key(Admin), post(session::revoke)),
+        read("/api/v2/audit", Key(Admin), get(people::audit)).tagged(),
+        read("/api/v2/audit/check", Key(Admin), get(people::check_audit)),
+        write("/api/v2/addresses", Local, post(claim_address)).recorded(Record::Late),
+        write("/api/v2/recover", Local, post(recover)).recorded(Record::Late),
     ]
 }
 
@@ -234,19 +285,42 @@ fn assemble(context: Context, handler: impl Fn(Route) -> MethodRouter<Context>) 
     router.fallback(no_such_path).method_not_allowed_fallback(no_such_method).layer(noted).with_state(context)
 }
 
+/// What changes something is written down first, what reads is as new as is asked for.
+fn prepared(context: &Context, local: bool, route: &Route) -> MethodRouter<Context> {
+    let handler = route.handler.clone();
+    if route.method == Method::GET {
+        let own = route.path.starts_with("/api/v2/");
+        let fresh = from_fn_with_state((context.clone(), route.tagged), reads::fresh);
+        return if own { handler.layer(fresh) } else { handler };
+    }
+    match route.door {
+        Door::Key(_) | Door::Local => {
+            let rule = Rule { context: context.clone(), record: route.record, local, files: route.moves_files };
+            handler.layer(from_fn_with_state(rule, audited))
+        }
+        // Machines act, or the handler writes it down itself.
+        Door::Anyone | Door::Secret | Door::Legacy | Door::SignIn | Door::Ticket => handler,
+    }
+}
+
 /// A route as a listener serves it over TCP; `admin`: at the port where keys count.
 fn over_tcp(context: &Context, admin: bool, route: Route) -> MethodRouter<Context> {
     let keyed = |scope| from_fn_with_state((context.clone(), scope, admin), guard::keyed);
+    let handler = prepared(context, false, &route);
     match route.door {
         // Said twice on purpose: a write that is entered for anyone by mistake stays away from the ports.
         Door::Anyone if route.method == Method::GET => {
-            route.handler.layer(from_fn_with_state(context.clone(), guard::share))
+            let shown = from_fn_with_state((context.clone(), route.shown), shown);
+            handler.layer(shown).layer(from_fn_with_state(context.clone(), guard::share))
         }
-        Door::Secret | Door::Legacy => route.handler,
-        Door::Ticket if admin => route.handler,
-        Door::Key(scope) if admin => route.handler.layer(keyed(scope)),
+        Door::Secret | Door::Legacy => handler,
+        Door::SignIn | Door::Ticket if admin => handler,
+        Door::Key(scope) if admin => handler.layer(keyed(scope)),
+        // Beside one that says so for all methods.
+        Door::SignIn if route.method == Method::DELETE => delete(admin_only),
+        Door::Key(_) if route.path == PING_DRONE && route.method == Method::POST => post(admin_only),
         // For every method that the path does not take from anyone.
-        Door::Key(_) | Door::Ticket => MethodRouter::new().fallback(admin_only),
+        Door::Key(_) | Door::SignIn | Door::Ticket => MethodRouter::new().fallback(admin_only),
         Door::Anyone | Door::Local => MethodRouter::new().fallback(local_only),
     }
 }
@@ -256,6 +330,7 @@ pub(super) fn public(context: Context) -> Router {
     let counted = from_fn_with_state(context.clone(), count_refused);
     let noted = from_fn_with_state(Capture { wire: context.wire.clone(), door: Protocol::Http }, capture);
     let router = assemble(context.clone(), |route| over_tcp(&context, false, route));
+    let router = router.layer(from_fn(session::without));
     router.layer(from_fn(hive::named_host)).layer(counted).layer(noted).layer(map_response(harden))
 }
 
@@ -265,15 +340,16 @@ pub(super) fn admin(context: Context) -> Router {
     let own_name = from_fn_with_state(context.clone(), guard::own_name);
     let noted = from_fn_with_state(Capture { wire: context.wire.clone(), door: Protocol::Admin }, capture);
     let router = assemble(context.clone(), |route| over_tcp(&context, true, route));
+    let router = router.layer(from_fn_with_state(context.clone(), session::take_stale));
     router.layer(own_name).layer(from_fn(hive::named_host)).layer(counted).layer(noted).layer(map_response(harden))
 }
 
 /// What the socket answers.
 pub(super) fn local(context: Context) -> Router {
     let counted = from_fn_with_state(context.clone(), count_refused);
-    let handler = |route: Route| route.handler.layer(from_fn(guard::noted));
+    let handler = |route: Route| prepared(&context, true, &route).layer(from_fn(guard::noted));
     let noted = from_fn_with_state(Capture { wire: context.wire.clone(), door: Protocol::Local }, capture);
-    assemble(context, handler).layer(counted).layer(noted).layer(map_response(harden))
+    assemble(context.clone(), handler).layer(counted).layer(noted).layer(map_response(harden))
 }
 
 /// A job id in a path.
@@ -303,7 +379,10 @@ async fn health(State(context): State<Context>) -> Response {
     context.answer(context.node.health().await)
 }
 
-async fn status(State(context): State<Context>) -> Response {
+async fn status(State(context): State<Context>, summary: Option<Extension<OnlySummary>>) -> Response {
+    if summary.is_some() {
+        return context.recent("summary", async { context.node.status().await.map(summarised) }).await;
+    }
     context.recent("status", context.node.status()).await
 }
 
@@ -338,14 +417,15 @@ struct JobsParams {
     backend: Option<String>,
     drone: Option<String>,
     id: Option<String>,
+    before: Option<JobId>,
     limit: Option<usize>,
 }
 
 async fn jobs(State(context): State<Context>, Params(params): Params<JobsParams>) -> Handled {
     let states = browse::states(params.state.as_deref())?;
     let limit = params.limit.unwrap_or(JOBS_DEFAULT).min(JOBS_MAX);
-    let JobsParams { session, backend, drone, id, .. } = params;
-    Ok(context.answer(context.node.jobs(JobQuery { states, session, backend, drone, id, limit }).await))
+    let JobsParams { session, backend, drone, id, before, .. } = params;
+    Ok(context.answer(context.node.jobs(JobQuery { states, session, backend, drone, id, before, limit }).await))
 }
 
 async fn job(State(context): State<Context>, Path(id): Path<String>) -> Handled {

@@ -32,6 +32,7 @@ use super::access::{Access, Caller};
 use super::answer::Remote;
 use super::capture::RemotePort;
 use super::limits::{Caps, Patient, Slots};
+use super::proxy::Front;
 use super::{Context, NodeApi, Options, routes};
 use crate::ports::{self, Holder};
 use crate::tasks;
@@ -226,7 +227,9 @@ impl Bound {
     pub fn serve(self, node: Arc<dyn NodeApi>) -> Handle {
         let meter = Meter::new(self.options.caps);
         let context = Context::new(Arc::clone(&node), &self.options, Arc::clone(&meter));
-        let (stop, tracker) = (CancellationToken::new(), TaskTracker::new());
+        // The streams end with the listeners.
+        let (stop, tracker) = (context.live.stop.clone(), TaskTracker::new());
+        let front = Front { base_path: self.options.base_path.clone(), trusted: self.options.trusted_proxies.clone() };
         let connections = Connections {
             header_timeout: self.options.header_timeout,
             stall_timeout: self.options.stall_timeout,
@@ -234,6 +237,7 @@ impl Bound {
             stop: stop.clone(),
             tracker: tracker.clone(),
             node,
+            front: Arc::new(front),
         };
         let address = self.public.local_addr().unwrap_or(self.options.http);
         let admin_address = self.admin_address().ok().flatten();
@@ -282,6 +286,7 @@ struct Connections {
     stop: CancellationToken,
     tracker: TaskTracker,
     node: Arc<dyn NodeApi>,
+    front: Arc<Front>,
 }
 
 impl Connections {
@@ -344,9 +349,12 @@ async fn accept_tcp(listener: TcpListener, router: Router, connections: Connecti
         };
         connections.meter.accepted.fetch_add(1, Ordering::Relaxed);
         prepare(&stream);
-        let serving = connections.clone().converse(stream, from, router.clone(), move |request| {
+        let front = Arc::clone(&connections.front);
+        let mark = move |request: &mut Request<Body>| {
             request.extensions_mut().insert(RemotePort(peer.port()));
-        });
+            front.arrive(from, request);
+        };
+        let serving = connections.clone().converse(stream, from, router.clone(), mark);
         let tracked = connections.tracker.track_future(async move {
             serving.await;
             drop(slot);

@@ -3,6 +3,8 @@
 //! All of it comes from this node's copy of the state, but for what a drone said of itself, which the coordinator is asked at most
 //! once a second. Never done here: changing anything.
 
+mod probing;
+
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
 use std::sync::{Arc, PoisonError};
@@ -20,6 +22,8 @@ use crate::engine::job::{Attempt, AttemptState, FailureClass, Job, JobState};
 use crate::engine::legacy::{OFFLINE_AFTER_MS, Vitals};
 use crate::engine::state::{DroneRecord, State};
 use crate::web::node::{EventQuery, HistoryQuery, LegacyRead, SessionQuery};
+
+pub(in crate::agent) use self::probing::Pings;
 
 /// Packages named per state in the status.
 const NAMED_MAX: usize = 10;
@@ -74,6 +78,7 @@ pub(in crate::agent) async fn read(shared: &Arc<Shared>, what: LegacyRead) -> Ap
         LegacyRead::EventsHistory { since, kind, drone, limit } => {
             past_events(shared, since, kind, drone, limit).await?
         }
+        LegacyRead::Probe(what) => probing::answer(shared, what).await?,
         LegacyRead::Metrics { since, node } => metrics(shared, since, node.as_deref()).await,
     })
 }

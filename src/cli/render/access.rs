@@ -1,7 +1,7 @@
 //! Keys and tokens as text.
 
 use super::jobs::time;
-use crate::api::{AccessView, AdminKeyChanged, TokenView};
+use crate::api::{AccessView, AdminKeyChanged, AuditCheck, AuditLine, AuditList, TokenView};
 use crate::cli::text::{Colour, Paint, cell, clean, left, painted, table};
 
 /// `hive admin token list`.
@@ -28,6 +28,35 @@ pub(crate) fn tokens(view: &AccessView, paint: Paint) -> String {
     };
     let rows: Vec<_> = view.tokens.iter().map(row).collect();
     format!("{key}{}", table(&columns, &rows, paint))
+}
+
+/// `hive audit`, the newest first.
+pub(crate) fn audit(list: &AuditList, paint: Paint) -> String {
+    if list.entries.is_empty() {
+        return "nobody has had anything done\n".to_owned();
+    }
+    let columns =
+        [left("NUMBER", 8), left("AT", 20), left("BY", 20), left("FROM", 16), left("ACT", 44), left("WITH", 60)];
+    let row = |line: &AuditLine| {
+        let text = |text: &str| cell(clean(text));
+        let AuditLine { by, from, act, summary, .. } = line;
+        vec![cell(line.number.to_string()), cell(time(line.at)), text(by), text(from), text(act), text(summary)]
+    };
+    let rows: Vec<_> = list.entries.iter().map(row).collect();
+    table(&columns, &rows, paint)
+}
+
+/// `hive audit --verify`.
+pub(crate) fn audit_check(check: &AuditCheck, paint: Paint) -> String {
+    let AuditCheck { entries, last, head, .. } = check;
+    match &check.problem {
+        Some(problem) => {
+            let broken = painted("broken", Colour::Bad);
+            let rows = [vec![broken, cell(format!("{}; compare with another node", clean(problem)))]];
+            table(&[left("CHAIN", 8), left("WHY", 80)], &rows, paint)
+        }
+        None => format!("{entries} entries up to number {last} are what was written; the last has hash {head}\n"),
+    }
 }
 
 /// `hive admin key rotate|set|remove`.

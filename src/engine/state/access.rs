@@ -21,12 +21,15 @@ const LIFE_MAX_MS: u64 = 3_653 * 86_400_000;
 pub(super) struct Keys {
     pub(super) admin: Option<AdminKey>,
     pub(super) tokens: BTreeMap<String, Token>,
+    /// Rises when all browsers are signed out: a session of an earlier number is over.
+    pub(super) session_epoch: u64,
 }
 
 impl Keys {
     pub(super) fn row_keys(&self) -> impl Iterator<Item = RowKey> {
         let admin = self.admin.is_some().then_some(RowKey::AdminKey);
-        admin.into_iter().chain(self.tokens.keys().cloned().map(RowKey::Token))
+        let sessions = (self.session_epoch > 0).then_some(RowKey::SessionEpoch);
+        admin.into_iter().chain(sessions).chain(self.tokens.keys().cloned().map(RowKey::Token))
     }
 }
 
@@ -39,6 +42,11 @@ impl State {
     /// All tokens by name, those that are over included.
     pub fn tokens(&self) -> impl Iterator<Item = (&str, &Token)> {
         self.keys.tokens.iter().map(|(name, token)| (name.as_str(), token))
+    }
+
+    /// Browsers that signed in under an earlier number are signed out.
+    pub fn session_epoch(&self) -> u64 {
+        self.keys.session_epoch
     }
 
     pub(super) fn change_access(&mut self, context: Context, change: AccessChange, by: &str) -> Executed {
@@ -68,6 +76,10 @@ impl State {
                     return reject(RejectCode::NotFound, "no token of this name");
                 }
                 self.dirty.insert(RowKey::Token(name));
+            }
+            AccessChange::EndSessions => {
+                self.keys.session_epoch += 1;
+                self.dirty.insert(RowKey::SessionEpoch);
             }
         }
         Ok(Reply::Done)

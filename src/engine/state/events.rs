@@ -52,6 +52,8 @@ impl State {
             Command::ClaimRole { peer_id, .. } => Clue::new(EventKind::Role, "").node(peer_id),
             Command::Submit { draft: Some(_), .. }
             | Command::BindReplica { .. }
+            | Command::Audit { .. }
+            | Command::KeepAnswer { .. }
             | Command::RaiseFeatureLevel { .. } => {
                 return None;
             }
@@ -212,5 +214,6 @@ fn access_text(change: &AccessChange) -> String {
         AccessChange::RemoveKey => "admin key removed".to_owned(),
         AccessChange::AddToken { name, scope, .. } => format!("token {name} with scope {scope} made"),
         AccessChange::RevokeToken { name } => format!("token {name} revoked"),
+        AccessChange::EndSessions => "all browsers signed out".to_owned(),
     }
 }

@@ -13,6 +13,11 @@ use crate::engine::member::Member;
 use crate::engine::session::Session;
 
 impl State {
+    /// The job at a position in the order of submission, while it is in memory.
+    pub fn job_at(&self, ordinal: u64) -> Option<&Job> {
+        self.jobs.at(ordinal)
+    }
+
     /// The hive; none before it is founded.
     pub fn hive_id(&self) -> Option<HiveId> {
         self.meta.hive_id

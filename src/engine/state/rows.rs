@@ -14,7 +14,9 @@ use crate::engine::id::{JobId, PeerId, SessionId};
 const META_KEY: &[u8] = b"hive";
 const CHAIN_KEY: &[u8] = b"chain";
 const ADMIN_KEY: &[u8] = b"admin";
+const SESSIONS_KEY: &[u8] = b"sessions";
 const TOKEN_PREFIX: &[u8] = b"token ";
+const HEAD_KEY: &[u8] = b"head";
 
 /// A row by what it stands for. The order is that of the tables' numbers and keys.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -33,7 +35,11 @@ pub(super) enum RowKey {
     Package(String),
     Legacy(PeerId),
     AdminKey,
+    SessionEpoch,
     Token(String),
+    Audit(u64),
+    AuditHead,
+    Asked([u8; 32]),
 }
 
 impl RowKey {
@@ -62,7 +68,11 @@ impl RowKey {
             Self::Package(package) => (table::PACKAGES, package.as_bytes().to_vec()),
             Self::Legacy(peer) => (table::LEGACY, peer.as_str().as_bytes().to_vec()),
             Self::AdminKey => (table::KEYS, ADMIN_KEY.to_vec()),
+            Self::SessionEpoch => (table::KEYS, SESSIONS_KEY.to_vec()),
             Self::Token(name) => (table::KEYS, [TOKEN_PREFIX, name.as_bytes()].concat()),
+            Self::Audit(number) => (table::AUDIT, number.to_be_bytes().to_vec()),
+            Self::AuditHead => (table::AUDIT, HEAD_KEY.to_vec()),
+            Self::Asked(key) => (table::ASKED, key.to_vec()),
         };
         Row { table, key }
     }
@@ -98,10 +108,14 @@ impl RowKey {
             }
             table::LEGACY => peer(key).map(Self::Legacy),
             table::KEYS if key == ADMIN_KEY => Ok(Self::AdminKey),
+            table::KEYS if key == SESSIONS_KEY => Ok(Self::SessionEpoch),
             table::KEYS => {
                 let name = key.strip_prefix(TOKEN_PREFIX).ok_or("expected a token's name")?;
                 String::from_utf8(name.to_vec()).map(Self::Token).map_err(|_| "expected text".to_owned())
             }
+            table::AUDIT if key == HEAD_KEY => Ok(Self::AuditHead),
+            table::AUDIT => number(key).map(Self::Audit),
+            table::ASKED => key.try_into().map(Self::Asked).map_err(|_| "expected a digest of 32 bytes".to_owned()),
             _ => Err("no such table or key; was it written by a newer hive?".to_owned()),
         }
     }
@@ -141,7 +155,11 @@ pub(super) fn value(state: &State, key: &RowKey) -> Option<Vec<u8>> {
         RowKey::Package(package) => state.jobs.packages.get(package).map(encode),
         RowKey::Legacy(peer) => state.legacy.get(peer).map(encode),
         RowKey::AdminKey => state.keys.admin.as_ref().map(encode),
+        RowKey::SessionEpoch => Some(encode(&state.keys.session_epoch)),
         RowKey::Token(name) => state.keys.tokens.get(name).map(encode),
+        RowKey::Audit(number) => state.audit.entry(*number).map(encode),
+        RowKey::AuditHead => state.audit.head().map(encode),
+        RowKey::Asked(key) => state.audit.asked(key).map(encode),
     }
 }
 
@@ -156,7 +174,8 @@ pub(super) fn dump(state: &State) -> BTreeMap<Row, Vec<u8>> {
         .chain(state.legacy.row_keys())
         .chain(state.jobs.row_keys())
         .chain(state.origins.row_keys())
-        .chain(state.keys.row_keys());
+        .chain(state.keys.row_keys())
+        .chain(state.audit.row_keys());
     keys.filter_map(|key| value(state, &key).map(|value| (key.row(), value))).collect()
 }
 
@@ -189,6 +208,10 @@ fn load_row(state: &mut State, key: RowKey, value: &[u8]) -> Result<(), String> 
         RowKey::Package(package) => state.jobs.packages.load(package, decode(value)?),
         RowKey::Legacy(peer) => state.legacy.load(peer, decode(value)?)?,
         RowKey::AdminKey => state.keys.admin = Some(decode(value)?),
+        RowKey::SessionEpoch => state.keys.session_epoch = decode(value)?,
+        RowKey::Audit(number) => state.audit.load_entry(number, decode(value)?),
+        RowKey::AuditHead => state.audit.load_head(decode(value)?),
+        RowKey::Asked(key) => state.audit.load_asked(key, decode(value)?),
         RowKey::Token(name) => {
             state.keys.tokens.insert(name, decode(value)?);
         }

@@ -13,7 +13,9 @@ use hyper::service::Service as _;
 use hyper_util::service::TowerToHyperService;
 
 use super::*;
-use crate::web::fake::{FakeNode, JOB};
+use crate::web::audit::Record;
+use crate::web::fake::{self, FakeNode, JOB};
+use crate::web::open::{PublicPage, Shown};
 use crate::web::routes::{Door, table};
 use crate::web::{Handle, Options, bind, serve};
 
@@ -37,16 +39,20 @@ struct Got {
 
 impl Site {
     fn new(rules: Rules) -> Self {
+        Self::with(|options| options.rules = rules)
+    }
+
+    fn with(change: impl FnOnce(&mut Options)) -> Self {
         let directory = tempfile::tempdir().expect("temporary directory");
-        let options = Options {
+        let mut options = Options {
             http: "127.0.0.1:0".parse().expect("address"),
             admin: Some("127.0.0.1:0".parse().expect("address")),
-            rules,
             host_names: vec!["build1".to_owned()],
             socket: directory.path().join("hive.sock"),
             header_timeout: Duration::from_secs(2),
             ..Options::default()
         };
+        change(&mut options);
         let node = Arc::new(FakeNode::new());
         let handle = bind(options).expect("binds").serve(node.clone());
         Self { handle, node, _directory: directory }
@@ -102,12 +108,15 @@ async fn no_route_that_changes_something_is_without_a_guard() {
             assert_eq!(method, "GET", "{path}: what everyone may do is to look");
             continue;
         }
-        let public = ask(site.handle.address(), method, &path, &[host], BODY).await;
-        let admin = ask(site.admin(), method, &path, &[host], BODY).await;
+        let body = if route.door == Door::SignIn { r#"{"key":"nobody's"}"# } else { BODY };
+        let public = ask(site.handle.address(), method, &path, &[host], body).await;
+        let admin = ask(site.admin(), method, &path, &[host], body).await;
         match route.door {
             Door::Anyone => {}
             Door::Secret => assert_eq!((public.status, admin.status), (403, 403), "{path}"),
-            Door::Key(_) => assert_eq!((public.status, admin.status), (403, 401), "{method} {path}"),
+            Door::Key(_) | Door::SignIn => {
+                assert_eq!((public.status, admin.status), (403, 401), "{method} {path}");
+            }
             Door::Legacy => assert_eq!((public.status, admin.status), (401, 401), "{method} {path}"),
             // Without an Origin. With one it is asked for its ticket, see `web::terminal`.
             Door::Ticket | Door::Local => assert_eq!((public.status, admin.status), (403, 403), "{method} {path}"),
@@ -146,6 +155,234 @@ async fn no_route_that_changes_something_is_without_a_guard() {
         assert_eq!(keyed.status, 401, "{path}: a key in the query counts under /admin/api/ alone");
     }
     assert_eq!(site.done(), Vec::<String>::new(), "nothing happened");
+    assert!(site.node.notes.lock().expect("not poisoned").is_empty(), "and nothing was about to");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_old_administration_takes_its_key_from_header_or_query_at_the_admin_port_alone() {
+    let site = Site::new(Rules::default());
+    let host = ("Host", "127.0.0.1");
+    for route in table().into_iter().filter(|route| route.path.starts_with("/admin/api/")) {
+        let (method, path) = (route.method.as_str(), path_of(route.path));
+        let flat = ask(site.admin(), method, &path, &[host], "{}").await;
+        assert!(flat.status == 401 && flat.body.contains(r#""code":"unauthorized""#), "{path}: {}", flat.body);
+        assert!(!flat.body.contains("schema"), "{path}: in the old shape: {}", flat.body);
+        let wrong = ask(site.admin(), method, &format!("{path}?key=nobody"), &[host], "{}").await;
+        assert_eq!(wrong.status, 401, "{path}");
+        for (query, headers) in [(format!("?key={KEY}"), vec![host]), (String::new(), vec![host, ("X-Admin-Key", KEY)])]
+        {
+            let got = ask(site.admin(), method, &format!("{path}{query}"), &headers, "{}").await;
+            assert_eq!(got.status, 200, "{method} {path}{query}: {}", got.body);
+            let public = ask(site.handle.address(), method, &format!("{path}{query}"), &headers, "{}").await;
+            assert_eq!(public.status, 403, "{method} {path}{query}");
+        }
+    }
+    let check = ask(site.admin(), "GET", &format!("/admin/api/auth/check?key={KEY}"), &[host], "").await;
+    assert!(check.body.contains(r#""authenticated":true"#), "{}", check.body);
+    let notes = site.node.notes.lock().expect("not poisoned").clone();
+    assert_eq!(notes.len(), 2, "the two resets of uploads: {notes:?}");
+    assert!(notes.iter().all(|(note, _)| !note.act.contains(KEY)), "the key of the query is not written down");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whatever_changes_something_is_written_down_before_it_is_done() {
+    let site = Site::new(Rules::default());
+    let mut written = 0;
+    for route in table().into_iter().filter(|route| !matches!(route.method.as_str(), "GET")) {
+        let (method, path) = (route.method.as_str(), path_of(route.path));
+        let operators = ["/api/v1/queue", "/api/v1/control", "/api/v1/nodes/"];
+        let expected = match route.door {
+            Door::Key(_) => route.record != Record::Not,
+            Door::Legacy => operators.iter().any(|path| route.path.starts_with(path)),
+            Door::Anyone | Door::Secret | Door::SignIn | Door::Ticket | Door::Local => false,
+        };
+        let body = if path == "/api/v1/control" { r#"{"action":"pause","secret":"swordfish"}"# } else { "{}" };
+        let before = site.node.acts().len();
+        let got = ask(site.admin(), method, &path, &[("Host", "127.0.0.1"), ("X-Admin-Key", KEY)], body).await;
+        let notes = site.node.notes.lock().expect("not poisoned").clone();
+        assert_eq!(notes.len() - written, usize::from(expected), "{method} {path}: {} {}", got.status, got.body);
+        written = notes.len();
+        if let Some((note, done)) = notes.last().filter(|_| expected) {
+            assert_eq!((note.by.as_str(), note.from.as_str()), ("the admin key", "127.0.0.1"), "{method} {path}");
+            assert_eq!(note.act, format!("{method} {path}"));
+            assert_eq!(*done, before, "{method} {path}: written before anything was done");
+            assert!(!note.summary.contains("swordfish"), "{}", note.summary);
+        }
+    }
+    assert!(written > 10, "{written}");
+
+    site.node.quorum.store(false, Ordering::Relaxed);
+    let done = site.done();
+    let pause = r#"{"action":"pause"}"#;
+    for path in ["/api/v2/control", "/api/v1/control"] {
+        let got = ask(site.admin(), "POST", path, &[("Host", "127.0.0.1"), ("X-Admin-Key", KEY)], pause).await;
+        assert!(got.status == 503 && got.body.contains("nothing was done"), "{path}: {}", got.body);
+    }
+    assert_eq!(site.done(), done, "what cannot be written down is not done");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_asked_twice_with_one_key_is_done_once_and_answered_alike() {
+    let site = Site::new(Rules::default());
+    let with = |key: &'static str| [("Host", "127.0.0.1"), ("X-Admin-Key", KEY), ("Idempotency-Key", key)];
+    let pause = r#"{"action":"pause"}"#;
+    let first = ask(site.admin(), "POST", "/api/v2/control", &with("a"), pause).await;
+    let again = ask(site.admin(), "POST", "/api/v2/control", &with("a"), pause).await;
+    assert_eq!((first.status, again.status), (200, 200));
+    assert_eq!(first.body, again.body);
+    assert!(again.head.contains("idempotency-replayed: true") && !first.head.contains("replayed"), "{}", again.head);
+    assert_eq!(site.done().len(), 1, "{:?}", site.done());
+    let other = ask(site.admin(), "POST", "/api/v2/control", &with("a"), r#"{"action":"resume"}"#).await;
+    assert_eq!(other.status, 409, "{}", other.body);
+    let queue = [("Host", "127.0.0.1"), ("X-Admin-Key", "token-that-queues"), ("Idempotency-Key", "a")];
+    let cancel = format!("/api/v2/jobs/{JOB}/cancel");
+    assert_eq!(ask(site.admin(), "POST", &cancel, &queue, "{}").await.status, 200, "each holder has keys of his own");
+    assert_eq!(ask(site.admin(), "POST", "/api/v2/control", &with("b c"), pause).await.status, 400);
+    // Whether it took effect is not known: it is not done again.
+    let unknown =
+        site.node.answers.lock().expect("not poisoned").values_mut().map(|(_, answer)| *answer = None).count();
+    assert_eq!(unknown, 2);
+    let lost = ask(site.admin(), "POST", "/api/v2/control", &with("a"), pause).await;
+    assert!(lost.status == 409 && lost.body.contains("its answer is not known"), "{}", lost.body);
+    assert_eq!(site.done().len(), 2, "{:?}", site.done());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_key_is_exchanged_once_for_a_cookie_that_scripts_and_other_sites_cannot_use() {
+    let site = Site::new(Rules::default());
+    let host = ("Host", "127.0.0.1");
+    let body = format!(r#"{{"key":"{KEY}"}}"#);
+    let signed = ask(site.admin(), "POST", "/api/v2/session", &[host], &body).await;
+    assert_eq!(signed.status, 200, "{}", signed.body);
+    let cookie = signed.head.lines().find_map(|line| line.strip_prefix("set-cookie: ")).expect("a cookie").to_owned();
+    for part in ["hive_session=", "; httponly", "; samesite=strict", "; path=/;", "; max-age="] {
+        assert!(cookie.contains(part), "{part} in {cookie}");
+    }
+    assert!(!cookie.contains("secure") && !signed.body.contains(fake::people::COOKIE), "{cookie}");
+    let cookie = format!("hive_session={}", fake::people::COOKIE);
+    let cookie = ("Cookie", cookie.as_str());
+    let who = ask(site.admin(), "GET", "/api/v2/session", &[host, cookie], "").await;
+    assert!(who.body.contains(r#""name":"the admin key","scope":"admin""#), "{}", who.body);
+    let origin = ("Origin", "http://127.0.0.1");
+    let pause = r#"{"action":"pause"}"#;
+    let cases = [
+        (vec![host, cookie, origin], 200),
+        (vec![host, cookie, ("Sec-Fetch-Site", "same-origin")], 200),
+        (vec![host, cookie], 401),
+        (vec![host, cookie, ("Origin", "http://evil.example")], 403),
+        (vec![host, cookie, ("Sec-Fetch-Site", "cross-site")], 403),
+        (vec![("Host", "evil.example"), cookie, ("Origin", "http://evil.example")], 421),
+        (vec![host, ("Cookie", "hive_session=v1.forged"), origin], 401),
+        (vec![host, ("Cookie", "hive_session=v1.forged"), cookie, origin], 401),
+    ];
+    for (headers, expected) in cases {
+        let got = ask(site.admin(), "POST", "/api/v2/control", &headers, pause).await;
+        assert_eq!(got.status, expected, "{headers:?}: {}", got.body);
+        let taken = got.head.contains("set-cookie: hive_session=; path=/; max-age=0");
+        let had_one = expected == 401 && headers.iter().filter(|(name, _)| *name == "Cookie").count() == 1;
+        assert_eq!(taken, had_one, "{headers:?}: {}", got.head);
+    }
+    assert_eq!(site.done().len(), 2, "{:?}", site.done());
+    let read = ask(site.admin(), "GET", "/api/v2/audit", &[host, cookie], "").await;
+    assert_eq!(read.status, 200, "a read needs no more than the cookie: {}", read.body);
+
+    let public = site.handle.address();
+    let nobody = ask(public, "GET", "/api/v2/session", &[host, cookie], "").await;
+    assert!(nobody.body.contains(r#""name":null"#), "the public port knows no sessions: {}", nobody.body);
+    assert_eq!(ask(public, "POST", "/api/v1/control", &[host, cookie, origin], pause).await.status, 401);
+    let out = ask(site.admin(), "DELETE", "/api/v2/session", &[host, cookie, origin], "").await;
+    assert!(out.status == 200 && out.head.contains("max-age=0"), "{}", out.head);
+    let all = ask(site.admin(), "POST", "/api/v2/session/revoke", &[host, cookie, origin], "{}").await;
+    assert!(all.status == 200 && site.done().last().is_some_and(|done| done.starts_with("sessions ended by")));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn wrong_keys_and_wrong_cookies_are_counted_together_and_refused_alike() {
+    let site = Site::new(Rules::default());
+    let host = ("Host", "127.0.0.1");
+    let forged = [host, ("Cookie", "hive_session=v1.forged"), ("Origin", "http://127.0.0.1")];
+    let mut bodies = std::collections::BTreeSet::new();
+    for round in 0..8 {
+        let got = if round % 2 == 0 {
+            ask(site.admin(), "POST", "/api/v2/control", &forged, "{}").await
+        } else {
+            ask(site.admin(), "POST", "/api/v2/session", &[host], r#"{"key":"not the key"}"#).await
+        };
+        assert_eq!(got.status, 401, "round {round}");
+        bodies.insert(serde_json::from_str::<serde_json::Value>(&got.body).expect("JSON")["error"].to_string());
+    }
+    assert_eq!(bodies.len(), 1, "{bodies:?}");
+    assert_eq!(site.node.compared.load(Ordering::Relaxed), u64::from(TRIES_MAX), "then nothing is compared any more");
+    let good = ask(site.admin(), "POST", "/api/v2/session", &[host], &format!(r#"{{"key":"{KEY}"}}"#)).await;
+    assert_eq!(good.status, 401, "not even the right key, for a while");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_public_page_shows_as_much_as_it_is_told() {
+    let host = ("Host", "127.0.0.1");
+    let reader = ("X-Admin-Key", "token-that-reads");
+    let shown = |site: &Site, headers: Vec<(&'static str, &'static str)>, path: &str| {
+        let (address, path) = (site.handle.address(), path.to_owned());
+        async move { ask(address, "GET", &path, &headers, "").await }
+    };
+    let log = format!("/api/v2/jobs/{JOB}/log");
+    let summary = Site::with(|options| options.public_page = PublicPage::Summary);
+    let status = shown(&summary, vec![host], "/api/v2/status").await;
+    assert!(status.status == 200 && status.body.contains(r#""addresses":[]"#), "{}", status.body);
+    assert!(shown(&summary, vec![host, reader], "/api/v2/status").await.body.contains(r#""addresses":["fake"]"#));
+    let off = Site::with(|options| options.public_page = PublicPage::Off);
+    for route in table().into_iter().filter(|route| route.door == Door::Anyone) {
+        let path = path_of(route.path);
+        let (in_summary, when_off) = match route.shown {
+            Shown::Always => (true, true),
+            Shown::Summary => (true, false),
+            Shown::Full => (false, false),
+        };
+        for (site, expected) in [(&summary, in_summary), (&off, when_off)] {
+            let got = shown(site, vec![host], &path).await;
+            assert_eq!(got.status != 401, expected, "{path}: {}", got.status);
+        }
+    }
+    for (path, expected) in [(log.as_str(), 200), ("/api/v2/jobs", 200), ("/metrics", 200)] {
+        assert_eq!(shown(&off, vec![host, reader], path).await.status, expected, "{path}");
+    }
+    assert_eq!(shown(&off, vec![host, ("X-Admin-Key", "token-of-drone-1")], "/api/v2/jobs").await.status, 403);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn reads_are_told_apart_by_the_index_and_catch_up_when_asked() {
+    let site = Site::new(Rules::default());
+    let (host, public) = (("Host", "127.0.0.1"), site.handle.address());
+    let first = ask(public, "GET", "/api/v2/jobs", &[host], "").await;
+    let tag = first.head.lines().find_map(|line| line.strip_prefix("etag: ")).expect("a tag").replace("w/", "W/");
+    assert!(tag.contains("-41\""), "{tag}");
+    let again = ask(public, "GET", "/api/v2/jobs", &[host, ("If-None-Match", &tag)], "").await;
+    assert_eq!((again.status, again.body.as_str()), (304, ""));
+    assert_eq!(site.done().len(), 1, "the second was not even put together: {:?}", site.done());
+    let moved = ask(public, "GET", "/api/v2/jobs", &[host, ("If-None-Match", "W/\"0-1-40\"")], "").await;
+    assert_eq!(moved.status, 200);
+    let status = ask(public, "GET", "/api/v2/status", &[host], "").await;
+    assert!(!status.head.contains("etag"), "what changes without the log has no tag");
+    assert_eq!(ask(public, "GET", "/api/v2/status?consistent=true", &[host], "").await.status, 200);
+    site.node.quorum.store(false, Ordering::Relaxed);
+    let alone = ask(public, "GET", "/api/v2/jobs?consistent=true", &[host], "").await;
+    assert!(alone.status == 503 && alone.body.contains("\"no_quorum\""), "{}", alone.body);
+    assert_eq!(ask(public, "GET", "/api/v2/jobs", &[host], "").await.status, 200, "as old as it says");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_listed_proxy_speaks_for_others_under_its_path() {
+    let site = Site::with(|options| {
+        options.base_path = "/farm".to_owned();
+        options.trusted_proxies = vec!["127.0.0.1/32".parse().expect("a network")];
+    });
+    let proxied = [("Host", "127.0.0.1"), ("X-Forwarded-For", "192.0.2.7"), ("X-Forwarded-Proto", "https")];
+    let body = format!(r#"{{"key":"{KEY}"}}"#);
+    let signed = ask(site.admin(), "POST", "/farm/api/v2/session", &proxied, &body).await;
+    let cookie = signed.head.lines().find(|line| line.starts_with("set-cookie: ")).expect("a cookie");
+    assert!(cookie.ends_with("; secure") && cookie.contains("; path=/farm;"), "{cookie}");
+    let notes = site.node.notes.lock().expect("not poisoned").clone();
+    assert_eq!(notes.last().map(|(note, _)| note.from.as_str()), Some("192.0.2.7"));
 }
 
 #[tokio::test(flavor = "multi_thread")]

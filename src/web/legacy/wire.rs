@@ -51,7 +51,7 @@ pub(in crate::web) async fn detail(
 ) -> Answered {
     let (parts, _) = request.into_parts();
     if local.is_none() {
-        authorize(&context, &parts.headers, None, remote(&parts), Scope::Admin)?;
+        authorize(&context, &parts.headers, None, remote(&parts), Scope::Admin, true)?;
     }
     let id = params.id.ok_or_else(|| Problem::invalid("id is the number of an entry: ?id=NUMBER"))?;
     answer(&context, OldQuestion::Detail { id }).await
