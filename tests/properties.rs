@@ -139,6 +139,16 @@ fn control(kind: u8, job: JobId, node: PeerId) -> Control {
     }
 }
 
+fn audit(who: u8, once: Option<u8>, request: u8) -> Command {
+    let note = AuditNote { by: format!("person{who}"), act: "POST /x".to_owned(), ..AuditNote::default() };
+    Command::Audit { note, once: once.map(|key| Once { key: [key; 32], request: [request; 32] }) }
+}
+
+fn answer(once: u8, long: bool) -> Command {
+    let body = vec![b'x'; if long { ANSWER_KEPT_MAX + 1 } else { 3 }];
+    Command::KeepAnswer { key: [once; 32], answer: GivenAnswer { status: 200, body } }
+}
+
 /// The history so far, from which operations pick.
 #[derive(Default)]
 struct History {
@@ -216,15 +226,8 @@ impl History {
                 Command::Lose { job, token, reason: "silent".to_owned() }
             }
             Op::Cancel { job: number } => Command::Cancel { job: job(*number), reason: "enough".to_owned() },
-            Op::Audit { who, once, request } => {
-                let note = AuditNote { by: format!("person{who}"), act: "POST /x".to_owned(), ..AuditNote::default() };
-                let once = once.map(|key| Once { key: [key; 32], request: [*request; 32] });
-                Command::Audit { note, once }
-            }
-            Op::Answer { once, long } => {
-                let body = vec![b'x'; if *long { ANSWER_KEPT_MAX + 1 } else { 3 }];
-                Command::KeepAnswer { key: [*once; 32], answer: GivenAnswer { status: 200, body } }
-            }
+            Op::Audit { who, once, request } => audit(*who, *once, *request),
+            Op::Answer { once, long } => answer(*once, *long),
             Op::SignOut => Command::Access { change: AccessChange::EndSessions, by: "me".to_owned() },
             Op::Epoch => {
                 self.epochs += 1;

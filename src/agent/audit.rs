@@ -65,7 +65,11 @@ async fn write(shared: &Shared, note: AuditNote, once: Option<Once>, deadline: D
         Reply::Rejected { code: RejectCode::Conflict, message } => {
             Err(ApiError::new(ErrorCode::Conflict, message, "take another key for each request; see hive status"))
         }
-        other => accepted(other).map(|()| Noted::Written).map_err(not_written),
+        other @ (Reply::Done
+        | Reply::Role { .. }
+        | Reply::Assigned { .. }
+        | Reply::Changed { .. }
+        | Reply::Rejected { .. }) => accepted(other).map(|()| Noted::Written).map_err(not_written),
     }
 }
 

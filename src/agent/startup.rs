@@ -129,6 +129,12 @@ fn lock_state_dir(directory: &Path) -> anyhow::Result<File> {
     }
 }
 
+fn bind_web(config: &Config, wire: &Wire) -> anyhow::Result<(web::Bound, SocketAddr)> {
+    let bound = web::bind(web_settings::options(config, wire)).map_err(anyhow::Error::new)?;
+    let address = bound.address().context("Failed to read the HTTP address")?;
+    Ok((bound, address))
+}
+
 async fn start(prepared: Prepared, agent_log: AgentLog) -> anyhow::Result<()> {
     let config = prepared.loaded.config;
     let _lock = lock_state_dir(&config.state_dir)?;
@@ -137,8 +143,7 @@ async fn start(prepared: Prepared, agent_log: AgentLog) -> anyhow::Result<()> {
     let peer_id = key.peer_id();
     let keyring = Keyring::new(&prepared.secret);
     let wire = super::wire::ring(&config, &peer_id);
-    let bound = web::bind(web_settings::options(&config, &wire)).map_err(anyhow::Error::new)?;
-    let http = bound.address().context("Failed to read the HTTP address")?;
+    let (bound, http) = bind_web(&config, &wire)?;
 
     let local = LocalFacts { name: config.name.clone(), ..LocalFacts::default() };
     let introduction = Introduction { key, keyring: keyring.clone(), incarnation, local, policy: open_policy() };

@@ -19,7 +19,7 @@ pub(super) fn options(config: &Config, wire: &Wire) -> web::Options {
         socket: config.socket.clone(),
         wire: wire.clone(),
         base_path: config.base_path.clone(),
-        trusted_proxies: config.trusted_proxies.iter().filter_map(network).collect(),
+        trusted_proxies: config.trusted_proxies.iter().filter_map(|text| network(text)).collect(),
         public_page: match config.public_page {
             ConfiguredPage::Full => web::PublicPage::Full,
             ConfiguredPage::Summary => web::PublicPage::Summary,
@@ -31,7 +31,7 @@ pub(super) fn options(config: &Config, wire: &Wire) -> web::Options {
 }
 
 /// The configuration was checked: each is a network, or one address.
-fn network(text: &String) -> Option<IpNet> {
+fn network(text: &str) -> Option<IpNet> {
     text.parse::<IpNet>().ok().or_else(|| text.parse::<IpAddr>().ok().map(IpNet::from))
 }
 
@@ -42,7 +42,7 @@ fn rules(config: &Config) -> web::guard::Rules {
             ConfiguredDrones::Open => web::guard::LegacyDrones::Open,
             ConfiguredDrones::Off => web::guard::LegacyDrones::Off,
         },
-        legacy_networks: config.legacy_networks.iter().filter_map(network).collect(),
+        legacy_networks: config.legacy_networks.iter().filter_map(|text| network(text)).collect(),
         cors_origins: config.cors_origins.clone(),
     }
 }

@@ -157,7 +157,8 @@ mod tests {
         let base = (0, [0; 32]);
         assert_eq!(verify(base, head, good.iter()), Ok(9));
         assert_eq!(verify((4, good[3].hash), head, good[4..].iter()), Ok(5), "a part that begins later");
-        let changes: [(&dyn Fn(&mut Vec<AuditEntry>), Broken); 6] = [
+        type Change<'a> = &'a dyn Fn(&mut Vec<AuditEntry>);
+        let changes: [(Change<'_>, Broken); 6] = [
             (&|chain| chain[4].note.by = "eve".to_owned(), Broken::Changed(5)),
             (&|chain| chain[4].at = UnixMillis(99), Broken::Changed(5)),
             (&|chain| chain[4].hash = [1; 32], Broken::Changed(5)),

@@ -189,7 +189,7 @@ fn shape_name(schema: &Value) -> String {
         Value::String(kind) if kind == "array" => format!("list of {}", shape_name(&schema["items"])),
         Value::String(kind) => kind.clone(),
         Value::Array(kinds) => kinds.iter().filter_map(Value::as_str).collect::<Vec<_>>().join(" or "),
-        _ => {
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::Object(_) => {
             let one_of = schema["oneOf"].as_array().or(schema["anyOf"].as_array());
             one_of.map_or("any".to_owned(), |all| all.iter().map(shape_name).collect::<Vec<_>>().join(" or "))
         }

@@ -118,6 +118,7 @@ fn files(method: Method, path: &'static str, door: Door, handler: MethodRouter<C
 /// Everything there is.
 pub(super) fn table() -> Vec<Route> {
     let mut table = own();
+    table.extend(guarded());
     table.extend(app::PATHS.iter().map(|path| read(path, Door::Anyone, get(app::shell)).always()));
     table.extend(inherited());
     table.extend(of_nodes());
@@ -191,8 +192,8 @@ fn of_nodes() -> Vec<Route> {
 }
 
 fn own() -> Vec<Route> {
-    use Door::{Anyone, Key, Local, Secret};
-    use Scope::{Admin, Queue};
+    use Door::{Anyone, Key};
+    use Scope::Admin;
     vec![
         read("/app/{*file}", Anyone, get(app::file)).always(),
         read("/plain", Anyone, get(page::status)).in_summary(),
@@ -242,6 +243,14 @@ fn own() -> Vec<Route> {
         read("/bootstrap.sh.sha256", Anyone, get(bootstrap::script_sha256)).always(),
         read("/bootstrap.sh.hmac", Anyone, get(bootstrap::script_hmac)).always(),
         read("/bootstrap/{file}", Anyone, get(bootstrap::file)).always(),
+    ]
+}
+
+/// What a key, the secret or the socket opens, and who is signed in.
+fn guarded() -> Vec<Route> {
+    use Door::{Anyone, Key, Local, Secret};
+    use Scope::{Admin, Queue};
+    vec![
         read("/hive/peers", Secret, get(hive::peers)),
         write("/hive/join", Secret, post(hive::join)),
         read("/api/v2/peers", Anyone, get(peers)),

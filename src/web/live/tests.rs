@@ -239,7 +239,7 @@ async fn who_reads_too_slowly_is_told_so_and_loses_no_event() {
     context.live = Arc::new(Hub::new(STREAMS, 8));
     let remote = Remote("10.9.9.9".parse().expect("address"));
     let params = FollowParams::default();
-    let answer = follow(&context, remote, &HeaderMap::new(), &params).await.ok().expect("a stream");
+    let answer = follow(&context, remote, &HeaderMap::new(), &params).await.expect("a stream");
     let mut body: axum::body::BodyDataStream = Body::new(answer.into_body()).into_data_stream();
     // Nobody reads while a thousand things happen; the ring holds eight.
     for id in 1..=1_000 {
@@ -272,7 +272,7 @@ async fn nothing_is_done_while_nobody_follows() {
     let context = Context::new(node.clone(), &options, serve::Meter::new(options.caps));
     assert!(!*context.live.running.lock().expect("not poisoned"));
     let remote = Remote("10.9.9.9".parse().expect("address"));
-    let answer = follow(&context, remote, &HeaderMap::new(), &FollowParams::default()).await.ok().expect("a stream");
+    let answer = follow(&context, remote, &HeaderMap::new(), &FollowParams::default()).await.expect("a stream");
     assert!(context.live.is_wanted(Topic::Events) && !context.live.is_wanted(Topic::Metrics));
     let mut body = answer.into_body();
     assert!(body.frame().await.is_some());
