@@ -5,6 +5,7 @@
 //! Adding a setting is adding a row here and a field that reads it in [`Config`](super::Config); a test fails on one without
 //! the other.
 
+mod http;
 mod wire;
 
 use super::value::Kind;
@@ -151,61 +152,12 @@ pub const SETTINGS: &[Setting] = &[
         advice: "An address of the loopback interface keeps a trial on this machine. Broadcast needs all addresses.",
         ..PLAIN
     },
-    Setting {
-        key: "http",
-        kind: Kind::Text {
-            expected: "ADDRESS:PORT, such as 0.0.0.0:8100 or [::]:8100",
-            check: grammar::is_socket_address,
-        },
-        default: Default::Text("0.0.0.0:8100"),
-        placeholder: "ADDRESS:PORT",
-        meaning: "Where the read-only API and the status page are served. Port 0 takes any free one.",
-        advice: "",
-        ..PLAIN
-    },
-    Setting {
-        key: "http_hosts",
-        kind: Kind::List { expected: "a host name without a port", check: grammar::is_host_name },
-        default: Default::Unset("none"),
-        placeholder: "HOST",
-        meaning: "Names by which clients may address this node where a key or a network opens a door, besides its own name, any address and \
-                  `localhost`.",
-        advice: "A web page must not reach this node under a name of its own.",
-        ..PLAIN
-    },
-    Setting {
-        key: "cors_origins",
-        kind: Kind::List { expected: "an origin such as https://dash.example.org", check: grammar::is_origin },
-        default: Default::Unset("none"),
-        placeholder: "ORIGIN",
-        meaning: "Web pages of these origins may read what everyone may read.",
-        ..PLAIN
-    },
-    Setting {
-        key: "public_page",
-        kind: Kind::Choice(&["full", "summary", "off"]),
-        default: Default::Text("full"),
-        placeholder: "MODE",
-        meaning: "What anyone may see without a key: all there is to read, no addresses, logs and packages, or nothing.",
-        advice: "A token with scope `read` sees everything. Packages of a staging directory are served in any case.",
-        ..PLAIN
-    },
-    Setting {
-        key: "base_path",
-        kind: Kind::Text { expected: "a path such as /farm, without a slash at its end", check: grammar::is_base_path },
-        default: Default::Unset("none"),
-        placeholder: "PATH",
-        meaning: "Path under which a proxy shows this node.",
-        ..PLAIN
-    },
-    Setting {
-        key: "trusted_proxies",
-        kind: Kind::List { expected: "a network (10.0.0.0/8) or an address", check: grammar::is_network },
-        default: Default::Unset("none"),
-        placeholder: "NETWORK",
-        meaning: "Proxies whose X-Forwarded-For and X-Forwarded-Proto are believed.",
-        ..PLAIN
-    },
+    http::ADDRESS,
+    http::HOSTS,
+    http::CORS_ORIGINS,
+    http::PUBLIC_PAGE,
+    http::BASE_PATH,
+    http::TRUSTED_PROXIES,
     Setting {
         key: "admin",
         kind: Kind::Text {
