@@ -346,6 +346,17 @@ impl Resolved<'_> {
         })
     }
 
+    fn terminal(&self) -> Result<TerminalConfig, Problem> {
+        Ok(TerminalConfig {
+            enabled: *self.value("terminal.enabled") == Value::Switch(true),
+            shell: self.path("terminal.shell")?,
+            idle_s: self.number("terminal.idle_s")?,
+            sessions: self.number("terminal.sessions")?,
+            keep_days: self.number("terminal.keep_days")?,
+            keep_mb: self.number("terminal.keep_mb")?,
+        })
+    }
+
     fn config(&self) -> Result<Config, Problem> {
         let state_dir = self.needed_path("state_dir")?;
         let socket = self.needed_path("socket")?;
@@ -414,14 +425,7 @@ impl Resolved<'_> {
             },
             wire: self.wire()?,
             log: LogConfig { level: self.parsed("log.level")?, json: self.text("log.format") == Some("json") },
-            terminal: TerminalConfig {
-                enabled: *self.value("terminal.enabled") == Value::Switch(true),
-                shell: self.path("terminal.shell")?,
-                idle_s: self.number("terminal.idle_s")?,
-                sessions: self.number("terminal.sessions")?,
-                keep_days: self.number("terminal.keep_days")?,
-                keep_mb: self.number("terminal.keep_mb")?,
-            },
+            terminal: self.terminal()?,
             state_dir,
         })
     }
