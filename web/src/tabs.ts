@@ -43,6 +43,10 @@ export const tabs: Tab[] = [
     load: () => import('./tabs/history'),
   },
   {
+    id: 'topology', title: 'Topology', key: '7', icon: 'topology', path: '/topology', also: [],
+    load: () => import('./tabs/topology'),
+  },
+  {
     id: 'events', title: 'Events', key: '0', icon: 'events', path: '/events', also: [],
     load: () => import('./tabs/events'),
   },
