@@ -47,6 +47,10 @@ export const tabs: Tab[] = [
     load: () => import('./tabs/topology'),
   },
   {
+    id: 'wire', title: 'Wire', key: '8', icon: 'wire', path: '/wire', also: [],
+    load: () => import('./tabs/wire'),
+  },
+  {
     id: 'events', title: 'Events', key: '0', icon: 'events', path: '/events', also: [],
     load: () => import('./tabs/events'),
   },

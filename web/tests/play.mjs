@@ -76,7 +76,7 @@ export async function play(dist, count, perS, answers = {}) {
     const known = fixed[url.pathname];
     if (known !== undefined) {
       const data = typeof known === 'function' ? known(url, request) : known;
-      return data?.refused ? json(data.refused, data.status) : json(data);
+      return data?.refusal ? json(data.refusal, data.status) : json(data);
     }
     if (url.pathname.startsWith('/api/')) return json({ code: 'not_found', message: `nothing is at ${url.pathname}`, hint: '' }, 404);
     const name = url.pathname === '/icon.svg' ? '../../src/web/icon.svg' : url.pathname.startsWith('/app/') ? url.pathname.slice(5) : 'index.html';

@@ -287,7 +287,15 @@ function Whole({ list }: { list: Machine[] }) {
   };
   const open = (event: MouseEvent) => {
     const record = hit(event);
-    if (!record) return;
+    const node = event.target instanceof Element ? event.target.closest('a.topo-node') : null;
+    if (!record) {
+      // Links of a drawing are no links to the router.
+      const name = node?.getAttribute('data-name');
+      if (!name || event.ctrlKey || event.metaKey || event.shiftKey || event.button !== 0) return;
+      event.preventDefault();
+      go(`/nodes/${encodeURIComponent(name)}`);
+      return;
+    }
     // A dot above a node is meant, not the node.
     event.preventDefault();
     event.stopPropagation();

@@ -60,6 +60,7 @@ function Node({ drawn, spot, dimmed, onMark }: { drawn: Drawn; spot: Spot; dimme
   return (
     <a
       href={`/nodes/${encodeURIComponent(name)}`}
+      data-name={name}
       class={`topo-node ${part} level-${level} ${dimmed ? 'dimmed' : ''}`}
       onPointerEnter={() => onMark(name)}
       onPointerLeave={() => onMark(null)}
