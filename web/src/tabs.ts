@@ -51,6 +51,10 @@ export const tabs: Tab[] = [
     load: () => import('./tabs/wire'),
   },
   {
+    id: 'data', title: 'Data', key: '9', icon: 'data', path: '/data', also: [],
+    load: () => import('./tabs/data'),
+  },
+  {
     id: 'events', title: 'Events', key: '0', icon: 'events', path: '/events', also: [],
     load: () => import('./tabs/events'),
   },
