@@ -13,7 +13,8 @@ import { useEffect, useRef } from 'preact/hooks';
 import type { SqlSchema } from './types';
 
 interface Props {
-  value: string;
+  /** What was put in from outside last, an object of its own each time. What is typed is told and never comes back: it would come late. */
+  chosen: { text: string };
   schema: SqlSchema | null;
   onChange: (text: string) => void;
   onRun: () => void;
@@ -66,7 +67,7 @@ export default function Editor(props: Props) {
     const root = place.shadowRoot ?? place.attachShadow({ mode: 'open' });
     const run = { key: 'Mod-Enter', run: () => { newest.current.onRun(); return true; } };
     const state = EditorState.create({
-      doc: newest.current.value,
+      doc: newest.current.chosen.text,
       extensions: [
         Prec.highest(keymap.of([run, { key: 'Tab', run: acceptCompletion }])),
         lineNumbers(), history(), drawSelection(), bracketMatching(), closeBrackets(), EditorView.lineWrapping,
@@ -77,7 +78,8 @@ export default function Editor(props: Props) {
         placeholder('SELECT …'),
         EditorView.contentAttributes.of({ 'aria-label': 'Query in SQL; Ctrl-Enter runs it', spellcheck: 'false' }),
         EditorView.updateListener.of((update) => {
-          if (update.docChanged) newest.current.onChange(update.state.doc.toString());
+          if (!update.docChanged) return;
+          newest.current.onChange(update.state.doc.toString());
         }),
       ],
     });
@@ -93,7 +95,7 @@ export default function Editor(props: Props) {
   }, [props.schema]);
   useEffect(() => {
     const own = view.current;
-    if (own && own.state.doc.toString() !== props.value) own.dispatch({ changes: { from: 0, to: own.state.doc.length, insert: props.value } });
-  }, [props.value]);
+    if (own && own.state.doc.toString() !== props.chosen.text) own.dispatch({ changes: { from: 0, to: own.state.doc.length, insert: props.chosen.text } });
+  }, [props.chosen]);
   return <div ref={host} class="data-editor" data-keys="own" />;
 }

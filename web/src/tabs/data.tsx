@@ -90,7 +90,8 @@ function Side({ schema, onPick }: { schema: SqlSchema; onPick: (query: string) =
 
 function Explorer() {
   const schema = useResource<SqlSchema>('/api/v2/sql/schema', { kinds: ['access'] });
-  const [text, setText] = useState(() => fromAddress() ?? FIRST);
+  const [chosen, setChosen] = useState(() => ({ text: fromAddress() ?? FIRST }));
+  const [text, setText] = useState(chosen.text);
   const [answer, setAnswer] = useState<SqlAnswer | null>(null);
   const [problem, setProblem] = useState<unknown>(null);
   const [busy, setBusy] = useState(false);
@@ -110,6 +111,7 @@ function Explorer() {
     if (mine === asked.current) setBusy(false);
   };
   const pick = (query: string) => {
+    setChosen({ text: query });
     setText(query);
     void run(query);
   };
@@ -126,7 +128,7 @@ function Explorer() {
   return (
     <div class="data-page">
       <div class="data-main">
-        <div class="panel"><Editor value={text} schema={schema.data} onChange={setText} onRun={() => void run(text)} /></div>
+        <div class="panel"><Editor chosen={chosen} schema={schema.data} onChange={setText} onRun={() => void run(text)} /></div>
         <div class="toolbar data-run">
           <button type="button" class="button primary" disabled={busy || text.trim() === ''} onClick={() => void run(text)}><Icon name="play" size={14} /> {busy ? 'Runs …' : 'Run'}</button>
           <kbd>Ctrl Enter</kbd>
