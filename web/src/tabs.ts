@@ -56,7 +56,7 @@ export const tabs: Tab[] = [
   },
   {
     id: 'events', title: 'Events', key: '0', icon: 'events', path: '/events', also: [],
-    load: () => import('./tabs/events'),
+    load: () => import('./tabs/audit'),
   },
 ];
 

@@ -76,6 +76,7 @@ export async function play(dist, count, perS, answers = {}) {
     const known = fixed[url.pathname];
     if (known !== undefined) {
       const data = typeof known === 'function' ? known(url, request) : known;
+      if (data?.file !== undefined) return response.writeHead(200, { 'content-type': 'application/octet-stream' }).end(data.file);
       return data?.refusal ? json(data.refusal, data.status) : json(data);
     }
     if (url.pathname.startsWith('/api/')) return json({ code: 'not_found', message: `nothing is at ${url.pathname}`, hint: '' }, 404);

@@ -1,7 +1,7 @@
 // A terminal on the page: xterm.js, under the policy that everything else here keeps.
 //
 // xterm writes its styles into style elements and style attributes, which the policy of the page refuses to scripts, and rightly so. It is
-// given a document whose style elements fill a style sheet object instead, and its spans set a style through the object model: both are
+// given elements that fill a style sheet object instead, and its spans set a style through the object model: both are
 // allowed, since nothing that a program prints gets there as text of a style sheet. Never done here: talking to a node.
 import { FitAddon } from '@xterm/addon-fit';
 import { Terminal, type ITheme } from '@xterm/xterm';
@@ -12,7 +12,7 @@ import { dark } from '../theme';
 function styleStandIn(own: Document): HTMLElement {
   const sheet = new CSSStyleSheet();
   own.adoptedStyleSheets = [...own.adoptedStyleSheets, sheet];
-  const element = own.createElement('span');
+  const element = Document.prototype.createElement.call(own, 'span');
   element.hidden = true;
   let text = '';
   Object.defineProperty(element, 'textContent', {
@@ -29,14 +29,17 @@ function styleStandIn(own: Document): HTMLElement {
   return element;
 }
 
-function withoutStyleElements(own: Document): Document {
-  return new Proxy(own, {
-    get: (target, name) => {
-      if (name === 'createElement') return (tag: string) => (tag === 'style' ? styleStandIn(target) : target.createElement(tag));
-      const value: unknown = Reflect.get(target, name, target);
-      return typeof value === 'function' ? value.bind(target) : value;
-    },
-  });
+/** Does something meanwhile every style element that is made is a stand-in. xterm makes all of its own while it opens. */
+function withoutStyleElements(then: () => void): void {
+  const own = document;
+  own.createElement = ((tag: string, options?: ElementCreationOptions) =>
+    tag === 'style' ? styleStandIn(own) : Document.prototype.createElement.call(own, tag, options)) as Document['createElement'];
+  try {
+    then();
+  } finally {
+    // What was put over it goes, what the browser brings shows again.
+    Reflect.deleteProperty(own, 'createElement');
+  }
 }
 
 /** Styles of spans as text become styles of spans as properties; what is drawn is the same. */
@@ -64,17 +67,18 @@ export interface Screen {
 export function openScreen(place: HTMLElement, size: { columns: number; rows: number } | null): Screen {
   allowSpanStyles();
   const terminal = new Terminal({
-    documentOverride: withoutStyleElements(document),
     fontFamily: "ui-monospace, 'Cascadia Mono', 'DejaVu Sans Mono', monospace",
     fontSize: 14,
     scrollback: 10_000,
+    // Programs choose colours for a dark screen.
+    minimumContrastRatio: 4.5,
     screenReaderMode: false,
     cursorBlink: !matchMedia('(prefers-reduced-motion: reduce)').matches,
     ...(size ? { cols: size.columns, rows: size.rows, disableStdin: true } : {}),
   });
   const fitting = new FitAddon();
   terminal.loadAddon(fitting);
-  terminal.open(place);
+  withoutStyleElements(() => terminal.open(place));
   terminal.textarea?.setAttribute('aria-label', size ? 'Recorded terminal' : 'Terminal');
   const themed = effect(() => {
     void dark.value;
