@@ -1,7 +1,6 @@
 // Logs of a node itself: its agent's, its system's, its kernel's, portage's. Over the mesh, from whichever node shows this page.
 import { useEffect, useMemo, useRef, useState } from 'preact/hooks';
-import { explain, Refusal, url } from '../api';
-import { at as address } from '../base';
+import { explain, fetchRaw, url } from '../api';
 import { plural } from '../format';
 import { signInOpen } from '../keys';
 import { refreshes } from '../live';
@@ -19,16 +18,6 @@ const DRAWN_EVERY_MS = 200;
 const ROW_PX = 19;
 const MORE_ROWS = 30;
 
-async function said(response: Response): Promise<Refusal> {
-  try {
-    const { error } = (await response.json()) as { error?: { code: string; message: string; hint: string } };
-    if (error) return new Refusal(response.status, error.code, error.message, error.hint);
-  } catch {
-    // Not JSON: the number says enough.
-  }
-  return new Refusal(response.status, 'refused', `The node answered ${response.status}.`, '');
-}
-
 /** Lines of a log as they come; with `follow`, also those that are written from now on. */
 function useLines(path: string): { lines: string[]; problem: unknown; loading: boolean } {
   const [state, setState] = useState<{ lines: string[]; problem: unknown; loading: boolean }>({ lines: [], problem: null, loading: true });
@@ -44,8 +33,8 @@ function useLines(path: string): { lines: string[]; problem: unknown; loading: b
       }, DRAWN_EVERY_MS);
     };
     const read = async () => {
-      const response = await fetch(address(path), { signal: abort.signal, credentials: 'same-origin', cache: 'no-store' });
-      if (!response.ok || response.body === null) throw await said(response);
+      const response = await fetchRaw(path, abort.signal);
+      if (response.body === null) return;
       const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
       let rest = '';
       for (;;) {

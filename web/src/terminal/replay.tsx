@@ -1,7 +1,6 @@
 // Plays a recorded terminal: at its own pace or faster, from any moment. Long pauses are shortened. Loaded when one is first looked at.
 import { useEffect, useRef, useState } from 'preact/hooks';
-import { explain, Refusal } from '../api';
-import { at as address } from '../base';
+import { explain, fetchRaw, Refusal } from '../api';
 import { duration } from '../format';
 import { Icon } from '../ui/icon';
 import { Choice, Loading } from '../ui/parts';
@@ -13,8 +12,7 @@ const PAUSE_MAX_S = 2;
 const STEP_MS = 50;
 
 async function fetchCast(id: string, signal: AbortSignal): Promise<Cast> {
-  const response = await fetch(address(`/api/v2/recordings/${encodeURIComponent(id)}`), { signal, credentials: 'same-origin', cache: 'no-store' });
-  if (!response.ok) throw new Refusal(response.status, 'refused', `The node answered ${response.status}.`, 'It may be gone: recordings are kept for some days.');
+  const response = await fetchRaw(`/api/v2/recordings/${encodeURIComponent(id)}`, signal);
   const cast = readCast(await response.text());
   if (cast === null) throw new Refusal(0, 'unreadable', 'This is no recording of a terminal.', '');
   return cast;
