@@ -23,7 +23,7 @@ interface Props {
 const look = EditorView.theme({
   '&': { color: 'var(--ink)', backgroundColor: 'var(--panel)', fontSize: '14px', borderRadius: 'var(--radius)' },
   '&.cm-focused': { outline: '2px solid var(--focus)', outlineOffset: '1px' },
-  '.cm-scroller': { fontFamily: 'var(--mono)', lineHeight: '1.55', minHeight: '9rem', maxHeight: '22rem', overflow: 'auto' },
+  '.cm-scroller': { fontFamily: 'var(--mono)', lineHeight: '1.55', minHeight: '10.4rem', maxHeight: '22rem', overflow: 'auto' },
   '.cm-content': { caretColor: 'var(--ink)', padding: '.7rem 0' },
   '.cm-cursor': { borderLeftColor: 'var(--ink)', borderLeftWidth: '2px' },
   '.cm-gutters': { backgroundColor: 'var(--raised)', color: 'var(--dim)', border: 'none', borderRadius: 'var(--radius) 0 0 var(--radius)' },
