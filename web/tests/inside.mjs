@@ -36,8 +36,14 @@ export function inside({ env, WAIT, open, axe }) {
     while (!hit() && Date.now() < until) {
       const place = await page.evaluate(() => {
         const canvas = document.querySelector('.topo-dots');
+        // Gone already: a dot was hit.
+        if (!canvas) return null;
         const { width, height } = canvas;
-        const { data } = canvas.getContext('2d').getImageData(0, 0, width, height);
+        // A copy, because a canvas that is read is drawn in another way from then on.
+        window.copy ??= document.createElement('canvas').getContext('2d', { willReadFrequently: true });
+        Object.assign(window.copy.canvas, { width, height });
+        window.copy.drawImage(canvas, 0, 0);
+        const { data } = window.copy.getImageData(0, 0, width, height);
         const nodes = [...document.querySelectorAll('.topo .shape')].map((shape) => shape.getBoundingClientRect());
         const stage = canvas.getBoundingClientRect();
         for (let at = 3; at < data.length; at += 4 * 7) {
@@ -69,7 +75,7 @@ export function inside({ env, WAIT, open, axe }) {
     await page.waitForSelector('.grid-body [role=row] time', WAIT);
     await page.focus('.wire-filter input');
     await page.keyboard.type('protocol == "ra');
-    await page.waitForSelector('[role=option] >> text="raft"', WAIT);
+    await page.waitForSelector('[role=option] >> text=/raft/', WAIT);
     await axe(page, 'completion of a filter');
     await page.keyboard.press('ArrowDown');
     await page.keyboard.press('Enter');
