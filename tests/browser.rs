@@ -69,7 +69,8 @@ struct Site {
 impl Site {
     fn new(lab: &mut Lab) -> Self {
         let hosts: [Host; 3] = lab.hosts();
-        let agents = hosts.iter().map(|host| Some(host.start(&["--admin", "0.0.0.0:8093", "--terminal-enabled"]))).collect();
+        let agents =
+            hosts.iter().map(|host| Some(host.start(&["--admin", "0.0.0.0:8093", "--terminal-enabled"]))).collect();
         let leader = eventually("a hive of three with roles", s(90), || {
             let status = hosts[0].status()?;
             let voters = status["members"].as_array()?.iter().filter(|one| one["raft"] == "voter").count();

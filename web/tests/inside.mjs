@@ -168,7 +168,7 @@ export function inside({ env, WAIT, open, axe }) {
     await shot(page, 'terminal-replay');
     check('a recording');
     await go(page, '/events?show=audit');
-    await page.waitForSelector(`td >> text=/nodes/${env.otherName}/terminal`, WAIT);
+    await page.waitForSelector(`td:has-text("/nodes/${env.otherName}/terminal")`, WAIT);
     await page.click('text=Check the chain');
     await page.waitForSelector('text=/intact, \\d+/', WAIT);
     await axe(page, 'the audit log');
