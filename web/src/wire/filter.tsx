@@ -4,8 +4,6 @@ import { useResource } from '../resource';
 import { complete, type Offer } from './complete';
 import type { WireFields } from './types';
 
-const SETTLED_MS = 700;
-
 export function FilterBar({ value, onChange }: { value: string; onChange: (filter: string) => void }) {
   const { data: known } = useResource<WireFields>('/api/v2/wire/fields', { kinds: ['nodes'], atMostMs: 30_000 });
   const [text, setText] = useState(value);
@@ -13,22 +11,19 @@ export function FilterBar({ value, onChange }: { value: string; onChange: (filte
   const [open, setOpen] = useState(false);
   const [chosen, setChosen] = useState(-1);
   const field = useRef<HTMLInputElement>(null);
-  const settled = useRef<ReturnType<typeof setTimeout>>();
   useEffect(() => {
     if (document.activeElement !== field.current) setText(value);
   }, [value]);
-  useEffect(() => () => clearTimeout(settled.current), []);
   const found = known && open ? complete(text, cursor, known) : null;
   const offers = found?.offers ?? [];
   const apply = (next: string, at: number) => {
     setText(next);
     setCursor(at);
     setChosen(-1);
-    clearTimeout(settled.current);
-    settled.current = setTimeout(() => onChange(next.trim()), SETTLED_MS);
+    // Half a filter is none: it counts when Enter is pressed or the field is left. An empty one is whole.
+    if (next.trim() === '') onChange('');
   };
   const commit = () => {
-    clearTimeout(settled.current);
     setOpen(false);
     onChange(text.trim());
   };
