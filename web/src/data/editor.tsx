@@ -17,7 +17,8 @@ interface Props {
   chosen: { text: string };
   schema: SqlSchema | null;
   onChange: (text: string) => void;
-  onRun: () => void;
+  /** With what stands there, which may be newer than what was drawn. */
+  onRun: (text: string) => void;
 }
 
 const look = EditorView.theme({
@@ -65,7 +66,7 @@ export default function Editor(props: Props) {
     const place = host.current;
     if (!place) return;
     const root = place.shadowRoot ?? place.attachShadow({ mode: 'open' });
-    const run = { key: 'Mod-Enter', run: () => { newest.current.onRun(); return true; } };
+    const run = { key: 'Mod-Enter', run: (own: EditorView) => { newest.current.onRun(own.state.doc.toString()); return true; } };
     const state = EditorState.create({
       doc: newest.current.chosen.text,
       extensions: [

@@ -128,7 +128,7 @@ function Explorer() {
   return (
     <div class="data-page">
       <div class="data-main">
-        <div class="panel"><Editor chosen={chosen} schema={schema.data} onChange={setText} onRun={() => void run(text)} /></div>
+        <div class="panel"><Editor chosen={chosen} schema={schema.data} onChange={setText} onRun={(query) => void run(query)} /></div>
         <div class="toolbar data-run">
           <button type="button" class="button primary" disabled={busy || text.trim() === ''} onClick={() => void run(text)}><Icon name="play" size={14} /> {busy ? 'Runs …' : 'Run'}</button>
           <kbd>Ctrl Enter</kbd>
