@@ -43,7 +43,7 @@ pub use self::farm::{
 };
 pub use self::jobs::{AttemptView, CancelRequest, JobLine, JobView, SubmitRequest, Submitted, SubmittedJob};
 pub use self::live::{
-    LiveChanges, LiveGap, LiveHello, LiveLog, LiveLogEnd, LiveMembers, LiveMetrics, LiveStatus, NodeMetrics,
+    LiveChanges, LiveGap, LiveHello, LiveLog, LiveLogEnd, LiveMembers, LiveMetrics, LiveStatus, LiveWire, NodeMetrics,
 };
 pub use self::logs::{LogFirstError, LogMatch, LogMatches, LogPhase, LogPhases, LogSearch, PhaseSource};
 pub use self::sql::{

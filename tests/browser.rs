@@ -69,7 +69,8 @@ struct Site {
 impl Site {
     fn new(lab: &mut Lab) -> Self {
         let hosts: [Host; 3] = lab.hosts();
-        let agents = hosts.iter().map(|host| Some(host.start(&["--admin", "0.0.0.0:8093"]))).collect();
+        let agents =
+            hosts.iter().map(|host| Some(host.start(&["--admin", "0.0.0.0:8093", "--terminal-enabled"]))).collect();
         let leader = eventually("a hive of three with roles", s(90), || {
             let status = hosts[0].status()?;
             let voters = status["members"].as_array()?.iter().filter(|one| one["raft"] == "voter").count();
@@ -216,6 +217,13 @@ fn parts_of_the_dashboard_that_need_no_browser_hold() {
 fn every_tab_and_every_button_works_on_a_node_that_does_not_coordinate() {
     with_site("every_tab_and_every_button_works_on_a_node_that_does_not_coordinate", |mut site| {
         site.browse(&["everyTab", "keys", "hostile", "others", "scrolls", "acts"], |_, _| {});
+    });
+}
+
+#[test]
+fn messages_data_terminals_and_logs_are_looked_into_from_any_node() {
+    with_site("messages_data_terminals_and_logs_are_looked_into_from_any_node", |mut site| {
+        site.browse(&["dots", "wire", "data", "terminal"], |_, _| {});
     });
 }
 

@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use super::QueueStatus;
 use crate::engine::id::{HiveId, JobId, UnixMillis};
+use crate::engine::wire::Record;
 
 /// `event: hello`, the first message.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -126,6 +127,16 @@ pub struct LiveLogEnd {
     /// Why the log is not to be had.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
+}
+
+/// `event: wire`: a message that passed the node that answers.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct LiveWire {
+    /// The message, without what it says.
+    #[serde(flatten)]
+    pub record: Record,
+    /// Messages that were left out before it because there were too many, whether or not they fit the filter.
+    pub dropped: u64,
 }
 
 /// `event: gap`: some messages were not told. What shows the present is to be asked for anew.

@@ -24,8 +24,23 @@ use super::page;
 use crate::keyring::sha256;
 
 /// Addresses of the application. A tab that has one of its own adds it here.
-pub(super) const PATHS: &[&str] =
-    &["/", "/overview", "/fleet", "/nodes", "/nodes/{name}", "/queue", "/history", "/jobs/{id}", "/events"];
+pub(super) const PATHS: &[&str] = &[
+    "/",
+    "/overview",
+    "/fleet",
+    "/nodes",
+    "/nodes/{name}",
+    "/nodes/{name}/logs",
+    "/queue",
+    "/history",
+    "/jobs/{id}",
+    "/topology",
+    "/wire",
+    "/data",
+    "/events",
+    "/terminal",
+    "/terminal/{name}",
+];
 
 /// What the page may do: run and show what comes from here, and nothing that stands inside it.
 const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; \

@@ -15,6 +15,7 @@ mod connection;
 mod logs;
 #[cfg(test)]
 mod tests;
+mod wire;
 
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicUsize, Ordering};

@@ -77,6 +77,21 @@ export async function send<T>(path: string, body: unknown = {}, method = 'POST')
   return (await ask<T>(method, path, body)).data;
 }
 
+/** What is no envelope: a file, a log. Throws the node's refusal. */
+export async function fetchRaw(path: string, signal: AbortSignal): Promise<Response> {
+  const headers: Record<string, string> = key !== null ? { 'x-admin-key': key } : {};
+  const response = await fetch(at(path), { headers, signal, credentials: 'same-origin', cache: 'no-store' });
+  if (response.ok) return response;
+  if (response.status === 401) refused();
+  let error: { code: string; message: string; hint: string } | undefined;
+  try {
+    error = ((await response.json()) as Envelope<never>).error;
+  } catch {
+    // Not JSON: the number says enough.
+  }
+  throw new Refusal(response.status, error?.code ?? 'unknown', error?.message ?? `The node answered ${response.status}.`, error?.hint ?? '');
+}
+
 /** A path with a query of what is set. */
 export function url(path: string, query: Record<string, string | number | boolean | null | undefined>): string {
   const params = new URLSearchParams();

@@ -43,16 +43,36 @@ export const tabs: Tab[] = [
     load: () => import('./tabs/history'),
   },
   {
+    id: 'topology', title: 'Topology', key: '7', icon: 'topology', path: '/topology', also: [],
+    load: () => import('./tabs/topology'),
+  },
+  {
+    id: 'wire', title: 'Wire', key: '8', icon: 'wire', path: '/wire', also: [],
+    load: () => import('./tabs/wire'),
+  },
+  {
+    id: 'data', title: 'Data', key: '9', icon: 'data', path: '/data', also: [],
+    load: () => import('./tabs/data'),
+  },
+  {
     id: 'events', title: 'Events', key: '0', icon: 'events', path: '/events', also: [],
-    load: () => import('./tabs/events'),
+    load: () => import('./tabs/audit'),
   },
 ];
 
 /** Pages without a key and a place among the tabs: they are reached by links. Each belongs to a tab, which is marked then. */
-export const pages: (Omit<Tab, 'key' | 'icon'> & { of: string })[] = [
+export const pages: (Omit<Tab, 'key' | 'icon'> & { of: string; behind?: string })[] = [
   {
     id: 'job', title: 'Build', path: '/jobs', also: [], of: 'queue',
     load: () => import('./tabs/job'),
+  },
+  {
+    id: 'logs', title: 'Logs', path: '/nodes', also: [], behind: '/logs', of: 'node',
+    load: () => import('./tabs/logs'),
+  },
+  {
+    id: 'terminal', title: 'Terminal', path: '/terminal', also: [], of: 'node',
+    load: () => import('./tabs/terminal'),
   },
 ];
 
@@ -69,9 +89,10 @@ export function find(path: string): Place | null {
   const at = path.replace(/\/+$/, '');
   for (const tab of [...tabs, ...pages]) {
     const of = 'of' in tab ? tab.of : tab.id;
-    if (at === tab.path) return { tab, of, argument: null };
+    const behind = 'behind' in tab ? (tab.behind ?? '') : '';
+    if (at === tab.path && behind === '') return { tab, of, argument: null };
     for (const prefix of [tab.path, ...tab.also]) {
-      const rest = at.startsWith(`${prefix}/`) ? at.slice(prefix.length + 1) : null;
+      const rest = at.startsWith(`${prefix}/`) && at.endsWith(behind) ? at.slice(prefix.length + 1, at.length - behind.length) : null;
       if (rest && !rest.includes('/')) {
         try {
           return { tab, of, argument: decodeURIComponent(rest) };

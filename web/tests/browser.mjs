@@ -5,6 +5,7 @@ import assert from 'node:assert/strict';
 import { mkdirSync, readFileSync } from 'node:fs';
 import { createRequire } from 'node:module';
 import { chromium } from 'playwright-core';
+import { inside } from './inside.mjs';
 
 const axeSource = readFileSync(createRequire(import.meta.url).resolve('axe-core/axe.min.js'), 'utf8');
 const env = JSON.parse(process.env.BROWSER_TEST ?? '{}');
@@ -21,6 +22,11 @@ const pages = [
   ['history', '/history', 'table.list tbody tr'],
   ['packages', '/history?show=packages', 'table.list tbody tr'],
   ['build', `/jobs/${env.hostileJob}`, '.log-line'],
+  ['topology', '/topology', '.topo-node'],
+  ['wire', '/wire', '.grid-body [role=row] time'],
+  ['data', '/data', '.data-locked'],
+  ['terminal', '/terminal', '.data-locked'],
+  ['logs', `/nodes/${env.otherName}/logs`, '.data-locked'],
   ['events', '/events', 'table.list tbody tr'],
 ];
 
@@ -110,7 +116,7 @@ async function keys(browser) {
   const { page, context, check } = await open(browser, env.public);
   await page.goto(`${env.public}/`);
   await page.waitForSelector('[data-health]', WAIT);
-  for (const [key, path] of [['2', '/fleet'], ['3', '/nodes'], ['5', '/queue'], ['6', '/history'], ['0', '/events'], ['1', '/overview']]) {
+  for (const [key, path] of [['2', '/fleet'], ['3', '/nodes'], ['5', '/queue'], ['6', '/history'], ['7', '/topology'], ['8', '/wire'], ['9', '/data'], ['0', '/events'], ['1', '/overview']]) {
     await page.keyboard.press(key);
     await page.waitForFunction((path) => location.pathname === path, path, WAIT);
   }
@@ -324,7 +330,7 @@ function tell(word) {
   console.log(word);
 }
 
-const parts = { everyTab, keys, hostile, acts, scrolls, others, gone };
+const parts = { everyTab, keys, hostile, acts, scrolls, others, gone, ...inside({ env, WAIT, open, axe }) };
 const browser = await chromium.launch({ executablePath: env.chromium, args: ['--no-sandbox', '--disable-gpu', '--disable-dev-shm-usage'] });
 try {
   for (const name of process.argv.slice(2)) {

@@ -89,3 +89,82 @@ test('numbers read well', () => {
   assert.deepEqual([0, 1023, 1024, 1536, 5 * 2 ** 40].map(format.bytes), ['0 B', '1023 B', '1.0 KiB', '1.5 KiB', '5.0 TiB']);
   assert.deepEqual([format.plural(1, 'job'), format.plural(12_345, 'job')], ['1 job', '12\u202f345 jobs']);
 });
+
+const { complete } = await load('wire/complete.ts');
+const { Sampler, isDrawn, placeOf, DOTS_PER_S } = await load('topology/sample.ts');
+const { layout } = await load('topology/layout.ts');
+const { csv, json } = await load('data/files.ts');
+const { readCast } = await load('terminal/cast.ts');
+
+test('a filter is completed by what may stand there', () => {
+  const known = {
+    joins: ['&&', '||'],
+    fields: [
+      { name: 'kind', type: 'text', meaning: '', operators: ['==', '!=', 'in'], units: [], values: ['ADVICE', 'APPEND'] },
+      { name: 'latency', type: 'duration', meaning: '', operators: ['<', '>'], units: ['ms'], values: [] },
+      { name: 'status', type: 'status', meaning: '', operators: ['=='], units: [], values: ['200', 'ok'] },
+    ],
+  };
+  const cases = [
+    ['', ['kind', 'latency', 'status']],
+    ['la', ['latency']],
+    ['!(ki', ['kind']],
+    ['kind ', ['==', '!=', 'in']],
+    ['kind == ', ['"ADVICE"', '"APPEND"']],
+    ['kind == "ap', ['"APPEND"']],
+    ['kind == "ADVICE" ', ['&&', '||']],
+    ['kind == "ADVICE" && lat', ['latency']],
+    ['kind in ("ADVICE", ', ['"ADVICE"', '"APPEND"']],
+    ['kind in ("ADVICE") ', ['&&', '||']],
+    ['latency > ', ['20ms']],
+    ['status == ', ['200', '"ok"']],
+    ['nonsense == ', []],
+  ];
+  for (const [text, offers] of cases) assert.deepEqual(complete(text, text.length, known).offers.map((offer) => offer.text), offers, text);
+  assert.equal(complete('kind == "ap" && x', 11, known).from, 8, 'inside a text that is being written');
+});
+
+test('of a busy hive as many dots are drawn as can be told apart, of a calm one all', () => {
+  for (const [perS, least, most] of [[200, 80, DOTS_PER_S + 1], [2_000, 80, DOTS_PER_S + 1], [40, 39, 40]]) {
+    const sampler = new Sampler();
+    let taken = 0;
+    for (let round = 0; round < 80; round += 1) {
+      const batch = Array.from({ length: perS / 4 }, (_, at) => at);
+      const got = sampler.take(batch, round * 250);
+      assert.equal(new Set(got).size, got.length, 'no message twice');
+      if (round >= 8) taken += got.length;
+    }
+    assert.ok(taken / 18 >= least && taken / 18 <= most, `${perS} a second: ${taken / 18}`);
+  }
+  assert.ok(isDrawn({ sent: true, from: 'a' }, new Set()) && isDrawn({ sent: false, from: 'b' }, new Set(['a'])));
+  assert.ok(!isDrawn({ sent: false, from: 'a' }, new Set(['a'])), 'its sender tells it, too');
+  const place = (party) => placeOf(party, new Set(['a']), new Map([['10.0.0.1:8100', 'a'], ['10.0.0.1', 'a']]));
+  assert.deepEqual(['a', 'a (10.0.0.9:1)', '10.0.0.1:8100', '10.0.0.1:49000', 'everybody', '203.0.113.9:1'].map(place), ['a', 'a', 'a', 'a', 'everybody', '(outside)']);
+});
+
+test('every node has a place of its own, and keeps it', () => {
+  for (const count of [1, 2, 3, 5, 9, 24, 60, 100, 150]) {
+    const nodes = Array.from({ length: count }, (_, at) => ({ name: `n${String(at).padStart(3, '0')}`, part: at === 0 ? 'coordinator' : at < 5 ? 'voter' : at < 8 ? 'staging' : 'drone' }));
+    const made = layout(nodes);
+    assert.equal(made.spots.size, count);
+    const spots = [...made.spots.values()];
+    for (const [at, one] of spots.entries()) {
+      assert.ok(one.x > 30 && one.y > 30 && one.x < made.width - 30 && one.y < made.height - 30, `${count}: inside`);
+      for (const other of spots.slice(at + 1)) assert.ok(Math.hypot(one.x - other.x, one.y - other.y) > 55, `${count} nodes: two of them touch`);
+    }
+    assert.deepEqual(layout([...nodes].reverse()), made, 'whatever their order');
+  }
+});
+
+test('files of a result are read as what they are', () => {
+  const answer = { columns: [{ name: 'a', type: 'text' }, { name: 'a', type: 'integer' }], rows: [['=1+1', 2], ['x,"y"\n', null]], count: 2, truncated: false, elapsed_ms: 0, age_ms: 0 };
+  assert.equal(csv(answer), "a,a\r\n'=1+1,2\r\n\"x,\"\"y\"\"\n\",\r\n");
+  assert.deepEqual(JSON.parse(json(answer)), [{ a: '=1+1', a_2: 2 }, { a: 'x,"y"\n', a_2: null }]);
+});
+
+test('a recording that broke off is shown to there', () => {
+  const cast = readCast('{"version":2,"width":100,"height":30}\n[0.5,"o","hello\\r\\n"]\n[1.5,"r","90x20"]\n[2,"o","cut');
+  assert.deepEqual([cast.columns, cast.rows, cast.events.length, cast.lengthS], [100, 30, 2, 1.5]);
+  assert.equal(readCast('<html>'), null);
+  assert.equal(readCast('{"version":1}'), null);
+});

@@ -24,8 +24,9 @@ use tokio::sync::broadcast::{self, error::RecvError};
 use tokio::time::{Interval, MissedTickBehavior};
 
 use super::logs::{self, Pieces, WantedLog};
-use super::{EVENTS_AT_ONCE, Hub, Message, Topic, frame, summary};
+use super::{EVENTS_AT_ONCE, Hub, Message, Topic, frame, summary, wire};
 use crate::api::{LiveChanges, LiveGap, LiveHello};
+use crate::engine::wire::filter::Filter;
 use crate::web::Context;
 use crate::web::answer::{Problem, Remote};
 use crate::web::limits::Slot;
@@ -47,18 +48,24 @@ pub(in crate::web) struct FollowParams {
     since: Option<u64>,
     /// Bytes of each log's end to begin with; none: from its beginning.
     log_tail: Option<u64>,
+    /// Of topic `wire`: only records that fit.
+    filter: Option<String>,
 }
 
-#[derive(Debug, Default, PartialEq, Eq)]
+/// The word of the topic that has a filter.
+const WIRE: &str = "wire";
+
+#[derive(Debug, Default)]
 struct Wanted {
     topics: Vec<Topic>,
     logs: Vec<WantedLog>,
+    wire: Option<Filter>,
 }
 
 impl Wanted {
     fn parse(params: &FollowParams) -> Result<Self, Problem> {
         let Some(words) = &params.topics else {
-            return Ok(Self { topics: Topic::DEFAULT.to_vec(), logs: Vec::new() });
+            return Ok(Self { topics: Topic::DEFAULT.to_vec(), ..Self::default() });
         };
         let mut wanted = Self::default();
         for word in words.split(',').filter(|word| !word.is_empty()) {
@@ -66,10 +73,15 @@ impl Wanted {
                 wanted.logs.push(WantedLog::parse(log, params.log_tail)?);
                 continue;
             }
+            if word == WIRE {
+                let filter = Filter::parse(params.filter.as_deref().unwrap_or_default());
+                wanted.wire = Some(filter.map_err(|error| Problem::invalid(format!("filter: {error}")))?);
+                continue;
+            }
             let known = Topic::ALL.iter().find(|(_, known)| *known == word);
             let (topic, _) = known.ok_or_else(|| {
                 let words: Vec<&str> = Topic::ALL.iter().map(|(_, word)| *word).collect();
-                Problem::invalid(format!("topics: out of {}, log:JOB, log:JOB:ATTEMPT", words.join(", ")))
+                Problem::invalid(format!("topics: out of {}, {WIRE}, log:JOB, log:JOB:ATTEMPT", words.join(", ")))
             })?;
             if !wanted.topics.contains(topic) {
                 wanted.topics.push(*topic);
@@ -78,7 +90,7 @@ impl Wanted {
         if wanted.logs.len() > LOGS_MAX {
             return Err(Problem::invalid(format!("topics: at most {LOGS_MAX} logs at once")));
         }
-        if wanted.topics.is_empty() && wanted.logs.is_empty() {
+        if wanted.topics.is_empty() && wanted.logs.is_empty() && wanted.wire.is_none() {
             return Err(Problem::invalid("topics: at least one"));
         }
         Ok(wanted)
@@ -86,7 +98,8 @@ impl Wanted {
 
     fn words(&self) -> Vec<String> {
         let topics = self.topics.iter().map(|topic| topic.word().to_owned());
-        topics.chain(self.logs.iter().map(WantedLog::to_string)).collect()
+        let wire = self.wire.iter().map(|_| WIRE.to_owned());
+        topics.chain(wire).chain(self.logs.iter().map(WantedLog::to_string)).collect()
     }
 }
 
@@ -121,6 +134,7 @@ struct Connection {
     follower: Follower,
     _slot: Slot,
     ring: broadcast::Receiver<Message>,
+    /// Logs, and records of messages.
     logs: SelectAll<Pieces>,
     waiting: VecDeque<Bytes>,
     /// The last event that was told.
@@ -149,11 +163,13 @@ pub(in crate::web) async fn follow(
     let mut alive = tokio::time::interval(ALIVE_EVERY);
     alive.set_missed_tick_behavior(MissedTickBehavior::Delay);
     alive.reset();
+    let logs = wanted.logs.iter().map(|log| logs::follow(node, log.clone()));
+    let pieces = logs.chain(wanted.wire.iter().map(|filter| wire::follow(node, filter.clone()))).collect();
     let mut connection = Connection {
         node: Arc::clone(node),
         behind: since.is_some() && wanted.topics.contains(&Topic::Events),
         event: since.unwrap_or(newest),
-        logs: wanted.logs.iter().map(|log| logs::follow(node, log.clone())).collect(),
+        logs: pieces,
         waiting: VecDeque::new(),
         follower,
         _slot: slot,
@@ -317,6 +333,14 @@ mod tests {
         let all = format!("metrics,events,metrics,log:{job},log:{job}:2");
         let words = parse(&all).expect("good").words();
         assert_eq!(words, ["metrics".to_owned(), "events".to_owned(), format!("log:{job}"), format!("log:{job}:2")]);
+        let wire = FollowParams {
+            topics: Some("wire,status".to_owned()),
+            filter: Some("kind == \"PING\"".to_owned()),
+            ..FollowParams::default()
+        };
+        assert_eq!(Wanted::parse(&wire).expect("good").words(), ["status", "wire"]);
+        let broken = FollowParams { filter: Some("kind ==".to_owned()), ..wire };
+        assert!(Wanted::parse(&broken).is_err(), "a filter that is none");
         let many = vec![format!("log:{job}"); LOGS_MAX + 1].join(",");
         for bad in ["", ",", "everything", "log:", "log:x", &format!("log:{job}:x"), &format!("log:{job}:1:2"), &many] {
             assert!(parse(bad).is_err(), "{bad}");

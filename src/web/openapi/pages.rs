@@ -176,8 +176,12 @@ pub(super) const PAGES: &[Page] = &[
             ("type", "only of this kind"),
             ("drone", "only what concerns this drone or node"),
             LIMIT,
-            ("topics", "of a stream: status, changes, events, metrics, log:JOB, log:JOB:ATTEMPT, with commas between"),
+            (
+                "topics",
+                "of a stream: status, changes, events, metrics, wire, log:JOB, log:JOB:ATTEMPT, with commas between",
+            ),
             ("log_tail", "of a stream: so many bytes of each log's end first"),
+            ("filter", "of a stream with topic wire: only records that fit"),
         ]),
     page("GET", "/api/v2/wire", "What passed between nodes.", Gives::Bare).query(&[
         ("filter", "an expression; see /api/v2/wire/fields"),

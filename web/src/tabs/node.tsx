@@ -140,6 +140,16 @@ function Machinery({ inventory }: { inventory: Inventory }) {
   );
 }
 
+/** Ways into the machine itself. */
+function Inside({ name }: { name: string }) {
+  return (
+    <div class="row">
+      <a class="button small" href={`/nodes/${encodeURIComponent(name)}/logs`}><Icon name="queue" size={14} /> Logs</a>
+      <a class="button small" href={`/terminal/${encodeURIComponent(name)}`}><Icon name="terminal" size={14} /> Terminal</a>
+    </div>
+  );
+}
+
 function One({ machine }: { machine: Machine }) {
   const { node, drone, name } = machine;
   const state = drone?.state ?? node?.state;
@@ -155,6 +165,7 @@ function One({ machine }: { machine: Machine }) {
           <p class="dim">{drone?.role ?? node?.role ?? 'no role yet'}{leads ? ' · coordinator' : ''}{node && node.raft !== 'none' ? ` · ${node.raft}` : ''}{node?.founder ? ' · founder' : ''}{node?.version ? ` · hive ${node.version}` : ''}</p>
         </div>
         <StateBadge look={state ? memberLook(state) : undefined} />
+        {node && mayAdmin.value ? <Inside name={name} /> : null}
         {drone ? <Acts drone={drone} /> : null}
       </div>
       {drone && held(drone).length ? (
