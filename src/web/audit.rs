@@ -42,7 +42,7 @@ pub(super) enum Record {
     First,
     /// Tried for a moment, and written later if need be: it is what helps when there is no quorum.
     Late,
-    /// Not at all. An upload changes nothing that anybody sees before a job names it.
+    /// Not at all. A question changes nothing, nor does an upload that anybody sees before a job names it.
     Not,
 }
 

@@ -255,7 +255,7 @@ fn guarded() -> Vec<Route> {
         write("/hive/join", Secret, post(hive::join)),
         read("/api/v2/peers", Anyone, get(peers)),
         read("/api/v2/identity", Anyone, get(identity)),
-        write("/api/v2/sql", Key(Scope::Read), post(data::sql)),
+        write("/api/v2/sql", Key(Scope::Read), post(data::sql)).recorded(Record::Not),
         read("/api/v2/sql/schema", Key(Scope::Read), get(data::schema)),
         read("/api/v2/doctor", Key(Admin), get(doctor)),
         read("/api/v2/listen", Key(Admin), get(listen)),

@@ -172,7 +172,8 @@ async fn the_old_administration_takes_its_key_from_header_or_query_at_the_admin_
         for (query, headers) in [(format!("?key={KEY}"), vec![host]), (String::new(), vec![host, ("X-Admin-Key", KEY)])]
         {
             let got = ask(site.admin(), method, &format!("{path}{query}"), &headers, "{}").await;
-            assert_eq!(got.status, 200, "{method} {path}{query}: {}", got.body);
+            // Not everything that a path names is there.
+            assert!(matches!(got.status, 200 | 404), "{method} {path}{query}: {} {}", got.status, got.body);
             let public = ask(site.handle.address(), method, &format!("{path}{query}"), &headers, "{}").await;
             assert_eq!(public.status, 403, "{method} {path}{query}");
         }
