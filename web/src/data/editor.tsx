@@ -37,6 +37,17 @@ const look = EditorView.theme({
   '.cm-completionDetail': { color: 'var(--dim)', fontStyle: 'normal', marginLeft: '1em' },
 });
 
+/** A browser that types over something coloured keeps the colour as a style attribute, which the policy refuses loudly: so it is typed here. */
+const typedOver = EditorView.domEventHandlers({
+  beforeinput: (event, own) => {
+    const { inputType, data } = event;
+    if (inputType !== 'insertText' || !data || /^[()[\]{}'"`]$/.test(data) || own.composing || own.state.selection.main.empty) return false;
+    event.preventDefault();
+    own.dispatch({ ...own.state.replaceSelection(data), userEvent: 'input.type', scrollIntoView: true });
+    return true;
+  },
+});
+
 const colours = HighlightStyle.define([
   { tag: tags.keyword, color: 'var(--busy)', fontWeight: '600' },
   { tag: [tags.string, tags.special(tags.string)], color: 'var(--good)' },
@@ -71,7 +82,7 @@ export default function Editor(props: Props) {
       doc: newest.current.chosen.text,
       extensions: [
         Prec.highest(keymap.of([run, { key: 'Tab', run: acceptCompletion }])),
-        lineNumbers(), history(), drawSelection(), bracketMatching(), closeBrackets(), EditorView.lineWrapping,
+        typedOver, lineNumbers(), history(), drawSelection(), bracketMatching(), closeBrackets(), EditorView.lineWrapping,
         autocompletion({ icons: false }),
         keymap.of([...closeBracketsKeymap, ...defaultKeymap, ...historyKeymap, ...completionKeymap]),
         speaks.current.of(language(newest.current.schema)),
