@@ -35,6 +35,10 @@ pub const BLOB_MAX: u64 = 1 << 30;
 pub const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
 /// Longest silence within an upload.
 pub const UPLOAD_SILENCE: Duration = Duration::from_secs(30);
+/// Most bytes that are read of a request that is refused.
+const UNWANTED_MAX: usize = 1 << 20;
+/// And for how long.
+const UNWANTED_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Last applied log index of the node that answers.
 const APPLIED: HeaderName = HeaderName::from_static("x-hive-applied");
@@ -359,17 +363,27 @@ pub(super) async fn no_such_method() -> Problem {
 }
 
 /// Answer of the public port to what needs a key.
-pub(super) async fn admin_only() -> Problem {
+pub(super) async fn admin_only(request: Request) -> Problem {
+    let_it_finish(request).await;
     let message = "this is done at the admin port, with a key, or over the agent's own socket";
     let hint = "run the command on that machine, or over its socket: ssh HOST sudo hive …; or with a key: hive --url http://HOST:8093 …";
     Problem::new(StatusCode::FORBIDDEN, ErrorCode::Forbidden, message, hint).counted("local_only")
 }
 
 /// Answer of the ports to what only the socket does.
-pub(super) async fn local_only() -> Problem {
+pub(super) async fn local_only(request: Request) -> Problem {
+    let_it_finish(request).await;
     let message = "this is done over the agent's own socket only, not over the port";
     let hint = "run the command on that machine, or over its socket: ssh HOST sudo hive …";
     Problem::new(StatusCode::FORBIDDEN, ErrorCode::Forbidden, message, hint).counted("local_only")
+}
+
+/// Reads what a refused request has still to say, for a moment and up to a bound: who is cut off while sending sees a broken connection,
+/// not the answer.
+pub(super) async fn let_it_finish(request: Request) {
+    let mut rest = Limited::new(request.into_body(), UNWANTED_MAX);
+    let reading = async { while let Some(Ok(_)) = rest.frame().await {} };
+    let _ = tokio::time::timeout(UNWANTED_TIMEOUT, reading).await;
 }
 
 #[cfg(test)]

@@ -23,7 +23,7 @@ use ipnet::IpNet;
 
 use super::Context;
 use super::access::Caller;
-use super::answer::{Problem, Remote};
+use super::answer::{Problem, Remote, let_it_finish};
 use super::hive::{authority, is_ours};
 use super::node::{Holder, SignedIn};
 use super::session;
@@ -169,9 +169,12 @@ pub(super) async fn keyed(
             request.extensions_mut().insert(caller);
             next.run(request).await
         }
-        // The old swarm's administration has errors in its own shape.
-        Err(problem) if request.uri().path().starts_with(QUERY_KEY_PATHS) => problem.into_flat_response(),
-        Err(problem) => problem.into_response(),
+        Err(problem) => {
+            // The old swarm's administration has errors in its own shape.
+            let flat = request.uri().path().starts_with(QUERY_KEY_PATHS);
+            let_it_finish(request).await;
+            if flat { problem.into_flat_response() } else { problem.into_response() }
+        }
     }
 }
 
