@@ -299,18 +299,16 @@ fn a_full_disk_does_not_end_the_agent_and_a_start_on_one_says_what_to_do() {
             sh(&format!("head -c 300m /dev/zero > {} 2>&1 || true", filler.display()));
         };
         fill();
-        // The answer may be an error: nothing can be committed now. The agent has to live, and to say what is wrong.
-        host.hive(&["identity", "reset"]);
-        eventually("a notice about the file", s(30), || {
-            let status = host.status()?;
-            status["notices"].to_string().contains("identity.json").then_some(())
-        });
+        let low = || Some(host.status()?["degraded"].to_string().contains("disk_low"));
+        eventually("it says that the disk is full", s(30), || low()?.then_some(()));
+        // What cannot be written down first is not done, and the agent lives on.
+        let refused = host.hive(&["identity", "reset"]);
+        assert!(refused.code != 0 && refused.stderr.contains("nothing was done"), "{refused:?}");
+        assert!(host.identity().is_some(), "what it was it still is");
         std::fs::remove_file(&filler).expect("frees the disk");
-        eventually("the identity is written after all", s(60), || host.identity());
-        eventually("the notice is gone", s(30), || {
-            let status = host.status()?;
-            (!status["notices"].to_string().contains("identity.json")).then_some(())
-        });
+        eventually("it says so no more", s(30), || (!low()?).then_some(()));
+        eventually("it can ask again", s(60), || (host.hive(&["identity", "reset"]).code == 0).then_some(()));
+        eventually("the identity is written", s(60), || host.identity());
         agent.terminate();
         fill();
         let _agent = host.start(&[]);

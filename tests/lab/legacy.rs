@@ -439,9 +439,13 @@ fn drones_of_the_old_swarm_and_native_ones_build_one_session_together() {
         let mut builders = std::collections::BTreeMap::<String, Vec<String>>::new();
         for job in &jobs {
             let shown = two.json(&["job", "show", &job.id.to_string()]).expect("a job");
+            // What a busy drone was given ahead may have gone to an idle one before it began.
             let attempts = shown["attempts"].as_array().expect("attempts").clone();
-            assert_eq!((attempts.len(), &attempts[0]["state"]), (1, &json!("accepted")), "{shown}");
-            let node = attempts[0]["node"].as_str().expect("a name").to_owned();
+            let (last, before) = attempts.split_last().expect("an attempt");
+            assert_eq!(last["state"], "accepted", "{shown}");
+            let moved = |attempt: &Value| attempt["state"] == "stale" && attempt["started_at"].is_null();
+            assert!(before.iter().all(moved), "{shown}");
+            let node = last["node"].as_str().expect("a name").to_owned();
             assert_eq!(node == "drone-old", matches!(job.work, Work::Portage { .. }), "{shown}");
             builders.entry(node).or_default().push(job.target.clone());
         }
