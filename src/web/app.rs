@@ -49,6 +49,8 @@ const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; i
 const SHELL: &str = "index.html";
 /// Stands in the page where the status for browsers without scripts goes.
 const PLAIN: &str = "<!--plain-->";
+/// Stands in the page where the path goes below which a proxy shows this node.
+const BASE: &str = "data-base=\"\"";
 /// Names below this carry a hash of their content.
 const HASHED: &str = "chunks/";
 
@@ -99,6 +101,9 @@ pub(super) async fn shell(State(context): State<Context>) -> Handled {
     let open = context.public_page == PublicPage::Full;
     let plain = if open { page::without_scripts(&context).await } else { String::new() };
     let page = String::from_utf8_lossy(&unpacked(asset.packed.gzip)).replacen(PLAIN, &plain, 1);
+    // The scripts read it there; the addresses that stand in the page are changed here.
+    let page = page.replacen(BASE, &format!("data-base=\"{}\"", context.base_path), 1);
+    let page = page::below(&context.base_path, page);
     let headers = [(header::CONTENT_TYPE, "text/html; charset=utf-8"), (header::CONTENT_SECURITY_POLICY, POLICY)];
     Ok((headers, page).into_response())
 }

@@ -40,12 +40,12 @@ pub(super) async fn icon() -> Response {
 pub(super) async fn status(State(context): State<Context>, summary: Option<Extension<OnlySummary>>) -> Response {
     let status = match context.node.status().await {
         Ok(status) if summary.is_some() => {
-            return html(StatusCode::OK, status_page(&summarised(status), &Ok(Vec::new())));
+            return html(&context, StatusCode::OK, status_page(&summarised(status), &Ok(Vec::new())));
         }
         Ok(status) => status,
-        Err(error) => return failed(&error),
+        Err(error) => return failed(&context, &error),
     };
-    html(StatusCode::OK, status_page(&status, &recent_jobs(&context).await))
+    html(&context, StatusCode::OK, status_page(&status, &recent_jobs(&context).await))
 }
 
 async fn recent_jobs(context: &Context) -> ApiResult<Vec<JobLine>> {
@@ -65,14 +65,14 @@ pub(super) async fn job(State(context): State<Context>, Path(id): Path<String>) 
     let id = job_id(&id)?;
     let job = match context.node.job(id).await {
         Ok(job) => job,
-        Err(error) => return Ok(failed(&error)),
+        Err(error) => return Ok(failed(&context, &error)),
     };
     let query = LogQuery { job: id, attempt: None, offset: 0, tail_bytes: Some(LOG_TAIL_BYTES), follow: false };
     let log = match context.node.job_log(query).await {
         Ok(log) => Ok((log.offset > 0, tail(log.bytes).await)),
         Err(error) => Err(error.message),
     };
-    Ok(html(StatusCode::OK, job_page(&job, &log, &context.node.log())))
+    Ok(html(&context, StatusCode::OK, job_page(&job, &log, &context.node.log())))
 }
 
 /// What arrives of a log in time, at most its last [`LOG_TAIL_BYTES`].
@@ -88,13 +88,24 @@ async fn tail(mut bytes: super::node::ByteStream) -> String {
     String::from_utf8_lossy(&kept).into_owned()
 }
 
-fn html(status: StatusCode, page: String) -> Response {
-    (status, [(header::CONTENT_TYPE, "text/html; charset=utf-8")], page).into_response()
+/// The addresses of a page as a browser has to ask for them, behind a proxy that shows this node below a path. Only what stands in an
+/// attribute is touched: texts have no quotes ([`Text`]).
+pub(super) fn below(base_path: &str, page: String) -> String {
+    if base_path.is_empty() {
+        return page;
+    }
+    ["href", "src"]
+        .iter()
+        .fold(page, |page, name| page.replace(&format!("{name}=\"/"), &format!("{name}=\"{base_path}/")))
 }
 
-fn failed(error: &ApiError) -> Response {
+fn html(context: &Context, status: StatusCode, page: String) -> Response {
+    (status, [(header::CONTENT_TYPE, "text/html; charset=utf-8")], below(&context.base_path, page)).into_response()
+}
+
+fn failed(context: &Context, error: &ApiError) -> Response {
     let status = StatusCode::from_u16(error.code.http_status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-    html(status, head("hive", true) + &failed_main(error))
+    html(context, status, head("hive", true) + &failed_main(error))
 }
 
 fn failed_main(error: &ApiError) -> String {
@@ -111,8 +122,8 @@ fn head(title: &str, reload: bool) -> String {
     let reload = if reload { format!("<meta http-equiv=refresh content={RELOAD_SECONDS}>\n") } else { String::new() };
     format!(
         "<!doctype html>\n<html lang=en>\n<meta charset=utf-8>\n<meta name=viewport content=\"width=device-width, initial-scale=1\">\n\
-         <meta name=color-scheme content=\"light dark\">\n{reload}<title>{}</title>\n<link rel=icon href=/icon.svg>\n\
-         <link rel=stylesheet href=/style.css>\n",
+         <meta name=color-scheme content=\"light dark\">\n{reload}<title>{}</title>\n<link rel=icon href=\"/icon.svg\">\n\
+         <link rel=stylesheet href=\"/style.css\">\n",
         Text(title)
     )
 }
@@ -152,7 +163,7 @@ fn masthead(page: &mut String, status: &Status, hive: &str) {
     put(
         page,
         format_args!(
-            "<header><img src=/icon.svg alt=\"\" width=40 height=40><div><h1 title=\"{}\">{}</h1>\n<p class=dim>seen from \
+            "<header><img src=\"/icon.svg\" alt=\"\" width=40 height=40><div><h1 title=\"{}\">{}</h1>\n<p class=dim>seen from \
              <b>{}</b>, {}{}</p></div><span class=\"badge {tone}\">{word}</span></header>\n",
             Text(&full),
             Text(hive),
@@ -307,7 +318,7 @@ fn job_page(job: &JobView, log: &Result<(bool, String), String>, position: &LogS
     put(
         &mut page,
         format_args!(
-            "<header><a href=/plain title=\"the hive\"><img src=/icon.svg alt=hive width=40 height=40></a><div><h1>{}</h1>\n<p class=dim>\
+            "<header><a href=\"/plain\" title=\"the hive\"><img src=\"/icon.svg\" alt=hive width=40 height=40></a><div><h1>{}</h1>\n<p class=dim>\
              {} · queued {} by {} · priority {}</p></div><span class=\"badge {tone}\">{state}</span></header>\n",
             Text(&job.target),
             Text(&job.backend),
@@ -406,7 +417,7 @@ fn foot(page: &mut String, log: &LogStatus, as_of: Option<UnixMillis>) {
     put(
         page,
         format_args!(
-            "<footer>log index {} of {} · epoch {} · {} old{shown} · <a href=/api/v2/status>JSON</a> · <a href=/metrics>metrics</a></footer>\n\
+            "<footer>log index {} of {} · epoch {} · {} old{shown} · <a href=\"/api/v2/status\">JSON</a> · <a href=\"/metrics\">metrics</a></footer>\n\
              </main>\n",
             log.applied,
             log.committed,

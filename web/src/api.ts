@@ -1,7 +1,6 @@
 // Asking the node that served this page. Every answer of /api/v2 comes in an envelope; a refusal becomes a `Refusal`.
 //
-// The key of an operator is kept in memory, never in storage: closing the tab forgets it. Where the node hands out session cookies,
-// the key is exchanged for one and not kept at all (see session.ts).
+// Who asks is told by a cookie that scripts cannot read (see session.ts).
 import { at } from './base';
 import type { Envelope, LogStatus } from './types';
 
@@ -24,22 +23,15 @@ export interface Answer<T> {
   log: LogStatus | null;
 }
 
-let key: string | null = null;
 let refused = () => {};
 
-/** Calls `then` when a key or session turns out not to count any more. */
+/** Calls `then` when the session turns out not to count any more. */
 export function whenRefused(then: () => void): void {
   refused = then;
 }
 
-/** Sends this key with everything from now on; null forgets it. */
-export function useKey(next: string | null): void {
-  key = next;
-}
-
 async function ask<T>(method: string, path: string, body: unknown, signal?: AbortSignal): Promise<Answer<T>> {
   const headers: Record<string, string> = { accept: 'application/json' };
-  if (key !== null) headers['x-admin-key'] = key;
   if (body !== undefined) headers['content-type'] = 'application/json';
   let response: Response;
   try {
@@ -79,8 +71,7 @@ export async function send<T>(path: string, body: unknown = {}, method = 'POST')
 
 /** What is no envelope: a file, a log. Throws the node's refusal. */
 export async function fetchRaw(path: string, signal: AbortSignal): Promise<Response> {
-  const headers: Record<string, string> = key !== null ? { 'x-admin-key': key } : {};
-  const response = await fetch(at(path), { headers, signal, credentials: 'same-origin', cache: 'no-store' });
+  const response = await fetch(at(path), { signal, credentials: 'same-origin', cache: 'no-store' });
   if (response.ok) return response;
   if (response.status === 401) refused();
   let error: { code: string; message: string; hint: string } | undefined;

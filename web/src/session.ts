@@ -1,8 +1,8 @@
 // Who acts from this page. Buttons that need a key are shown only while there is one.
 //
-// A node that hands out session cookies gets the key once; one that does not gets it with each request, from memory.
+// The node gets the key once, for a cookie that scripts cannot read; it is kept nowhere here.
 import { computed, signal } from '@preact/signals';
-import { get, Refusal, send, useKey, whenRefused } from './api';
+import { get, send, whenRefused } from './api';
 import { refresh } from './live';
 
 export interface Holder {
@@ -19,9 +19,7 @@ export const mayAdmin = computed(() => holder.value?.scope === 'admin');
 
 // Its time is over, or somebody ended it: the buttons go.
 whenRefused(() => {
-  if (holder.value === null) return;
   holder.value = null;
-  useKey(null);
 });
 
 /** Whether the browser still has a session from before. */
@@ -32,38 +30,17 @@ export async function recall(): Promise<void> {
       holder.value = { name: data.name, scope: data.scope, expires_at: data.expires_at ?? null };
     }
   } catch {
-    // A node without sessions: the key is kept in memory.
+    // It does not answer; whoever acts is asked for the key.
   }
 }
 
 /** Signs in, or throws why not. */
 export async function signIn(key: string): Promise<void> {
-  try {
-    const got = await send<Holder>('/api/v2/session', { key });
-    holder.value = got;
-  } catch (error) {
-    if (!(error instanceof Refusal) || (error.status !== 404 && error.status !== 405)) throw error;
-    holder.value = await tried(key);
-  }
+  holder.value = await send<Holder>('/api/v2/session', { key });
   refresh();
 }
 
-/** Finds out with a question that needs the key whether it is one. */
-async function tried(key: string): Promise<Holder> {
-  useKey(key);
-  try {
-    await get('/api/v2/doctor');
-    return { name: 'the admin key', scope: 'admin' };
-  } catch (error) {
-    const scope = error instanceof Refusal && error.status === 403 ? /; (.+) has (read|queue)\b/.exec(error.message) : null;
-    if (scope) return { name: scope[1] ?? 'a token', scope: scope[2] as Holder['scope'] };
-    useKey(null);
-    throw error;
-  }
-}
-
 export async function signOut(): Promise<void> {
-  useKey(null);
   holder.value = null;
   try {
     await send('/api/v2/session', undefined, 'DELETE');

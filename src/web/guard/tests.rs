@@ -384,6 +384,19 @@ async fn a_listed_proxy_speaks_for_others_under_its_path() {
     assert!(cookie.ends_with("; secure") && cookie.contains("; path=/farm;"), "{cookie}");
     let notes = site.node.notes.lock().expect("not poisoned").clone();
     assert_eq!(notes.last().map(|(note, _)| note.from.as_str()), Some("192.0.2.7"));
+
+    // Each page names the addresses below which it was asked for, and what it names is there.
+    for page in ["/farm/overview", "/farm/plain"] {
+        let page = ask(site.handle.address(), "GET", page, &proxied, "").await;
+        let named = ["href=\"", "src=\""].into_iter().flat_map(|word| page.body.split(word).skip(1));
+        let named: Vec<&str> = named.filter_map(|rest| rest.split('"').next()).collect();
+        assert!(named.len() > 2 && named.iter().all(|address| address.starts_with("/farm/")), "{named:?}");
+        for address in named {
+            assert_eq!(ask(site.handle.address(), "GET", address, &proxied, "").await.status, 200, "{address}");
+        }
+    }
+    let shell = ask(site.handle.address(), "GET", "/farm/overview", &proxied, "").await;
+    assert!(shell.body.contains("data-base=\"/farm\""), "{}", shell.body);
 }
 
 #[tokio::test(flavor = "multi_thread")]
