@@ -26,6 +26,7 @@ mod blobs;
 mod browser;
 mod browsing;
 mod catching_up;
+mod certificates;
 mod condition;
 mod console;
 mod control;

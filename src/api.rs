@@ -28,7 +28,7 @@ use crate::engine::id::{EpochId, HiveId, JobId, PeerId, Sha256Hash, UnixMillis};
 use crate::engine::member::Inventory;
 
 pub use self::access::{
-    AccessView, AdminKeyChanged, AdminKeyRequest, AdminKeyView, TokenMade, TokenRequest, TokenView,
+    AccessView, AdminKeyChanged, AdminKeyRequest, AdminKeyView, Authority, TokenMade, TokenRequest, TokenView,
 };
 pub use self::audit::{AuditCheck, AuditLine, AuditList, BrowserSession, SessionsEnded, SignInRequest};
 pub use self::browse::{ChainJob, CriticalPath, GraphJob, JobGraph, JobPage, Throughput, ThroughputBucket};

@@ -38,7 +38,7 @@ mod text;
 mod wire;
 
 use agent_args::AgentArgs;
-use args::{Cli, Command, ConfigVerb, IdentityVerb};
+use args::{Cli, Command, Common, ConfigVerb, IdentityVerb};
 use client::Client;
 use output::{Failure, Outcome, Ui};
 
@@ -131,7 +131,7 @@ fn dispatch(cli: Cli) -> u8 {
         | Command::Admin { .. }
         | Command::Audit(_)
         | Command::Net { .. }
-        | Command::Try(_)) => ask(&ui, &surroundings, cli.common.socket.as_deref(), cli.common.url.as_deref(), asking),
+        | Command::Try(_)) => ask(&ui, &surroundings, &cli.common, asking),
     };
     match outcome {
         Ok(code) => code,
@@ -205,8 +205,12 @@ fn misconfigured(error: ConfigError) -> Failure {
 }
 
 /// Runs a command that may wait, until it is done or interrupted.
-fn ask(ui: &Ui, surroundings: &Surroundings, socket: Option<&str>, url: Option<&str>, command: Command) -> Outcome {
-    let mut client = Client::new(surroundings::target(surroundings, socket, url)?);
+fn ask(ui: &Ui, surroundings: &Surroundings, common: &Common, command: Command) -> Outcome {
+    let target = surroundings::target(surroundings, common.socket.as_deref(), common.url.as_deref())?;
+    let mut client = Client::new(target);
+    if let Some(file) = surroundings::authorities(surroundings, common.ca.as_deref()) {
+        client = client.with_authorities(file);
+    }
     if let Some(key) = surroundings::key(surroundings) {
         client = client.with_key(key)?;
     }
@@ -374,7 +378,8 @@ mod tests {
             Surroundings { system: false, host_name: "here".to_owned(), variables: std::collections::BTreeMap::new() };
         let ui = Ui { json: true, paint: text::Paint(false), terminal: false, progress: false };
         let cli = Cli::try_parse_from(line.split_whitespace()).expect("understood");
-        match ask(&ui, &surroundings, None, Some(url), cli.command) {
+        let common = Common { url: Some(url.to_owned()), ..cli.common };
+        match ask(&ui, &surroundings, &common, cli.command) {
             Ok(code) => (code, String::new()),
             Err(failure) => (failure.exit_code, format!("{}: {}", failure.error.message, failure.error.hint)),
         }

@@ -51,6 +51,12 @@ pub struct Config {
     pub public_page: PublicPage,
     /// Path under which a proxy shows this node, without a slash at its end; may be empty.
     pub base_path: String,
+    /// Whether the HTTP ports also speak TLS.
+    pub tls: TlsMode,
+    /// The operator's certificate; none: one of the hive's authority.
+    pub tls_certificate: Option<PathBuf>,
+    /// Its key; none: it stands in the certificate's file.
+    pub tls_key: Option<PathBuf>,
     /// Proxies whose word counts about for whom they ask.
     pub trusted_proxies: Vec<String>,
     /// Where the hive is controlled with a key; none: nowhere.
@@ -282,6 +288,15 @@ choice!(
         /// No addresses, no logs, no packages.
         Summary = "summary",
         /// Nothing.
+        Off = "off",
+    }
+);
+choice!(
+    /// Whether the HTTP ports also speak TLS.
+    TlsMode {
+        /// They do.
+        On = "on",
+        /// They speak plain HTTP only.
         Off = "off",
     }
 );

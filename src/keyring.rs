@@ -160,6 +160,11 @@ impl Secret {
         hex::encode(&self.derive(b"hive fingerprint v1")[..8])
     }
 
+    /// What the key of the hive's certificate authority is made of; the next attempt when this one is no number of its curve.
+    pub fn authority_seed(&self, attempt: u8) -> Zeroizing<[u8; 32]> {
+        Zeroizing::new(self.derive(&[b"hive certificate authority v1 ".as_slice(), &[attempt]].concat()))
+    }
+
     /// The numbered key made of this secret.
     pub fn key(&self) -> Key {
         let id_bytes = self.derive(b"hive key id v1");

@@ -11,7 +11,7 @@
 //! ```
 //!
 //! Arrows say who may import whom. Small vocabularies are shared by all adapters and import nothing but
-//! `engine`: [`api`] (what people and scripts see), `transport` (streams between nodes), `keyring` (who may speak), `clock`,
+//! `engine`: [`api`] (what people and scripts see), `transport` (streams between nodes), `keyring` (who may speak), `certificates`, `clock`,
 //! `ports` (who holds a port) and `tasks`. `tests/architecture.rs` reads the tree and fails on an arrow that points the other way.
 
 pub mod engine;
@@ -19,6 +19,8 @@ pub mod engine;
 pub mod api;
 pub mod config;
 
+#[cfg(feature = "node")]
+pub mod certificates;
 #[cfg(feature = "node")]
 pub mod clock;
 #[cfg(feature = "node")]

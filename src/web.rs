@@ -41,6 +41,7 @@ mod routes;
 mod serve;
 mod session;
 mod terminal;
+mod tls;
 pub mod wire;
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -55,6 +56,7 @@ use crate::web::limits::Caps;
 pub use crate::web::node::NodeApi;
 pub use crate::web::open::PublicPage;
 pub use crate::web::serve::{BindError, Bound, Handle, bind};
+pub use crate::web::tls::Tls;
 use crate::wire::Wire;
 
 /// Port of the public API.
@@ -89,6 +91,8 @@ pub struct Options {
     pub executable: PathBuf,
     /// Takes notes of requests.
     pub wire: Wire,
+    /// What both ports speak besides plain HTTP; none: nothing.
+    pub tls: Option<Tls>,
 }
 
 impl Default for Options {
@@ -108,6 +112,7 @@ impl Default for Options {
             // Stays readable after an upgrade has replaced the file.
             executable: PathBuf::from("/proc/self/exe"),
             wire: Wire::default(),
+            tls: None,
         }
     }
 }
@@ -128,6 +133,7 @@ struct Context {
     wire: Wire,
     terminals: Arc<terminal::Terminals>,
     live: Arc<live::Hub>,
+    tls: Option<Tls>,
     /// See [`answer::REQUEST_TIMEOUT`].
     request_timeout: Duration,
 }
@@ -147,6 +153,7 @@ impl Context {
             wire: options.wire.clone(),
             terminals: Arc::default(),
             live: Arc::default(),
+            tls: options.tls.clone(),
             request_timeout: answer::REQUEST_TIMEOUT,
         }
     }

@@ -13,6 +13,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("clock", &["engine"]),
     ("tasks", &[]),
     ("keyring", &["engine"]),
+    ("certificates", &["engine", "keyring"]),
     ("ports", &[]),
     ("transport", &["engine", "tasks"]),
     ("wire", &["engine", "clock", "transport"]),

@@ -139,7 +139,7 @@ impl Site {
     }
 
     fn environment(&self) -> String {
-        let at = |host: &Host, port: u16| format!("http://{}:{port}", host.address);
+        let at = |host: &Host, port: u16| host.url(port);
         let environment = json!({
             "public": at(self.seen(), 8100),
             "admin": at(self.seen(), 8093),

@@ -50,6 +50,8 @@ mod queueing;
 mod staging;
 #[path = "lab/steps.rs"]
 mod steps;
+#[path = "lab/tls.rs"]
+mod tls;
 #[path = "lab/voting.rs"]
 mod voting;
 #[path = "lab/wire.rs"]

@@ -20,11 +20,12 @@ use super::node_api::Api;
 use super::preparing::Prepared;
 use super::shared::{Me, Shared, Soft};
 use super::{
-    Agent, EVENTS_MAX, Event, Inputs, blobs, control, events, keys, peers, serving, staging, syncing, web_settings,
+    Agent, EVENTS_MAX, Event, Inputs, blobs, certificates, control, events, keys, peers, serving, staging, syncing,
+    web_settings,
 };
 use crate::blobs::{BlobStore, exchange, unpack};
 use crate::clock::now_ms;
-use crate::config::{Config, LegacyMode as ConfiguredLegacy};
+use crate::config::{Config, LegacyMode as ConfiguredLegacy, TlsMode};
 use crate::consensus::{Consensus, Identity as ConsensusIdentity, Options as ConsensusOptions};
 use crate::discovery::{BeaconContent, Discovery, Heard, LegacyMode, Options as DiscoveryOptions, interfaces};
 use crate::engine::id::Sha256Hash;
@@ -129,8 +130,9 @@ fn lock_state_dir(directory: &Path) -> anyhow::Result<File> {
     }
 }
 
-fn bind_web(config: &Config, wire: &Wire) -> anyhow::Result<(web::Bound, SocketAddr)> {
-    let bound = web::bind(web_settings::options(config, wire)).map_err(anyhow::Error::new)?;
+fn bind_web(config: &Config, wire: &Wire, tls: Option<web::Tls>) -> anyhow::Result<(web::Bound, SocketAddr)> {
+    let options = web::Options { tls, ..web_settings::options(config, wire) };
+    let bound = web::bind(options).map_err(anyhow::Error::new)?;
     let address = bound.address().context("Failed to read the HTTP address")?;
     Ok((bound, address))
 }
@@ -143,7 +145,11 @@ async fn start(prepared: Prepared, agent_log: AgentLog) -> anyhow::Result<()> {
     let peer_id = key.peer_id();
     let keyring = Keyring::new(&prepared.secret);
     let wire = super::wire::ring(&config, &peer_id);
-    let (bound, http) = bind_web(&config, &wire)?;
+    let certificates = certificates::open(&config, &prepared.secret).context("Failed to prepare TLS")?;
+    let (bound, http) = bind_web(&config, &wire, certificates.as_ref().map(|keeper| keeper.tls.clone()))?;
+    if let Some(keeper) = certificates {
+        tasks::spawn("certificates", keeper.keep());
+    }
 
     let local = LocalFacts { name: config.name.clone(), ..LocalFacts::default() };
     let introduction = Introduction { key, keyring: keyring.clone(), incarnation, local, policy: open_policy() };
@@ -281,7 +287,8 @@ fn log_start(shared: &Shared) {
         state_dir = %shared.config.state_dir.display(),
         "listening"
     );
-    if let Some(admin) = shared.config.admin.filter(|admin| !admin.ip().is_loopback()) {
+    let plain = shared.config.admin.filter(|admin| shared.config.tls == TlsMode::Off && !admin.ip().is_loopback());
+    if let Some(admin) = plain {
         tracing::warn!(%admin, "the admin port speaks plain HTTP beyond this machine: whoever can listen there reads the key");
     }
     if shared.me.secret_is_tentative {

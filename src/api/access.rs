@@ -8,6 +8,16 @@ use serde::{Deserialize, Serialize};
 use crate::engine::access::Scope;
 use crate::engine::id::UnixMillis;
 
+/// Who signs the certificates of the hive's nodes.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "node", derive(utoipa::ToSchema))]
+pub struct Authority {
+    /// SHA-256 of its certificate, as browsers show it: pairs of hexadecimal digits with colons.
+    pub sha256: String,
+    /// Its certificate, in PEM.
+    pub pem: String,
+}
+
 /// Who may control the hive from another machine.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[cfg_attr(feature = "node", derive(utoipa::ToSchema))]

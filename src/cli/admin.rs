@@ -13,8 +13,8 @@ use super::client::{Client, segment};
 use super::output::{Failure, Outcome, Ui};
 use super::render;
 use crate::api::{
-    AccessView, AdminKeyChanged, AdminKeyRequest, AuditCheck, AuditList, ErrorCode, SessionsEnded, TokenMade,
-    TokenRequest,
+    AccessView, AdminKeyChanged, AdminKeyRequest, AuditCheck, AuditList, Authority, ErrorCode, SessionsEnded,
+    TokenMade, TokenRequest,
 };
 use crate::engine::access::Scope;
 use crate::keyring::{SECRET_MAX_LEN, Secret};
@@ -30,6 +30,18 @@ pub(crate) async fn admin(ui: &Ui, client: &Client, verb: AdminVerb) -> Outcome 
         AdminVerb::Key { verb: KeyVerb::Set { file } } => {
             let key = chosen(file.as_deref())?;
             change(ui, client, AdminKeyRequest::Set { key }).await
+        }
+        AdminVerb::Ca { pem } => {
+            let answer = client.get::<Authority>("/api/v2/authority").await?;
+            let shown = |authority: &Authority| match pem {
+                true => authority.pem.clone(),
+                false => format!(
+                    "SHA-256 {}\nfor a browser or another machine: hive admin ca --pem > hive-ca.pem\n",
+                    authority.sha256
+                ),
+            };
+            ui.answer(&answer, shown)?;
+            Ok(0)
         }
         AdminVerb::Sessions { verb: SessionsVerb::Revoke } => {
             let answer = client.post::<SessionsEnded>("/api/v2/session/revoke", &json!({})).await?;

@@ -14,6 +14,12 @@ pub(crate) enum AdminVerb {
         #[command(subcommand)]
         verb: KeyVerb,
     },
+    /// Who signs the certificates of the hive's nodes: what a browser or `--ca` has to know.
+    Ca {
+        /// Print its certificate alone, for a file.
+        #[arg(long)]
+        pem: bool,
+    },
     /// Browsers that are signed in.
     Sessions {
         #[command(subcommand)]

@@ -36,9 +36,12 @@ pub(crate) struct Common {
     /// Unix socket of the agent to talk to [env: HIVE_SOCKET].
     #[arg(long, global = true, value_name = "PATH")]
     pub(crate) socket: Option<String>,
-    /// Address of an agent, as http://HOST:PORT; its admin port (8093) takes changes with a key [env: HIVE_URL, SWARMV3_URL; the key: HIVE_ADMIN_KEY].
+    /// Address of an agent, as http://HOST:PORT or https://HOST:PORT; its admin port (8093) takes changes with a key [env: HIVE_URL, SWARMV3_URL; the key: HIVE_ADMIN_KEY].
     #[arg(long, global = true, value_name = "URL")]
     pub(crate) url: Option<String>,
+    /// For https: whom to believe, as `hive admin ca --pem` prints it; the system's authorities when left out [env: HIVE_CA].
+    #[arg(long, global = true, value_name = "FILE")]
+    pub(crate) ca: Option<std::path::PathBuf>,
 }
 
 /// Nouns.

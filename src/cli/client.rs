@@ -41,8 +41,10 @@ const ANSWER_MAX_LEN: usize = 32 << 20;
 pub(crate) enum Target {
     /// Its Unix socket.
     Socket(PathBuf),
-    /// `http://HOST:PORT/PREFIX`: reads, and with a key at the admin port whatever its scope opens.
+    /// `http://HOST:PORT/PREFIX` or `https://…`: reads, and with a key at the admin port whatever its scope opens.
     Http {
+        /// Over TLS.
+        tls: bool,
         /// Host name or address, without brackets.
         host: String,
         /// TCP port.
@@ -59,8 +61,10 @@ impl Target {
             let hint = "give it as http://HOST:PORT, for example http://build1:8100";
             Err(ApiError::new(ErrorCode::Invalid, format!("{url:?}: {message}"), hint))
         };
-        let Some(rest) = url.strip_prefix("http://") else {
-            return invalid(if url.starts_with("https://") { "https is not spoken here" } else { "not an http URL" });
+        let (tls, rest) = match (url.strip_prefix("https://"), url.strip_prefix("http://")) {
+            (Some(rest), _) => (true, rest),
+            (None, Some(rest)) => (false, rest),
+            (None, None) => return invalid("neither an http nor an https URL"),
         };
         let (authority, prefix) = rest.split_once('/').map_or((rest, ""), |(authority, path)| (authority, path));
         let parsed: hyper::http::uri::Authority = match authority.parse() {
@@ -76,7 +80,7 @@ impl Target {
         }
         let prefix = prefix.trim_end_matches('/');
         let prefix = if prefix.is_empty() { String::new() } else { format!("/{prefix}") };
-        Ok(Self::Http { host, port: parsed.port_u16().unwrap_or(8_100), prefix })
+        Ok(Self::Http { tls, host, port: parsed.port_u16().unwrap_or(8_100), prefix })
     }
 
     fn host_header(&self) -> String {
@@ -92,7 +96,9 @@ impl std::fmt::Display for Target {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::Socket(path) => path.display().fmt(f),
-            Self::Http { prefix, .. } => write!(f, "http://{}{prefix}", self.host_header()),
+            Self::Http { tls, prefix, .. } => {
+                write!(f, "http{}://{}{prefix}", if *tls { "s" } else { "" }, self.host_header())
+            }
         }
     }
 }
@@ -122,6 +128,7 @@ fn empty() -> Body {
 pub(crate) struct Client {
     target: Target,
     key: Option<header::HeaderValue>,
+    authorities: Option<PathBuf>,
 }
 
 impl Client {
@@ -132,7 +139,12 @@ impl Client {
 
     /// A client of this agent. Nothing is connected yet.
     pub(crate) fn new(target: Target) -> Self {
-        Self { target, key: None }
+        Self { target, key: None, authorities: None }
+    }
+
+    /// The same, believing no other authorities of certificates than those in this file (PEM); without one, those of the system.
+    pub(crate) fn with_authorities(self, file: PathBuf) -> Self {
+        Self { authorities: Some(file), ..self }
     }
 
     /// The same with the admin key or a token. It is sent over TCP alone, and there only with what changes something, or was refused
@@ -292,7 +304,7 @@ impl Client {
     ) -> ApiResult<Response<Incoming>> {
         match &self.target {
             Target::Socket(_) => Err(ApiError::new(ErrorCode::Internal, "a socket has no port", "this is a bug")),
-            Target::Http { host, port, prefix } => {
+            Target::Http { tls, host, port, prefix } => {
                 let stream = within(TcpStream::connect((host.as_str(), *port)))
                     .await
                     .map_err(|error| url_error(&self.target, &error))?;
@@ -301,6 +313,11 @@ impl Client {
                     tracing::debug!(%error, "no keep-alive on this connection");
                 }
                 let key = self.key.as_ref().filter(|_| with_key);
+                if !*tls {
+                    return self.send_over(stream, (prefix, key), method, path, body, length).await;
+                }
+                let stream = tls::connect(stream, host, self.authorities.as_deref(), CONNECT_TIMEOUT);
+                let stream = stream.await.map_err(|error| tls::refused(&self.target, &error))?;
                 self.send_over(stream, (prefix, key), method, path, body, length).await
             }
         }
@@ -457,6 +474,8 @@ pub(crate) fn segment(text: &str) -> String {
     // A segment of dots alone would be taken as a directory by whoever normalises paths.
     if out.bytes().all(|byte| byte == b'.') { out.replace('.', "%2E") } else { out }
 }
+
+mod tls;
 
 #[cfg(test)]
 mod tests;

@@ -51,6 +51,12 @@ pub(crate) fn target(surroundings: &Surroundings, socket: Option<&str>, url: Opt
     Ok(Target::Socket(default_socket(surroundings, Path::exists)))
 }
 
+/// File of the authorities whose certificates commands believe; none: those of the system.
+pub(crate) fn authorities(surroundings: &Surroundings, file: Option<&Path>) -> Option<PathBuf> {
+    let variable = surroundings.variables.get("HIVE_CA").filter(|value| !value.is_empty());
+    file.map(Path::to_owned).or_else(|| variable.map(PathBuf::from))
+}
+
 /// The admin key or token that commands send to a port.
 pub(crate) fn key(surroundings: &Surroundings) -> Option<&str> {
     let value = |name: &&str| surroundings.variables.get(*name).map(|key| key.trim()).filter(|key| !key.is_empty());
@@ -83,7 +89,8 @@ mod tests {
     #[test]
     fn flags_win_over_variables_and_a_socket_over_a_url() {
         let socket = |path: &str| Ok(Target::Socket(PathBuf::from(path)));
-        let http = |host: &str, port| Ok(Target::Http { host: host.to_owned(), port, prefix: String::new() });
+        let http =
+            |host: &str, port| Ok(Target::Http { tls: false, host: host.to_owned(), port, prefix: String::new() });
         let all = with(&[("HIVE_SOCKET", "/a"), ("HIVE_URL", "http://b:1"), ("SWARMV3_URL", "http://c:2")]);
         assert_eq!(target(&all, Some("/x"), None), socket("/x"));
         assert_eq!(target(&all, None, Some("http://y")), http("y", 8_100));

@@ -10,8 +10,8 @@ use super::table::{self, Default as SettingDefault, INHERITED, SETTINGS, Setting
 use super::value::{Kind, Value};
 use super::{
     AdmissionMode, BuildConfig, Config, ConfigError, DiscoveryConfig, Entry, FactsTable, FoundMode, Hidden, JoinTarget,
-    LegacyDrones, LegacyMode, LogConfig, Origin, PackagesMode, Problem, PublicPage, TerminalConfig, WireConfig, file,
-    grammar,
+    LegacyDrones, LegacyMode, LogConfig, Origin, PackagesMode, Problem, PublicPage, TerminalConfig, TlsMode,
+    WireConfig, file, grammar,
 };
 
 /// Longest config file that is read, bytes. A thousand settings would fit.
@@ -206,7 +206,8 @@ impl Assembly {
     }
 
     fn environment(&mut self, surroundings: &Surroundings) {
-        let mut known = vec!["HIVE_CONFIG".to_owned(), "HIVE_URL".to_owned(), "HIVE_WEB_DIST".to_owned()];
+        let mut known =
+            vec!["HIVE_CONFIG".to_owned(), "HIVE_URL".to_owned(), "HIVE_CA".to_owned(), "HIVE_WEB_DIST".to_owned()];
         known.extend(table::KEY_VARIABLES.iter().map(|name| (*name).to_owned()));
         for (variable, key, form) in INHERITED {
             let text = surroundings.variables.get(*variable).filter(|text| !text.is_empty());
@@ -376,6 +377,9 @@ impl Resolved<'_> {
             public_page: self.choice("public_page", PublicPage::from_word)?,
             base_path: self.text("base_path").unwrap_or_default().to_owned(),
             trusted_proxies: self.list("trusted_proxies"),
+            tls: self.choice("tls", TlsMode::from_word)?,
+            tls_certificate: self.path("tls_certificate")?,
+            tls_key: self.path("tls_key")?,
             admin: self.text("admin").map(|_| self.parsed("admin")).transpose()?,
             admin_key_file: self.path("admin_key_file")?.unwrap_or_else(|| secret_file.with_file_name("admin_key")),
             admin_key: self.admin_key.map(|(name, key)| (name, Hidden(key.to_owned()))),

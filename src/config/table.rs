@@ -158,6 +158,9 @@ pub const SETTINGS: &[Setting] = &[
     http::PUBLIC_PAGE,
     http::BASE_PATH,
     http::TRUSTED_PROXIES,
+    http::TLS,
+    http::TLS_CERTIFICATE,
+    http::TLS_KEY,
     Setting {
         key: "admin",
         kind: Kind::Text {
@@ -168,7 +171,7 @@ pub const SETTINGS: &[Setting] = &[
         unset_word: Some("none"),
         placeholder: "ADDRESS:PORT",
         meaning: "Where the hive is controlled with the admin key or a token; `none`: over the socket only.",
-        advice: "It speaks plain HTTP: beyond this machine use it in networks that you trust, or through a tunnel.",
+        advice: "Beyond this machine it is reached by TLS, see `tls`.",
         ..PLAIN
     },
     Setting {

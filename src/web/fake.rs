@@ -47,6 +47,8 @@ pub(crate) struct FakeNode {
     pub(super) keyring: Option<Keyring>,
     /// Keys that it was asked about.
     pub(super) compared: AtomicU64,
+    /// Its keys open nothing any more.
+    pub(super) rotated: AtomicBool,
     /// How long it takes over some answers.
     pub(super) delay: Duration,
     /// Whether a majority answers.
@@ -65,6 +67,7 @@ impl FakeNode {
             ready: AtomicBool::new(true),
             acts: Mutex::default(),
             compared: AtomicU64::new(0),
+            rotated: AtomicBool::new(false),
             keyring: Some(Keyring::new(&Secret::from_bytes(b"b7c1a0ffee11d2d3b7c1a0ffee11d2d3"))),
             delay: Duration::ZERO,
             quorum: AtomicBool::new(true),
@@ -216,6 +219,9 @@ impl NodeApi for FakeNode {
 
     fn holder(&self, key: &[u8]) -> Option<Holder> {
         self.compared.fetch_add(1, Ordering::Relaxed);
+        if self.rotated.load(Ordering::Relaxed) {
+            return None;
+        }
         let (name, scope, drone) = match key {
             b"the-admin-key-of-the-fake" => ("the admin key", Scope::Admin, None),
             b"token-that-reads" => ("token eyes", Scope::Read, None),

@@ -20,6 +20,7 @@ use axum::http::{HeaderMap, HeaderValue, StatusCode, Uri};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use ipnet::IpNet;
+use zeroize::Zeroizing;
 
 use super::Context;
 use super::access::Caller;
@@ -277,6 +278,39 @@ pub(super) fn signed_in(context: &Context, headers: &HeaderMap, remote: IpAddr) 
     of_this_site(context, headers)?;
     let Some(cookie) = session::cookie_of(headers) else { return Err(unauthorized("no_key")) };
     tried(context, remote, "wrong_session", || context.node.signed_in(cookie))
+}
+
+/// What a request was let in with, for what goes on after it: to be looked at again.
+#[derive(Clone)]
+pub(super) enum Credential {
+    /// The local socket: whoever may open that needs none.
+    Local,
+    /// The admin key or a token.
+    Key(Zeroizing<Vec<u8>>),
+    /// A browser's cookie.
+    Session(Zeroizing<Vec<u8>>),
+}
+
+impl Credential {
+    /// Of a request that was let in.
+    pub(super) fn of(headers: &HeaderMap) -> Self {
+        let kept = |bytes: &[u8]| Zeroizing::new(bytes.to_vec());
+        match (presented(headers, None), session::cookie_of(headers)) {
+            (Some(key), _) => Self::Key(kept(key)),
+            (None, Some(cookie)) => Self::Session(kept(cookie)),
+            (None, None) => Self::Local,
+        }
+    }
+
+    /// Whether it still opens what needs this scope: it was not revoked, replaced, and is not over.
+    pub(super) fn is_good(&self, context: &Context, needs: Scope) -> bool {
+        let holder = match self {
+            Self::Local => return true,
+            Self::Key(key) => context.node.holder(key),
+            Self::Session(cookie) => context.node.signed_in(cookie).map(|signed| signed.holder),
+        };
+        holder.is_some_and(|holder| holder.scope.covers(needs))
+    }
 }
 
 /// Whether a browser says that a request comes from this very site. A cookie is sent along with requests that no page of ours has made;

@@ -24,7 +24,7 @@ pub(super) struct Front {
 }
 
 impl Front {
-    fn trusts(&self, address: IpAddr) -> bool {
+    pub(super) fn trusts(&self, address: IpAddr) -> bool {
         self.trusted.iter().any(|network| network.contains(&address.to_canonical()))
     }
 

@@ -24,7 +24,7 @@ use super::node::JobQuery;
 use super::open::{OnlySummary, Shown, shown, summarised};
 use super::{
     Context, app, badge, bootstrap, browse, console, data, farm, guard, hive, legacy, logs, openapi, page, people,
-    reads, session, terminal, wire,
+    reads, session, terminal, tls, wire,
 };
 use crate::api::{AddressClaim, ApiError, CancelRequest, ErrorCode, RecoverRequest, SubmitRequest};
 use crate::engine::access::Scope;
@@ -203,6 +203,7 @@ fn own() -> Vec<Route> {
         read("/icon.svg", Anyone, get(page::icon)).always(),
         read("/openapi.json", Anyone, get(openapi::json)).always(),
         read("/openapi", Anyone, get(openapi::page)).always(),
+        read("/api/v2/authority", Anyone, get(tls::authority)).always(),
         read("/healthz", Anyone, get(healthz)).always(),
         read("/readyz", Anyone, get(readyz)).always(),
         read("/metrics", Anyone, get(metrics)).in_summary(),

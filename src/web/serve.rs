@@ -29,10 +29,11 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::access::{Access, Caller};
-use super::answer::Remote;
+use super::answer::{Remote, Secured};
 use super::capture::RemotePort;
 use super::limits::{Caps, Patient, Slots};
 use super::proxy::Front;
+use super::tls::{self, Tls};
 use super::{Context, NodeApi, Options, routes};
 use crate::ports::{self, Holder};
 use crate::tasks;
@@ -241,10 +242,12 @@ impl Bound {
         };
         let address = self.public.local_addr().unwrap_or(self.options.http);
         let admin_address = self.admin_address().ok().flatten();
-        let public = accept_tcp(self.public, routes::public(context.clone()), connections.clone());
-        tasks::spawn("http", tracker.track_future(public));
+        let tls = self.options.tls;
+        let port = Port { router: routes::public(context.clone()), tls: tls.clone(), shows_keys: false };
+        tasks::spawn("http", tracker.track_future(accept_tcp(self.public, port, connections.clone())));
         if let Some(listener) = self.admin {
-            let admin = accept_tcp(listener, routes::admin(context.clone()), connections.clone());
+            let port = Port { router: routes::admin(context.clone()), tls, shows_keys: true };
+            let admin = accept_tcp(listener, port, connections.clone());
             tasks::spawn("admin-http", tracker.track_future(admin));
         }
         let local = accept_local(self.local, routes::local(context), connections);
@@ -277,6 +280,15 @@ impl Handle {
     }
 }
 
+/// What a port answers with.
+#[derive(Clone)]
+struct Port {
+    router: Router,
+    tls: Option<Tls>,
+    /// Keys travel here: where there is TLS, it is asked for.
+    shows_keys: bool,
+}
+
 /// How connections are served.
 #[derive(Clone)]
 struct Connections {
@@ -290,6 +302,47 @@ struct Connections {
 }
 
 impl Connections {
+    /// Serves one connection of a port in what its client speaks.
+    async fn speak(self, stream: TcpStream, peer: SocketAddr, port: Port) {
+        let from = peer.ip().to_canonical();
+        let front = Arc::clone(&self.front);
+        let mark = move |request: &mut Request<Body>| {
+            request.extensions_mut().insert(RemotePort(peer.port()));
+            front.arrive(from, request);
+        };
+        let Some(tls) = port.tls else { return self.converse(stream, from, port.router, mark).await };
+        let stop = self.stop.clone();
+        let greeted = tokio::select! {
+            greeted = tls::begins_with_handshake(&stream, self.header_timeout) => greeted,
+            () = stop.cancelled() => return,
+        };
+        match greeted {
+            Ok(true) => {
+                let accepted = tokio::select! {
+                    accepted = tls.accept(stream, self.header_timeout) => accepted,
+                    () = stop.cancelled() => return,
+                };
+                match accepted {
+                    Ok(stream) => {
+                        let mark = move |request: &mut Request<Body>| {
+                            mark(request);
+                            request.extensions_mut().insert(Secured);
+                        };
+                        self.converse(stream, from, port.router, mark).await;
+                    }
+                    // A browser that does not know the authority yet ends it so.
+                    Err(error) => tracing::debug!(%from, %error, "no TLS handshake"),
+                }
+            }
+            Ok(false) if port.shows_keys && !from.is_loopback() && !self.front.trusts(from) => {
+                let elsewhere = |method, uri, headers| async move { tls::elsewhere(&method, &uri, &headers) };
+                self.converse(stream, from, Router::new().fallback(elsewhere), mark).await;
+            }
+            Ok(false) => self.converse(stream, from, port.router, mark).await,
+            Err(error) => tracing::debug!(%from, %error, "a connection without a request"),
+        }
+    }
+
     /// Serves one connection until it ends or the agent stops. `mark` puts into each request who asks.
     async fn converse<S, M>(self, stream: S, from: IpAddr, router: Router, mark: M)
     where
@@ -327,7 +380,7 @@ impl Connections {
     }
 }
 
-async fn accept_tcp(listener: TcpListener, router: Router, connections: Connections) {
+async fn accept_tcp(listener: TcpListener, port: Port, connections: Connections) {
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
@@ -349,12 +402,7 @@ async fn accept_tcp(listener: TcpListener, router: Router, connections: Connecti
         };
         connections.meter.accepted.fetch_add(1, Ordering::Relaxed);
         prepare(&stream);
-        let front = Arc::clone(&connections.front);
-        let mark = move |request: &mut Request<Body>| {
-            request.extensions_mut().insert(RemotePort(peer.port()));
-            front.arrive(from, request);
-        };
-        let serving = connections.clone().converse(stream, from, router.clone(), mark);
+        let serving = connections.clone().speak(stream, peer, port.clone());
         let tracked = connections.tracker.track_future(async move {
             serving.await;
             drop(slot);

@@ -27,9 +27,10 @@ use super::Context;
 use super::access::Caller;
 use super::answer::{Handled, Problem, Remote};
 use super::data::{TerminalKey, TerminalStream, TerminalWord};
-use super::guard::{called_so, same_place};
+use super::guard::{Credential, called_so, same_place};
 use crate::api::{ApiError, ErrorCode, TerminalTicket, shown};
 use crate::clock::now_ms;
+use crate::engine::access::Scope;
 use crate::keyring::sha256;
 
 /// A ticket is good for so long, milliseconds.
@@ -48,18 +49,21 @@ const WAITING_MAX: usize = 1 << 20;
 const WRITE_TIMEOUT: Duration = Duration::from_secs(30);
 /// So often it is looked whether it is still there; one that does not answer is gone after three times that.
 const PING_EVERY: Duration = Duration::from_secs(20);
+/// So often it is looked whether what opened a terminal is still good.
+const LOOK_EVERY: Duration = Duration::from_secs(2);
 /// Close codes: all is said; not allowed.
 const NORMAL: u16 = 1_000;
 const POLICY: u16 = 1_008;
 
 /// What a ticket is good for.
-#[derive(Clone, Debug, PartialEq, Eq)]
 struct Ticket {
     node: String,
     by: String,
     from: IpAddr,
     /// Of the page that bought it; none when it was no page.
     origin: Option<String>,
+    /// What it was bought with.
+    credential: Credential,
     until_ms: u64,
 }
 
@@ -109,7 +113,8 @@ pub(super) async fn ticket(
 ) -> Handled {
     let node = context.node.may_open(name).await?;
     let origin = headers.get(header::ORIGIN).and_then(|origin| origin.to_str().ok()).map(str::to_owned);
-    let ticket = Ticket { node: node.clone(), by: caller.name, from, origin, until_ms: now_ms() + TICKET_MS };
+    let (credential, until_ms) = (Credential::of(&headers), now_ms() + TICKET_MS);
+    let ticket = Ticket { node: node.clone(), by: caller.name, from, origin, credential, until_ms };
     let ticket = context.terminals.issue(ticket).ok_or_else(|| {
         let message = "too many tickets are out that nobody used";
         Problem::from(ApiError::new(ErrorCode::Unreachable, message, "try again in half a minute"))
@@ -197,9 +202,16 @@ fn usual_rows() -> u16 {
 async fn converse(context: &Context, mut socket: WebSocket, node: String, from: IpAddr, origin: String) {
     let opened = open(context, &mut socket, &node, from, &origin).await;
     match opened {
-        Ok(terminal) => {
+        Ok((terminal, credential)) => {
             if tell(&mut socket, &json!({ "type": "connected", "data": node })).await.is_ok() {
-                relay(&mut socket, terminal).await;
+                tokio::select! {
+                    () = relay(&mut socket, terminal) => return,
+                    () = until_revoked(context, &credential) => {}
+                }
+                let why = "the key or session that opened this terminal opens nothing any more";
+                if tell(&mut socket, &json!({ "type": "ended", "exit_code": null, "data": why })).await.is_ok() {
+                    close(&mut socket, POLICY, "revoked").await;
+                }
             }
         }
         Err(Some(error)) => {
@@ -213,6 +225,13 @@ async fn converse(context: &Context, mut socket: WebSocket, node: String, from: 
     }
 }
 
+/// Returns when the key was replaced, the token revoked, or the session has ended.
+async fn until_revoked(context: &Context, credential: &Credential) {
+    while credential.is_good(context, Scope::Admin) {
+        tokio::time::sleep(LOOK_EVERY).await;
+    }
+}
+
 /// Waits for the ticket and opens the terminal. None: whoever was there has gone.
 async fn open(
     context: &Context,
@@ -220,7 +239,7 @@ async fn open(
     node: &str,
     from: IpAddr,
     origin: &str,
-) -> Result<TerminalStream, Option<ApiError>> {
+) -> Result<(TerminalStream, Credential), Option<ApiError>> {
     let first = tokio::time::timeout(FIRST_TIMEOUT, socket.recv()).await;
     let text = match first {
         Ok(Some(Ok(Message::Text(text)))) => text,
@@ -231,7 +250,8 @@ async fn open(
         return Err(Some(no_ticket()));
     };
     let ticket = context.terminals.redeem(&ticket, node, from, origin).ok_or_else(no_ticket)?;
-    context.node.terminal(ticket.node, ticket.by, (columns, rows)).await.map_err(Some)
+    let terminal = context.node.terminal(ticket.node, ticket.by, (columns, rows)).await.map_err(Some)?;
+    Ok((terminal, ticket.credential))
 }
 
 /// The same words for all that can be wrong with a ticket.

@@ -18,7 +18,7 @@ const SHUT: &[&str] = &["--admin", "0.0.0.0:8093"];
 /// What a path answers on another host's port, with its status.
 fn get(from: &Host, to: &Host, port: u16, path: &str) -> String {
     let mut command = from.command("curl");
-    command.args(["-s", "-m", "10", "-w", " %{http_code}", &format!("http://{}:{port}{path}", to.address)]);
+    command.args(["-s", "-k", "-m", "10", "-w", " %{http_code}", &format!("{}{path}", to.url(port))]);
     run(command).stdout
 }
 
@@ -76,9 +76,8 @@ fn the_state_is_questioned_with_sql_and_not_changed() {
         let path = hosts.iter().map(|host| host.etc().join("admin_key")).find(|path| path.exists()).expect("a key");
         let key = std::fs::read_to_string(path).expect("readable");
         let mut command = hosts[1].command("curl");
-        let query =
-            format!("http://{}:8093/api/v1/sql/query?q=SELECT%20count(*)%20AS%20n%20FROM%20queue", hosts[0].address);
-        command.args(["-s", "-m", "10", "-H", &format!("X-Admin-Key: {}", key.trim()), &query]);
+        let query = format!("{}/api/v1/sql/query?q=SELECT%20count(*)%20AS%20n%20FROM%20queue", hosts[0].url(8093));
+        command.args(["-s", "-k", "-m", "10", "-H", &format!("X-Admin-Key: {}", key.trim()), &query]);
         let old: Value = serde_json::from_str(&run(command).stdout).expect("JSON");
         assert_eq!((&old["columns"], &old["rows"], &old["count"]), (&json!(["n"]), &json!([[1]]), &json!(1)), "{old}");
     });

@@ -12,16 +12,31 @@ const ADMIN: &[&str] = &["--admin", "0.0.0.0:8093"];
 /// The status of a control request from one host to the admin port of another.
 fn control(from: &Host, to: &Host, key: &str, action: &str) -> String {
     let mut command = from.command("curl");
-    command.args(["-s", "-m", "10", "-o", "/dev/null", "-w", "%{http_code}", "-H", &format!("X-Admin-Key: {key}")]);
+    command.args([
+        "-s",
+        "-k",
+        "-m",
+        "10",
+        "-o",
+        "/dev/null",
+        "-w",
+        "%{http_code}",
+        "-H",
+        &format!("X-Admin-Key: {key}"),
+    ]);
     let body = format!("{{\"action\":\"{action}\"}}");
-    command.args(["-d", &body, &format!("http://{}:8093/api/v2/control", to.address)]);
+    command.args(["-d", &body, &format!("{}/api/v2/control", to.url(8093))]);
     run(command).stdout
 }
 
 /// `hive` on one host against the admin port of another, with a key in its environment.
 fn remote(from: &Host, to: &Host, key: &str, arguments: &[&str]) -> Answer {
     let mut command = from.command(crate::harness::PROGRAM);
-    command.env("HIVE_ADMIN_KEY", key).args(["--url", &format!("http://{}:8093", to.address)]).args(arguments);
+    let authority = from.hive(&["admin", "ca", "--pem"]);
+    assert_eq!(authority.code, 0, "{authority:?}");
+    std::fs::write(from.etc().join("hive-ca.pem"), authority.stdout).expect("written");
+    command.env("HIVE_ADMIN_KEY", key).env("HIVE_CA", from.etc().join("hive-ca.pem"));
+    command.args(["--url", &to.url(8093)]).args(arguments);
     run(command)
 }
 

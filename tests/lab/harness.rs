@@ -247,6 +247,11 @@ impl Host {
         fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).expect("chmod");
     }
 
+    /// What other hosts ask under: by TLS where keys travel.
+    pub fn url(&self, port: u16) -> String {
+        format!("{}://{}:{port}", if port == 8093 { "https" } else { "http" }, self.address)
+    }
+
     /// A command that will run on this host.
     pub fn command(&self, program: impl AsRef<std::ffi::OsStr>) -> Command {
         let root = self.root.display();

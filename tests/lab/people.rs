@@ -14,14 +14,14 @@ const ADMIN: &[&str] = &["--admin", "0.0.0.0:8093"];
 /// Status, head and body of a request from one host to a port of another.
 fn ask(from: &Host, to: &Host, port: u16, method: &str, path: &str, headers: &[&str], body: &str) -> (String, String) {
     let mut command = from.command("curl");
-    command.args(["-s", "-i", "-m", "15", "-X", method]);
+    command.args(["-s", "-k", "-i", "-m", "15", "-X", method]);
     for header in headers {
         command.args(["-H", header]);
     }
     if !body.is_empty() {
         command.args(["-d", body]);
     }
-    command.arg(format!("http://{}:{port}{path}", to.address));
+    command.arg(format!("{}{path}", to.url(port)));
     let answer = run(command).stdout.replace("\r\n", "\n");
     let (head, body) = answer.split_once("\n\n").unwrap_or((&answer, ""));
     (head.to_owned(), body.to_owned())
@@ -58,7 +58,7 @@ fn a_browsers_session_is_good_at_every_node_and_every_act_is_written_down() {
         let cookie = signed.0.lines().find_map(|line| line.strip_prefix("set-cookie: ")).expect("a cookie");
         let cookie = format!("Cookie: {}", cookie.split(';').next().expect("its value"));
         let act = |to: &Host, action: &str| {
-            let origin = format!("Origin: http://{}:8093", to.address);
+            let origin = format!("Origin: {}", to.url(8093));
             let body = format!(r#"{{"action":"{action}"}}"#);
             ask(second, to, 8093, "POST", "/api/v2/control", &[&cookie, &origin], &body)
         };
@@ -71,10 +71,10 @@ fn a_browsers_session_is_good_at_every_node_and_every_act_is_written_down() {
         assert!(nobody.1.contains(r#""name":null"#), "{}", nobody.1);
 
         // Once, however often and wherever it is asked.
-        let origin = format!("Origin: http://{}:8093", first.address);
+        let origin = format!("Origin: {}", first.url(8093));
         let once = [cookie.as_str(), &origin, "Idempotency-Key: lab-1"];
         let done = ask(second, first, 8093, "POST", "/api/v2/control", &once, r#"{"action":"resume"}"#);
-        let origin = format!("Origin: http://{}:8093", third.address);
+        let origin = format!("Origin: {}", third.url(8093));
         let once = [cookie.as_str(), &origin, "Idempotency-Key: lab-1"];
         let again = ask(second, third, 8093, "POST", "/api/v2/control", &once, r#"{"action":"resume"}"#);
         assert_eq!((status(&done), status(&again)), ("200", "200"), "{done:?} {again:?}");

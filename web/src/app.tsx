@@ -5,7 +5,7 @@ import { about, count, shortId } from './format';
 import { helpOpen, paletteOpen, signInOpen } from './keys';
 import { heardAt, line, log, now, refresh, status } from './live';
 import { go, path, query } from './router';
-import { holder, signOut } from './session';
+import { holder, overheard, signOut } from './session';
 import { find, tabs, type Place, type TabProps } from './tabs';
 import { nextTheme, theme } from './theme';
 import { Dialogs } from './ui/dialog';
@@ -159,6 +159,13 @@ function Banner() {
       <div class="banner bad" role="alert">
         <b>{shown.coordinator === null ? 'The coordinator is gone.' : 'There is no quorum.'}</b>{' '}
         This page stays: {shown.self.name} shows what it knew {about(log.value?.age_ms ?? 0)} ago, at index {count(log.value?.applied ?? 0)}. Nothing can be changed until a majority of voters is back.
+      </div>
+    );
+  }
+  if (overheard && holder.value) {
+    return (
+      <div class="banner warn" role="alert">
+        <b>This page came without TLS:</b> whoever listens between this browser and {shown.self.name} can act as you. Its operator has switched TLS off (<code>tls</code>).
       </div>
     );
   }

@@ -17,6 +17,9 @@ export const mayQueue = computed(() => holder.value?.scope === 'queue' || holder
 /** May do everything. */
 export const mayAdmin = computed(() => holder.value?.scope === 'admin');
 
+/** Whoever listens on the network can read what this page sends: no TLS, and not within one machine. */
+export const overheard = location.protocol === 'http:' && !['localhost', '127.0.0.1', '[::1]'].includes(location.hostname);
+
 // Its time is over, or somebody ended it: the buttons go.
 whenRefused(() => {
   holder.value = null;

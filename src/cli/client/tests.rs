@@ -136,14 +136,18 @@ fn a_socket_that_may_not_be_opened_is_not_allowed_rather_than_missing() {
 
 #[test]
 fn urls_are_read_strictly() {
-    let http =
-        |host: &str, port, prefix: &str| Ok(Target::Http { host: host.to_owned(), port, prefix: prefix.to_owned() });
+    let at = |tls, host: &str, port, prefix: &str| {
+        Ok(Target::Http { tls, host: host.to_owned(), port, prefix: prefix.to_owned() })
+    };
+    let http = |host: &str, port, prefix: &str| at(false, host, port, prefix);
+    assert_eq!(Target::from_url("https://build1:8093/farm"), at(true, "build1", 8_093, "/farm"));
+    assert_eq!(Target::from_url("https://build1").expect("good").to_string(), "https://build1:8100");
     assert_eq!(Target::from_url("http://build1"), http("build1", 8_100, ""));
     assert_eq!(Target::from_url("http://build1:9/"), http("build1", 9, ""));
     assert_eq!(Target::from_url("http://[fd00::1]:9/hive/"), http("fd00::1", 9, "/hive"));
     assert_eq!(Target::from_url("http://[fd00::1]:9").expect("good").to_string(), "http://[fd00::1]:9");
     for bad in
-        ["build1", "https://build1", "http://", "http://a@b", "http://a b", "http://a/?x", "ftp://a", "http://:80"]
+        ["build1", "HTTPS://build1", "http://", "http://a@b", "http://a b", "http://a/?x", "ftp://a", "http://:80"]
     {
         assert_eq!(Target::from_url(bad).expect_err(bad).code, ErrorCode::Invalid, "{bad}");
     }

@@ -47,6 +47,31 @@ pub(super) const BASE_PATH: Setting = Setting {
     meaning: "Path under which a proxy shows this node.",
     ..PLAIN
 };
+pub(super) const TLS: Setting = Setting {
+    key: "tls",
+    kind: Kind::Choice(&["on", "off"]),
+    default: Default::Text("on"),
+    placeholder: "on|off",
+    meaning: "Both HTTP ports also speak TLS, with a certificate of the hive's authority (`hive admin ca`) or `tls_certificate`. The admin port \
+              then takes plain HTTP only from this machine and from `trusted_proxies`.",
+    advice: "Without it, whoever can listen between a browser and this node reads the admin key.",
+    ..PLAIN
+};
+pub(super) const TLS_CERTIFICATE: Setting = Setting {
+    key: "tls_certificate",
+    default: Default::Unset("made by the hive's authority"),
+    placeholder: "FILE",
+    meaning: "A certificate of your own and those that it was signed with, in PEM. Read again when it changes.",
+    ..PLAIN
+};
+pub(super) const TLS_KEY: Setting = Setting {
+    key: "tls_key",
+    default: Default::Unset("in the file of `tls_certificate`"),
+    placeholder: "FILE",
+    meaning: "The key of `tls_certificate`, in PEM.",
+    advice: "Mode 0600, or 0640 with a group of the agent.",
+    ..PLAIN
+};
 pub(super) const TRUSTED_PROXIES: Setting = Setting {
     key: "trusted_proxies",
     kind: Kind::List { expected: "a network (10.0.0.0/8) or an address", check: grammar::is_network },

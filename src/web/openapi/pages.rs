@@ -8,12 +8,12 @@ use utoipa::openapi::{Ref, RefOr, Schema};
 
 use super::Shapes;
 use crate::api::{
-    AccessView, AddressClaim, AdminKeyChanged, AdminKeyRequest, ArtifactView, AuditCheck, AuditList, BrowserSession,
-    CancelRequest, Changed, ControlRequest, CriticalPath, DoctorFacts, DroneRequest, EventList, Explanation, FleetView,
-    Health, HistoryView, Identity, Imported, JobGraph, JobLine, JobPage, JobView, JoinRequest, LogFirstError,
-    LogMatches, LogPhases, NodeView, PackageList, PeersFile, RecoverReport, RecoverRequest, SessionList, SessionView,
-    SessionsEnded, SignInRequest, StagedView, Status, StoredBlob, SubmitRequest, Submitted, Throughput, TokenMade,
-    TokenRequest,
+    AccessView, AddressClaim, AdminKeyChanged, AdminKeyRequest, ArtifactView, AuditCheck, AuditList, Authority,
+    BrowserSession, CancelRequest, Changed, ControlRequest, CriticalPath, DoctorFacts, DroneRequest, EventList,
+    Explanation, FleetView, Health, HistoryView, Identity, Imported, JobGraph, JobLine, JobPage, JobView, JoinRequest,
+    LogFirstError, LogMatches, LogPhases, NodeView, PackageList, PeersFile, RecoverReport, RecoverRequest, SessionList,
+    SessionView, SessionsEnded, SignInRequest, StagedView, Status, StoredBlob, SubmitRequest, Submitted, Throughput,
+    TokenMade, TokenRequest,
 };
 
 /// Notes a shape and those within it, and names it.
@@ -255,6 +255,7 @@ pub(super) const PAGES: &[Page] = &[
     post::<ControlRequest, Changed>("/api/v2/control", "Acts on the queue or on drones."),
     post::<DroneRequest, Changed>("/api/v2/nodes/{name}/{action}", "Pauses, resumes, drains or limits a drone."),
     page("POST", "/api/v2/identity/reset", "Asks the hive again what this node is.", Gives::Data(shape::<Identity>)),
+    get::<Authority>("/api/v2/authority", "Who signs the certificates of the hive's nodes."),
     get::<AccessView>("/api/v2/access", "Who may control the hive from another machine."),
     post::<AdminKeyRequest, AdminKeyChanged>("/api/v2/access/key", "Changes the admin key."),
     post::<TokenRequest, TokenMade>("/api/v2/access/tokens", "Makes a token."),

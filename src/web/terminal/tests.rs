@@ -197,6 +197,21 @@ async fn what_is_too_long_or_no_text_ends_the_terminal() {
     }
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_terminal_ends_with_the_key_that_opened_it() {
+    let site = site();
+    let ticket = site.ticket("build2").await;
+    let mut socket = site.own("build2").await;
+    say(&mut socket, json!({ "type": "ticket", "ticket": ticket })).await;
+    assert_eq!(hear(&mut socket).await["type"], "connected");
+    say(&mut socket, json!({ "type": "input", "data": "still there" })).await;
+    assert_eq!(hear(&mut socket).await, json!({ "type": "output", "data": "still there" }));
+    site.node.rotated.store(true, std::sync::atomic::Ordering::Relaxed);
+    let ended = hear(&mut socket).await;
+    assert!(ended["data"].as_str().is_some_and(|why| why.contains("opens nothing any more")), "{ended}");
+    assert_eq!(hear(&mut socket).await, json!({ "closed": 1_008 }));
+}
+
 #[test]
 fn tickets_are_bound_bounded_and_go_out_of_date() {
     let terminals = Terminals::default();
@@ -207,6 +222,7 @@ fn tickets_are_bound_bounded_and_go_out_of_date() {
         by: "the admin key".to_owned(),
         from,
         origin: Some(origin.to_owned()),
+        credential: Credential::Local,
         until_ms,
     };
     let fresh = || terminals.issue(ticket(now_ms() + TICKET_MS)).expect("room");
