@@ -25,12 +25,13 @@ use tokio_rustls::rustls::sign::CertifiedKey;
 use crate::engine::id::UnixMillis;
 use crate::keyring::{Secret, sha256};
 
+const DAY_S: u64 = 24 * 3_600;
 /// How long a node's certificate is good.
-const LIFE: Duration = Duration::from_hours(180 * 24);
+const LIFE: Duration = Duration::from_secs(180 * DAY_S);
 /// Left of it when a new one is made.
-const RENEWED_BEFORE: Duration = Duration::from_hours(60 * 24);
+const RENEWED_BEFORE: Duration = Duration::from_secs(60 * DAY_S);
 /// Clocks of clients may be behind by so much.
-const SKEW: Duration = Duration::from_hours(24);
+const SKEW: Duration = Duration::from_secs(DAY_S);
 
 /// Why there is no certificate.
 #[derive(Debug, thiserror::Error)]

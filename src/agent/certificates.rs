@@ -22,7 +22,7 @@ const LOOK_EVERY: Duration = Duration::from_secs(60);
 
 /// Where the certificate comes from.
 enum Source {
-    Hive { authority: Authority, issued: Issued, config: Box<Config> },
+    Hive { authority: Box<Authority>, issued: Issued, config: Box<Config> },
     Own { certificate: PathBuf, key: PathBuf, read: Marks },
 }
 
@@ -52,7 +52,10 @@ pub(super) fn open(config: &Config, secret: &Secret) -> anyhow::Result<Option<Ke
     let issued = authority.issue(&names(config), unix_now())?;
     let shown = api::Authority { sha256: authority.fingerprint(), pem: authority.pem() };
     let tls = Tls::new(issued.certified.clone(), Some(shown))?;
-    Ok(Some(Keeper { tls, source: Source::Hive { authority, issued, config: Box::new(config.clone()) } }))
+    Ok(Some(Keeper {
+        tls,
+        source: Source::Hive { authority: Box::new(authority), issued, config: Box::new(config.clone()) },
+    }))
 }
 
 fn marks(certificate: &Path, key: &Path) -> Marks {

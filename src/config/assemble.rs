@@ -358,6 +358,28 @@ impl Resolved<'_> {
         })
     }
 
+    fn build(&self, state_dir: &Path) -> Result<BuildConfig, Problem> {
+        Ok(BuildConfig {
+            slots: self.number("build.slots")?,
+            cores: self.number("build.cores")?,
+            work_dir: self.path("build.work_dir")?.unwrap_or_else(|| state_dir.join("work")),
+            disk_max_mb: self.number("build.disk_max_mb")?,
+            user: self.text("build.user").map(str::to_owned),
+            debian_build_deps: self.text("build.debian_build_deps") == Some("on"),
+            secrets_dir: self.path("build.secrets_dir")?.unwrap_or_else(|| "/etc/build/job-secrets".into()),
+            binhost: self.text("build.binhost").map(str::to_owned),
+            portage_sync: self.text("build.portage_sync") == Some("on"),
+            portage_sync_interval_ms: self.number::<u64>("build.portage_sync_interval_s")?.saturating_mul(1_000),
+            portage_sync_timeout_ms: self.number::<u64>("build.portage_sync_timeout_s")?.saturating_mul(1_000),
+            portage_verify_keys: self.path("build.portage_verify_keys")?,
+            portage_demand_signatures: self.text("build.portage_signatures") == Some("demand"),
+            keep_logs_days: self.number("build.keep_logs_days")?,
+            keep_logs_mb: self.number("build.keep_logs_mb")?,
+            keep_artifacts_days: self.number("build.keep_artifacts_days")?,
+            keep_artifacts_mb: self.number("build.keep_artifacts_mb")?,
+        })
+    }
+
     fn config(&self) -> Result<Config, Problem> {
         let state_dir = self.needed_path("state_dir")?;
         let socket = self.needed_path("socket")?;
@@ -408,25 +430,7 @@ impl Resolved<'_> {
                 legacy_v1: self.choice("discovery.legacy_v1", LegacyMode::from_word)?,
                 mdns: self.text("discovery.mdns") == Some("on"),
             },
-            build: BuildConfig {
-                slots: self.number("build.slots")?,
-                cores: self.number("build.cores")?,
-                work_dir: self.path("build.work_dir")?.unwrap_or_else(|| state_dir.join("work")),
-                disk_max_mb: self.number("build.disk_max_mb")?,
-                user: self.text("build.user").map(str::to_owned),
-                debian_build_deps: self.text("build.debian_build_deps") == Some("on"),
-                secrets_dir: self.path("build.secrets_dir")?.unwrap_or_else(|| "/etc/build/job-secrets".into()),
-                binhost: self.text("build.binhost").map(str::to_owned),
-                portage_sync: self.text("build.portage_sync") == Some("on"),
-                portage_sync_interval_ms: self.number::<u64>("build.portage_sync_interval_s")?.saturating_mul(1_000),
-                portage_sync_timeout_ms: self.number::<u64>("build.portage_sync_timeout_s")?.saturating_mul(1_000),
-                portage_verify_keys: self.path("build.portage_verify_keys")?,
-                portage_demand_signatures: self.text("build.portage_signatures") == Some("demand"),
-                keep_logs_days: self.number("build.keep_logs_days")?,
-                keep_logs_mb: self.number("build.keep_logs_mb")?,
-                keep_artifacts_days: self.number("build.keep_artifacts_days")?,
-                keep_artifacts_mb: self.number("build.keep_artifacts_mb")?,
-            },
+            build: self.build(&state_dir)?,
             wire: self.wire()?,
             log: LogConfig { level: self.parsed("log.level")?, json: self.text("log.format") == Some("json") },
             terminal: self.terminal()?,
