@@ -40,6 +40,7 @@ mod events;
 mod expanding;
 mod files;
 mod fleet;
+mod history;
 mod importing;
 mod joining;
 mod keys;

@@ -15,6 +15,7 @@ mod jobs;
 pub mod legacy;
 mod live;
 mod logs;
+mod replay;
 #[cfg(feature = "node")]
 mod schema;
 pub mod shown;
@@ -46,6 +47,7 @@ pub use self::live::{
     LiveChanges, LiveGap, LiveHello, LiveLog, LiveLogEnd, LiveMembers, LiveMetrics, LiveStatus, LiveWire, NodeMetrics,
 };
 pub use self::logs::{LogFirstError, LogMatch, LogMatches, LogPhase, LogPhases, LogSearch, PhaseSource};
+pub use self::replay::{Activity, ActivityBucket};
 pub use self::sql::{
     SQL_LENGTH_MAX, SQL_ROWS_DEFAULT, SQL_ROWS_MAX, SqlAnswer, SqlColumn, SqlRequest, SqlSchema, SqlTable,
     SqlTableColumn,
@@ -210,7 +212,7 @@ pub enum RaftPart {
 }
 
 /// A member in `hive status`.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "node", derive(utoipa::ToSchema))]
 pub struct MemberStatus {
     /// Its name.

@@ -113,6 +113,8 @@ pub struct Config {
     pub log: LogConfig,
     /// What is kept of the messages that pass.
     pub wire: WireConfig,
+    /// What is kept of the past.
+    pub history: HistoryConfig,
     /// Commands and terminals of operators.
     pub terminal: TerminalConfig,
 }
@@ -192,6 +194,15 @@ pub struct WireConfig {
     pub disk_mb: u64,
     /// How long they are kept there, days.
     pub disk_days: u32,
+}
+
+/// Section `history`.
+#[derive(Clone, Copy, Debug)]
+pub struct HistoryConfig {
+    /// How far back the hive can be shown as it was, days.
+    pub days: u32,
+    /// Space for that, MiB; 0: nothing is kept.
+    pub mb: u64,
 }
 
 /// Section `log`.

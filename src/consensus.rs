@@ -28,6 +28,7 @@ use crate::transport::Transport;
 use crate::transport::calls::Link;
 
 mod audit;
+pub mod changes;
 mod codec;
 mod core;
 pub mod events;

@@ -39,6 +39,7 @@ pub mod harmless;
 pub mod health;
 pub mod import;
 pub mod keeping;
+pub mod past;
 pub mod plan;
 pub mod policy;
 pub mod role;

@@ -17,6 +17,7 @@ use std::sync::Arc;
 pub mod database;
 pub mod event_db;
 pub mod explorer;
+pub mod history_db;
 pub mod hive_db;
 pub mod incarnation;
 pub mod outbox;

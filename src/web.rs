@@ -37,6 +37,7 @@ mod people;
 mod proxy;
 mod reads;
 mod recent;
+mod replay;
 mod routes;
 mod serve;
 mod session;

@@ -45,6 +45,13 @@ const SCRIPT: &str = "echo '>>> Unpacking source...'\n\
     echo \"main.c:42:13: error: 'foo' undeclared (first use in this function)\"\n\
     exit 2\n";
 
+/// A build that runs long enough to be looked at half-way.
+const SLOW_SCRIPT: &str = "echo '>>> Unpacking source...'\n\
+    sleep 4\n\
+    echo '>>> Compiling source in /work ...'\n\
+    sleep 12\n\
+    echo the-end-of-it\n";
+
 fn web() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("web")
 }
@@ -64,6 +71,7 @@ struct Site {
     leader: usize,
     key: String,
     hostile_job: String,
+    past_job: String,
 }
 
 impl Site {
@@ -82,7 +90,7 @@ impl Site {
             let read = |host: &Host| fs::read_to_string(host.etc().join("admin_key")).ok();
             hosts.iter().find_map(read).map(|key| key.trim().to_owned())
         });
-        let mut site = Self { hosts, agents, leader, key, hostile_job: String::new() };
+        let mut site = Self { hosts, agents, leader, key, hostile_job: String::new(), past_job: String::new() };
         site.fill();
         site
     }
@@ -138,6 +146,17 @@ impl Site {
         eventually("the build fails", s(60), || failed(host.json(&["job", "show", &self.hostile_job])?));
     }
 
+    /// A build that takes a while, to be looked at when it is over.
+    fn run_for_a_while(&mut self) {
+        let host = self.seen();
+        fs::write(host.tmp().join("sources/slow.sh"), SLOW_SCRIPT).expect("script");
+        let add =
+            ["queue", "add", "--backend", "command", "--dir", "/tmp/sources", "--pure", "--priority", "9", "--json"];
+        let added = host.hive(&[&add[..], &["--", "sh", "slow.sh", "past/runs"]].concat());
+        let value: Value = serde_json::from_str(&added.stdout).unwrap_or_else(|_| panic!("{added:?}"));
+        self.past_job = value["data"]["jobs"][0]["id"].as_str().expect("id").to_owned();
+    }
+
     fn environment(&self) -> String {
         let at = |host: &Host, port: u16| host.url(port);
         let environment = json!({
@@ -148,6 +167,7 @@ impl Site {
             "coordinatorName": self.hosts[self.leader].name,
             "key": self.key,
             "hostileJob": self.hostile_job,
+            "pastJob": self.past_job,
             "many": MANY,
             "chromium": chromium(),
             "screenshots": Path::new(env!("CARGO_MANIFEST_DIR")).join("target/screenshots"),
@@ -224,6 +244,14 @@ fn every_tab_and_every_button_works_on_a_node_that_does_not_coordinate() {
 fn messages_data_terminals_and_logs_are_looked_into_from_any_node() {
     with_site("messages_data_terminals_and_logs_are_looked_into_from_any_node", |mut site| {
         site.browse(&["dots", "wire", "data", "terminal"], |_, _| {});
+    });
+}
+
+#[test]
+fn every_tab_shows_the_hive_as_it_was_and_is_live_again() {
+    with_site("every_tab_shows_the_hive_as_it_was_and_is_live_again", |mut site| {
+        site.run_for_a_while();
+        site.browse(&["replay"], |_, _| {});
     });
 }
 

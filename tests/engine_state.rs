@@ -12,7 +12,7 @@ use hive::engine::audit::{AuditNote, Broken, GivenAnswer, Once};
 use hive::engine::command::{Batch, Command, Origin, Progress, Proposal, RankedRole, RejectCode, Reply};
 use hive::engine::control::Control;
 use hive::engine::event::{EventKind, PER_ENTRY};
-use hive::engine::id::{HiveId, Token, UnixMillis};
+use hive::engine::id::{HiveId, JobId, Token, UnixMillis};
 use hive::engine::job::{AttemptState, FailureClass, JobSpec, JobState, Outcome, Source};
 use hive::engine::state::{
     ANSWER_KEPT_MAX, AUDIT_KEPT, DRONE_INFRA_FAILURES_MAX, DroneRecord, GROUNDED_MS, INFRA_FAILURES_MAX, MEMBERS_MAX,
@@ -890,6 +890,8 @@ fn old_jobs_become_history_and_are_still_known() {
     let past = State::job_of_history(&replica.store[&row]).expect("a job");
     assert_eq!((past.spec, past.state), (pure_job(1), JobState::Cancelled));
     assert_eq!(replica.state.history_rows().count(), 100);
+    let named: Vec<JobId> = replica.state.history_jobs().collect();
+    assert!(named.len() == 100 && named.iter().all(|id| replica.state.history_row(id).is_some()), "by their own ids");
     assert!(replica.state.job(&job_id(1)).is_none());
     replica.submit(pure_job(1));
     assert!(replica.state.job(&job_id(1)).is_none(), "an old job is not queued again");

@@ -42,6 +42,8 @@ mod legacy;
 mod logs;
 #[path = "lab/operating.rs"]
 mod operating;
+#[path = "lab/past.rs"]
+mod past;
 #[path = "lab/people.rs"]
 mod people;
 #[path = "lab/queueing.rs"]

@@ -4,6 +4,7 @@
 //!   are divided into entries.
 //! * Tokens only rise; an old one changes nothing; no job is accepted twice; what is over stays as it is.
 //! * Every proposal gets one reply, and its retries the same one; what is refused changes nothing.
+//! * The past, put together from what changed, is what was.
 //! * The scheduler gives no slot away twice, gives nothing to a drone that cannot have it, and leaves nothing lying that
 //!   could run.
 #![allow(clippy::unwrap_used, clippy::wildcard_enum_match_arm, reason = "a test that meets the unexpected fails")]
@@ -19,11 +20,12 @@ use hive::engine::access::AccessChange;
 use hive::engine::audit::{AuditNote, GivenAnswer, Once};
 use hive::engine::command::{Batch, Command, Progress, Proposal, RankedRole, RejectCode, Reply};
 use hive::engine::control::{Control, DroneChange, Jobs};
-use hive::engine::id::{JobId, PeerId, Token};
+use hive::engine::id::{JobId, PeerId, Token, UnixMillis};
 use hive::engine::job::{AttemptState, FailureClass, Job, JobSpec, JobState, Outcome};
+use hive::engine::past::{self, Step};
 use hive::engine::scheduler::{DroneView, Leases, Now, Settings, View, plan};
 use hive::engine::session::{SessionAbout, SessionPhase};
-use hive::engine::state::{ANSWER_KEPT_MAX, Row, State, table};
+use hive::engine::state::{ANSWER_KEPT_MAX, Applied, Row, State, table};
 use proptest::collection::vec;
 use proptest::prelude::{Just, ProptestConfig, Strategy, any, prop_assert, prop_assert_eq, prop_oneof, proptest};
 use proptest::sample::Index;
@@ -362,6 +364,11 @@ fn without_chain(state: &State) -> BTreeMap<Row, Vec<u8>> {
 }
 
 fn run(batches: &[(Vec<Op>, u64)]) -> Replica {
+    run_and(batches, |_, _| {})
+}
+
+/// The same; `seen` is shown the replica after each batch, with what that changed.
+fn run_and(batches: &[(Vec<Op>, u64)], mut seen: impl FnMut(&Replica, &Applied)) -> Replica {
     let mut history = History::default();
     let mut replica = Replica::founded(3);
     let mut reloaded = State::from_rows(replica.store.clone()).unwrap();
@@ -378,6 +385,7 @@ fn run(batches: &[(Vec<Op>, u64)]) -> Replica {
             let others = applied.changes.iter().find(|change| !bookkeeping.contains(&change.row.table));
             assert_eq!(others, None, "what is refused changes nothing");
         }
+        seen(&replica, &applied);
         assert!(applied.changes.windows(2).all(|pair| pair[0].row < pair[1].row), "each row once, in order");
 
         replica.check_reload();
@@ -395,6 +403,19 @@ fn run(batches: &[(Vec<Op>, u64)]) -> Replica {
     replica
 }
 
+/// What is shown of a state, as far as it can be compared.
+fn shown(state: &State) -> impl PartialEq + std::fmt::Debug + use<> {
+    let jobs: Vec<(Job, JobState)> = state.jobs().map(|job| (job.clone(), state.shown_state(job))).collect();
+    let sessions: Vec<_> =
+        state.sessions().map(|(id, session)| (*id, session.clone(), state.session_counts(id))).collect();
+    let members: Vec<_> =
+        state.members().map(|member| (member.clone(), state.live_attempts_len(&member.info.peer_id))).collect();
+    let drones: Vec<_> = (0..4).map(|number| state.drone_record(&peer(number)).clone()).collect();
+    let queue =
+        (state.counts(), state.paused().cloned(), state.hive_time_ms(), state.history_jobs().collect::<Vec<_>>());
+    (jobs, sessions, members, drones, queue)
+}
+
 fn batches() -> impl Strategy<Value = Vec<(Vec<Op>, u64)>> {
     vec((vec(op(), 1..5), 0_u64..20_000), 1..40)
 }
@@ -405,6 +426,35 @@ proptest! {
     #[test]
     fn the_same_log_gives_the_same_state_and_keeps_every_invariant(batches in batches()) {
         run(&batches);
+    }
+
+    #[test]
+    fn the_past_put_together_from_what_changed_is_what_was(batches in batches(), looks in vec(0_usize..40, 1..8)) {
+        let mut steps: Vec<Step> = Vec::new();
+        let mut was = Vec::new();
+        run_and(&batches, |replica, applied| {
+            let at = UnixMillis(1_000 * replica.index);
+            steps.push(Step { at, index: replica.index, changes: past::kept(&applied.changes) });
+            was.push((past::kept_rows(replica.store.clone()), shown(&replica.state)));
+        });
+        // Written down and read again, and begun in the middle.
+        let bytes: Vec<u8> = steps.iter().flat_map(past::encode).collect();
+        for look in looks {
+            let look = look % was.len();
+            let begun = look / 2;
+            let mut rows = was[begun].0.clone();
+            let mut rest = bytes.as_slice();
+            for place in 0..=look {
+                let step = past::decode(&mut rest).expect("whole");
+                prop_assert_eq!(&step, &steps[place]);
+                if place > begun {
+                    past::fold(&mut rows, step.changes);
+                }
+            }
+            prop_assert!(rows == was[look].0, "rows at {}", look);
+            let then = past::state_of(rows).expect("readable");
+            prop_assert!(shown(&then) == was[look].1, "what is shown at {}: {:?} instead of {:?}", look, shown(&then), was[look].1);
+        }
     }
 
     #[test]

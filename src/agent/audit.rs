@@ -16,6 +16,7 @@ use super::{accepted, browser, propose};
 use crate::api::{ApiError, ApiResult, AuditCheck, AuditLine, AuditList, ErrorCode, SessionsEnded};
 use crate::engine::audit::{AuditEntry, AuditNote, GivenAnswer, Once};
 use crate::engine::command::{Command, RejectCode, Reply};
+use crate::engine::id::UnixMillis;
 use crate::engine::state::State;
 use crate::web::node::{Answer, Noted, PeopleApi, SignedIn};
 
@@ -148,7 +149,7 @@ impl PeopleApi for Api {
     }
 
     fn audit(&self, before: Option<u64>, limit: usize) -> Answer<'_, AuditList> {
-        async move { Ok(self.shared.read(|state| list(state, before, limit))) }.boxed()
+        async move { Ok(self.shared.read(|state| list(state, before, limit, None))) }.boxed()
     }
 
     fn check_audit(&self) -> Answer<'_, AuditCheck> {
@@ -156,8 +157,11 @@ impl PeopleApi for Api {
     }
 }
 
-fn list(state: &State, before: Option<u64>, limit: usize) -> AuditList {
-    let entries: Vec<AuditLine> = state.audit(before, limit).map(line).collect();
+/// Entries, the newest first; with `until` as the log was at that time.
+pub(super) fn list(state: &State, before: Option<u64>, limit: usize, until: Option<UnixMillis>) -> AuditList {
+    let then = |entry: &&AuditEntry| until.is_none_or(|until| entry.at <= until);
+    let most = if until.is_some() { usize::MAX } else { limit };
+    let entries: Vec<AuditLine> = state.audit(before, most).filter(then).take(limit).map(line).collect();
     let oldest = entries.last().map(|entry| entry.number);
     let more = oldest.filter(|oldest| state.audit(Some(*oldest), 1).next().is_some());
     AuditList { entries, last: state.audit_head().0, before: more }

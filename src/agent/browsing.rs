@@ -144,14 +144,15 @@ fn graph_job(state: &State, job: &Job, level: i32) -> GraphJob {
 }
 
 /// `GET /api/v2/critical-path`: from what is most urgent of all that runs or could, always on to what is most urgent behind it.
-pub(super) fn critical_path(state: &State) -> CriticalPath {
+pub(super) fn critical_path(state: &State, at: UnixMillis) -> CriticalPath {
     let running = state.busy_nodes().flat_map(|peer| state.live_attempts(peer)).map(|(job, _)| job);
     let ready = state.buckets().filter_map(|bucket| bucket.jobs().next());
     let mut next = running.chain(ready).max_by_key(|job| (state.urgency_ms(&job.spec.id), Reverse(job.ordinal)));
     let mut path = CriticalPath { jobs: Vec::new(), more: 0, p50_ms: 0, guessed: 0 };
     while let Some(job) = next.filter(|_| path.jobs.len() as u64 + path.more < CHAIN_MAX) {
         let estimate = state.estimate(job, None);
-        let elapsed_ms = job.live_attempt().and_then(|attempt| attempt.started_at).map(sessions::elapsed_ms);
+        let started_at = job.live_attempt().and_then(|attempt| attempt.started_at);
+        let elapsed_ms = started_at.map(|started_at| at.0.saturating_sub(started_at.0));
         let (left_ms, _) = remaining(&estimate, elapsed_ms);
         path.p50_ms = path.p50_ms.saturating_add(left_ms);
         path.guessed += u64::from(estimate.samples == 0);
@@ -172,7 +173,8 @@ pub(super) fn throughput(state: &State, minutes: u64) -> Throughput {
     throughput_until(state, minutes, unix_now())
 }
 
-fn throughput_until(state: &State, minutes: u64, now: UnixMillis) -> Throughput {
+/// What ended in the last minutes before a moment.
+pub(super) fn throughput_until(state: &State, minutes: u64, now: UnixMillis) -> Throughput {
     let bucket_ms = (minutes * MINUTE_MS / BUCKETS).max(1);
     // Whole buckets, so that a bar does not change its height while it wanders.
     let end = (now.0 / bucket_ms + 1) * bucket_ms;
@@ -354,14 +356,14 @@ mod tests {
     #[test]
     fn the_longest_chain_begins_with_what_can_run() {
         let mut hive = Hive::new();
-        assert!(critical_path(&hive.state).jobs.is_empty());
+        assert!(critical_path(&hive.state, hive.at()).jobs.is_empty());
         hive.queue(vec![job(1, "a", &[]), job(2, "b", &[1]), job(3, "c", &[2]), job(4, "alone", &[])]);
-        let path = critical_path(&hive.state);
+        let path = critical_path(&hive.state, hive.at());
         let targets: Vec<&str> = path.jobs.iter().map(|job| job.target.as_str()).collect();
         assert_eq!((targets, path.guessed, path.more), (vec!["a", "b", "c"], 3, 0));
         assert_eq!(path.p50_ms, path.jobs.iter().map(|job| job.left_ms).sum::<u64>());
         hive.ends(1, Outcome::Succeeded { artifacts: Vec::new() });
-        assert_eq!(critical_path(&hive.state).jobs[0].target, "b");
+        assert_eq!(critical_path(&hive.state, hive.at()).jobs[0].target, "b");
     }
 
     #[test]

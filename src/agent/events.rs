@@ -95,6 +95,7 @@ pub(super) async fn find(shared: &Shared, query: EventQuery) -> ApiResult<EventL
     let fits = |event: &Event| {
         query.kind.is_none_or(|kind| kind == event.kind)
             && query.drone.as_ref().is_none_or(|drone| event.drone.as_ref() == Some(drone))
+            && query.until.is_none_or(|until| event.at <= until)
     };
     let ring = shared.consensus.replica().events();
     let bounds = ring.bounds();
@@ -108,7 +109,8 @@ pub(super) async fn find(shared: &Shared, query: EventQuery) -> ApiResult<EventL
     };
     let mut events: Vec<Event> = recent.iter().map(|event| (**event).clone()).collect();
     if let Some(db) = shared.event_db.as_ref().filter(|_| !all_in_memory) {
-        let wanted = Wanted { since: query.since, kind: query.kind, drone: query.drone.clone(), limit: query.limit };
+        let EventQuery { since, kind, until, limit, .. } = query;
+        let wanted = Wanted { since, kind, drone: query.drone.clone(), until, limit };
         match db.find(wanted).await {
             Ok(older) => events.extend(older),
             Err(error) => tracing::debug!(%error, "events of before are not to be had"),

@@ -6,26 +6,34 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::legacy;
-use super::sessions::elapsed_ms;
 use super::shared::Shared;
 use super::{coordinating, views};
 use crate::api::{DecisionView, FleetBuild, FleetDrone, FleetView, MemberState};
-use crate::clock::now_ms;
+use crate::clock::{now_ms, unix_now};
 use crate::engine::forecast::{percent, remaining};
-use crate::engine::id::PeerId;
+use crate::engine::id::{PeerId, UnixMillis};
 use crate::engine::job::{Attempt, Job};
 use crate::engine::legacy::{OFFLINE_AFTER_MS, Vitals};
 use crate::engine::scheduler;
 use crate::engine::state::{Decision, DroneRecord, Machine, State};
 
 /// What is shown as the role of a drone of the old swarm.
-const LEGACY_ROLE: &str = "legacy";
+pub(super) const LEGACY_ROLE: &str = "legacy";
 
 /// A machine as far as it is looked up elsewhere than in the state.
-struct Known {
-    state: MemberState,
-    load: Option<f64>,
-    role: Option<String>,
+pub(super) struct Known {
+    pub(super) state: MemberState,
+    pub(super) load: Option<f64>,
+    pub(super) role: Option<String>,
+}
+
+/// When it is looked at.
+#[derive(Clone, Copy)]
+pub(super) struct When {
+    /// Hive time.
+    pub(super) hive_ms: u64,
+    /// By the clock.
+    pub(super) at: UnixMillis,
 }
 
 /// `hive fleet`.
@@ -33,7 +41,7 @@ pub(super) async fn fleet(shared: &Arc<Shared>) -> FleetView {
     let heard = legacy::heard(shared).await;
     let slots = slots(shared);
     let now_ms = now_ms();
-    let hive_ms = shared.hive_ms(now_ms);
+    let when = When { hive_ms: shared.hive_ms(now_ms), at: unix_now() };
     let peers: Vec<(PeerId, bool)> =
         shared.read(|state| state.machines().map(|machine| (machine.peer.clone(), machine.legacy)).collect());
     let known =
@@ -44,7 +52,7 @@ pub(super) async fn fleet(shared: &Arc<Shared>) -> FleetView {
         let shown = known.into_iter().filter_map(|(peer, known)| {
             let machine = state.machine(&peer)?;
             let slots = slots.get(&peer).copied().unwrap_or(0);
-            Some(drone(state, &machine, known, slots, hive_ms))
+            Some(drone(state, &machine, known, slots, when))
         });
         shown.collect()
     });
@@ -72,10 +80,13 @@ fn of_legacy(heard: Option<&(u64, Vitals)>, now_ms: u64) -> Known {
     }
 }
 
-fn drone(state: &State, machine: &Machine<'_>, known: Known, slots: u32, hive_ms: u64) -> FleetDrone {
+/// A machine with what it does.
+pub(super) fn drone(state: &State, machine: &Machine<'_>, known: Known, slots: u32, when: When) -> FleetDrone {
     let Machine { peer, inventory, .. } = machine;
     let record = state.drone_record(peer);
-    let builds: Vec<FleetBuild> = state.live_attempts(peer).map(|(job, attempt)| build(state, job, attempt)).collect();
+    let When { hive_ms, at } = when;
+    let builds: Vec<FleetBuild> =
+        state.live_attempts(peer).map(|(job, attempt)| build(state, job, attempt, at)).collect();
     FleetDrone {
         name: machine.name.to_owned(),
         peer_id: (*peer).clone(),
@@ -106,13 +117,14 @@ fn drain_left_ms(record: &DroneRecord, hive_ms: u64) -> Option<u64> {
     record.drain.as_ref()?.deadline_hive_ms.map(|deadline_ms| deadline_ms.saturating_sub(hive_ms))
 }
 
-fn decision(decision: &Decision) -> DecisionView {
+/// What an operator decided.
+pub(super) fn decision(decision: &Decision) -> DecisionView {
     DecisionView { by: decision.by.clone(), why: decision.why.clone(), at: decision.at }
 }
 
-fn build(state: &State, job: &Job, attempt: &Attempt) -> FleetBuild {
+fn build(state: &State, job: &Job, attempt: &Attempt, at: UnixMillis) -> FleetBuild {
     let estimate = state.estimate(job, Some(&state.drone_class(&attempt.node)));
-    let elapsed_ms = attempt.started_at.map(elapsed_ms);
+    let elapsed_ms = attempt.started_at.map(|started_at| at.0.saturating_sub(started_at.0));
     let percent = elapsed_ms.and_then(|elapsed_ms| percent(&estimate, elapsed_ms));
     FleetBuild {
         job: job.spec.id,

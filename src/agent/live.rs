@@ -71,10 +71,14 @@ impl LiveApi for Api {
     }
 
     fn node_metrics(&self) -> Vec<NodeMetrics> {
-        let members: Vec<Member> =
-            self.shared.read(|state| state.members().filter(|member| !member.left).cloned().collect());
-        members.iter().map(|member| metrics_of(&self.shared, member)).collect()
+        all_metrics(&self.shared)
     }
+}
+
+/// How the members are doing.
+pub(super) fn all_metrics(shared: &Shared) -> Vec<NodeMetrics> {
+    let members: Vec<Member> = shared.read(|state| state.members().filter(|member| !member.left).cloned().collect());
+    members.iter().map(|member| metrics_of(shared, member)).collect()
 }
 
 fn changes_of(state: &State, index: u64, touched: &Touched, controlled: bool) -> LiveChanges {

@@ -27,10 +27,11 @@ use crate::api::{
     Submitted, Throughput, TokenMade, TokenRequest,
 };
 use crate::blobs::fetch::FetchError;
-use crate::clock::now_ms;
+use crate::clock::{now_ms, unix_now};
 use crate::engine::id::{JobId, PeerId, Sha256Hash, id_range};
 use crate::engine::job::{Job, JobState};
 use crate::engine::scheduler::{self, Now, Subject};
+use crate::engine::state::State;
 use crate::exec::ExecError;
 use crate::exec::logs::look::{Found, Question};
 use crate::keyring::Keyring;
@@ -234,6 +235,35 @@ fn tokio_stream(receiver: tokio::sync::mpsc::Receiver<std::io::Result<Bytes>>) -
         .boxed()
 }
 
+/// Jobs of a state as they are listed.
+pub(super) fn jobs_of(state: &State, query: &JobQuery) -> ApiResult<Vec<JobLine>> {
+    let session = query.session.as_deref().map(|text| sessions::find(state, text)).transpose()?;
+    let drone = query.drone.as_deref().map(|name| controlling::node_named(state, name)).transpose()?;
+    let begins = query.id.as_deref().map(|text| id_range(text).ok_or_else(|| no_id(text))).transpose()?;
+    let wanted = |job: &&Job| {
+        (query.states.is_empty() || query.states.contains(&state.shown_state(job)))
+            && session.is_none_or(|session| session == job.session)
+            && query.backend.as_deref().is_none_or(|backend| backend == job.spec.work.backend())
+            && drone.as_ref().is_none_or(|drone| job.attempts.last().is_some_and(|last| last.node == *drone))
+            && begins.is_none_or(|(low, high)| (low..=high).contains(&job.spec.id.0))
+    };
+    let page = state.jobs().rev().skip_while(|job| query.before.is_some_and(|before| before != job.spec.id));
+    let newest = page.skip(usize::from(query.before.is_some())).filter(wanted).take(query.limit);
+    Ok(newest.map(|job| views::job_line(state, job)).collect())
+}
+
+/// What came out of a job.
+pub(super) fn artifacts_of(job: Job) -> Vec<ArtifactView> {
+    let id = job.spec.id;
+    let view = |artifact: crate::engine::job::Artifact| ArtifactView {
+        job: id,
+        name: artifact.name,
+        sha256: artifact.sha256,
+        size: artifact.size,
+    };
+    job.artifacts.into_iter().map(view).collect()
+}
+
 fn no_id(text: &str) -> ApiError {
     let shown: String = text.chars().take(80).collect();
     ApiError::new(ErrorCode::Invalid, format!("no id begins with {shown:?}"), "ids are shown by: hive queue list")
@@ -355,27 +385,7 @@ impl NodeApi for Api {
     }
 
     fn jobs(&self, query: JobQuery) -> Answer<'_, Vec<JobLine>> {
-        async move {
-            self.shared.read(|state| {
-                let session = query.session.as_deref().map(|text| sessions::find(state, text)).transpose()?;
-                let drone = query.drone.as_deref().map(|name| controlling::node_named(state, name)).transpose()?;
-                let begins = query.id.as_deref().map(|text| id_range(text).ok_or_else(|| no_id(text))).transpose()?;
-                let wanted = |job: &&Job| {
-                    (query.states.is_empty() || query.states.contains(&state.shown_state(job)))
-                        && session.is_none_or(|session| session == job.session)
-                        && query.backend.as_deref().is_none_or(|backend| backend == job.spec.work.backend())
-                        && drone
-                            .as_ref()
-                            .is_none_or(|drone| job.attempts.last().is_some_and(|last| last.node == *drone))
-                        && begins.is_none_or(|(low, high)| (low..=high).contains(&job.spec.id.0))
-                };
-                let page =
-                    state.jobs().rev().skip_while(|job| query.before.is_some_and(|before| before != job.spec.id));
-                let newest = page.skip(usize::from(query.before.is_some())).filter(wanted).take(query.limit);
-                Ok(newest.map(|job| views::job_line(state, job)).collect())
-            })
-        }
-        .boxed()
+        async move { self.shared.read(|state| jobs_of(state, &query)) }.boxed()
     }
 
     fn job(&self, id: JobId) -> Answer<'_, JobView> {
@@ -426,17 +436,7 @@ impl NodeApi for Api {
     }
 
     fn artifacts(&self, id: JobId) -> Answer<'_, Vec<ArtifactView>> {
-        async move {
-            let job = self.find_job(&id).await?;
-            let view = |artifact: crate::engine::job::Artifact| ArtifactView {
-                job: id,
-                name: artifact.name,
-                sha256: artifact.sha256,
-                size: artifact.size,
-            };
-            Ok(job.artifacts.into_iter().map(view).collect())
-        }
-        .boxed()
+        async move { Ok(artifacts_of(self.find_job(&id).await?)) }.boxed()
     }
 
     fn artifact(&self, id: JobId, name: String) -> Answer<'_, Download> {
@@ -560,7 +560,7 @@ impl NodeApi for Api {
     }
 
     fn critical_path(&self) -> Answer<'_, CriticalPath> {
-        async move { Ok(self.shared.read(browsing::critical_path)) }.boxed()
+        async move { Ok(self.shared.read(|state| browsing::critical_path(state, unix_now()))) }.boxed()
     }
 
     fn throughput(&self, minutes: u64) -> Answer<'_, Throughput> {

@@ -5,11 +5,10 @@
 
 use std::cmp::Reverse;
 
-use uuid::Uuid;
-
 use super::shared::Shared;
 use super::{controlling, internal, sessions};
 use crate::api::{ApiResult, HistoryLine, HistoryView, PackageLine, PackageList};
+use crate::consensus::replica::Replica;
 use crate::engine::id::{JobId, PeerId, SessionId};
 use crate::engine::job::{Attempt, AttemptState, Job};
 use crate::engine::state::State;
@@ -41,37 +40,53 @@ impl Wanted {
 
 /// `hive history`.
 pub(super) async fn history(shared: &Shared, query: HistoryQuery) -> ApiResult<HistoryView> {
-    let wanted = shared.read(|state| {
-        ApiResult::Ok(Wanted {
-            package: query.package,
-            drone: query.drone.as_deref().map(|name| controlling::node_named(state, name)).transpose()?,
-            session: query.session.as_deref().map(|text| sessions::find(state, text)).transpose()?,
-            failed: query.failed,
-        })
-    })?;
-    let (mut lines, past) = shared.read(|state| {
-        let lines = in_memory(state, &wanted, query.limit);
-        let past: Vec<JobId> = if lines.len() < query.limit {
-            let ids = state.history_rows().filter_map(|row| Some(JobId(Uuid::from_slice(row.key.get(..16)?).ok()?)));
-            ids.take(ROWS_READ_MAX + 1).collect()
-        } else {
-            Vec::new()
-        };
-        (lines, past)
-    });
-    let mut truncated = lines.len() >= query.limit || past.len() > ROWS_READ_MAX;
+    let limit = query.limit;
+    let (wanted, lines, past) = shared.read(|state| begin(state, query))?;
+    let line_of = |job: &Job, attempt: &Attempt| shared.read(|state| line(state, job, attempt));
+    go_on(shared.consensus.replica(), (wanted, limit), lines, past, line_of).await
+}
+
+/// The same as it was in a state of before. Rows that were dropped since are missing.
+pub(super) async fn history_then(state: &State, replica: &Replica, query: HistoryQuery) -> ApiResult<HistoryView> {
+    let limit = query.limit;
+    let (wanted, lines, past) = begin(state, query)?;
+    go_on(replica, (wanted, limit), lines, past, |job, attempt| line(state, job, attempt)).await
+}
+
+/// What is looked for, what of it is in memory, and jobs of which there are rows alone.
+fn begin(state: &State, query: HistoryQuery) -> ApiResult<(Wanted, Vec<HistoryLine>, Vec<JobId>)> {
+    let wanted = Wanted {
+        package: query.package,
+        drone: query.drone.as_deref().map(|name| controlling::node_named(state, name)).transpose()?,
+        session: query.session.as_deref().map(|text| sessions::find(state, text)).transpose()?,
+        failed: query.failed,
+    };
+    let lines = in_memory(state, &wanted, query.limit);
+    let past: Vec<JobId> =
+        if lines.len() < query.limit { state.history_jobs().take(ROWS_READ_MAX + 1).collect() } else { Vec::new() };
+    Ok((wanted, lines, past))
+}
+
+async fn go_on(
+    replica: &Replica,
+    (wanted, limit): (Wanted, usize),
+    mut lines: Vec<HistoryLine>,
+    past: Vec<JobId>,
+    line_of: impl Fn(&Job, &Attempt) -> HistoryLine,
+) -> ApiResult<HistoryView> {
+    let mut truncated = lines.len() >= limit || past.len() > ROWS_READ_MAX;
     for id in past.into_iter().take(ROWS_READ_MAX) {
-        if lines.len() >= query.limit {
+        if lines.len() >= limit {
             truncated = true;
             break;
         }
-        let Some(job) = shared.consensus.replica().past_job(&id).await.map_err(internal)? else { continue };
+        let Some(job) = replica.past_job(&id).await.map_err(internal)? else { continue };
         if wanted.job(&job) {
             let attempts = job.attempts.iter().rev().filter(|attempt| wanted.attempt(attempt));
-            shared.read(|state| lines.extend(attempts.map(|attempt| line(state, &job, attempt))));
+            lines.extend(attempts.map(|attempt| line_of(&job, attempt)));
         }
     }
-    lines.truncate(query.limit);
+    lines.truncate(limit);
     Ok(HistoryView { history: lines, truncated })
 }
 

@@ -131,7 +131,8 @@ fn view(shared: &Shared, text: &str) -> ApiResult<SessionView> {
     })?;
     let mut gathered = Gathered::default();
     for piece in ids.chunks(PIECE) {
-        shared.read(|state| piece.iter().filter_map(|id| state.job(id)).for_each(|job| gathered.take(state, job)));
+        let at = unix_now();
+        shared.read(|state| piece.iter().filter_map(|id| state.job(id)).for_each(|job| gathered.take(state, job, at)));
     }
     let eta = gathered.eta(shared, &id);
     let gone = || ApiError::new(ErrorCode::NotFound, format!("no session {id}"), "see: hive session list --all");
@@ -147,6 +148,22 @@ fn view(shared: &Shared, text: &str) -> ApiResult<SessionView> {
     })
 }
 
+/// A session as it was at a moment. When it was expected to end is not kept: that rests on what drones were there.
+pub(super) fn view_then(state: &State, text: &str, at: UnixMillis) -> ApiResult<SessionView> {
+    let id = find(state, text)?;
+    let mut gathered = Gathered::default();
+    state.session_jobs(&id).for_each(|job| gathered.take(state, job, at));
+    let gone = || ApiError::new(ErrorCode::NotFound, format!("no session {id}"), "see: hive session list --all");
+    let session = state.session(&id).ok_or_else(gone)?;
+    Ok(SessionView {
+        line: line(state, &id, session),
+        counts: views::counts(&state.session_counts(&id)),
+        why: session.why.clone(),
+        eta: None,
+        groups: gathered.groups.into_values().collect(),
+    })
+}
+
 /// What one look at the jobs of a session brings.
 #[derive(Default)]
 struct Gathered {
@@ -157,7 +174,7 @@ struct Gathered {
 }
 
 impl Gathered {
-    fn take(&mut self, state: &State, job: &Job) {
+    fn take(&mut self, state: &State, job: &Job, at: UnixMillis) {
         let shown = state.shown_state(job);
         let group =
             self.groups.entry(shown).or_insert_with(|| SessionGroup { state: shown, count: 0, jobs: Vec::new() });
@@ -184,7 +201,10 @@ impl Gathered {
             id: job.spec.id,
             depends_on: job.spec.depends_on.iter().map(through).collect(),
             estimate: state.estimate(job, None),
-            elapsed_ms: job.live_attempt().and_then(|attempt| attempt.started_at).map(elapsed_ms),
+            elapsed_ms: job
+                .live_attempt()
+                .and_then(|attempt| attempt.started_at)
+                .map(|started_at| at.0.saturating_sub(started_at.0)),
             pool: position,
             stuck: shown == JobState::Blocked && job.block_until_ms.is_none(),
         });

@@ -13,6 +13,7 @@ use tokio::sync::mpsc;
 use super::Event;
 use super::definitions::Definitions;
 use super::files::Files;
+use super::history::History;
 use super::{legacy, sql};
 use crate::api::{Identity, MemberState, NodePhase};
 use crate::blobs::BlobStore;
@@ -61,6 +62,8 @@ pub(crate) struct Shared {
     pub blobs: BlobStore,
     /// What happened before what is in memory; none when the file cannot be used.
     pub event_db: Option<EventDb>,
+    /// How the hive was before; none when it is not kept.
+    pub history: Option<History>,
     /// Logs of attempts.
     pub logs: LogStore,
     /// The staging directory, where this node has one.

@@ -20,8 +20,8 @@ use super::node_api::Api;
 use super::preparing::Prepared;
 use super::shared::{Me, Shared, Soft};
 use super::{
-    Agent, EVENTS_MAX, Event, Inputs, blobs, certificates, control, events, keys, peers, serving, staging, syncing,
-    web_settings,
+    Agent, EVENTS_MAX, Event, Inputs, blobs, certificates, control, events, history, keys, peers, serving, staging,
+    syncing, web_settings,
 };
 use crate::blobs::{BlobStore, exchange, unpack};
 use crate::clock::now_ms;
@@ -194,6 +194,7 @@ async fn start(prepared: Prepared, agent_log: AgentLog) -> anyhow::Result<()> {
         discovery,
         blobs,
         event_db: events::open(&config.state_dir),
+        history: history::open(&config.state_dir, config.history),
         logs,
         staging: open_staging(&config)?,
         wire,
@@ -236,6 +237,7 @@ async fn open_builder(executor: &Arc<Executor>, logs: &LogStore, depot: Arc<Agen
 async fn serve_and_run(shared: Arc<Shared>, bound: web::Bound, inputs: Inputs) -> anyhow::Result<()> {
     log_start(&shared);
     shared.discovery.set_cached_peers(peers::cached(&shared));
+    history::begin(&shared);
     if shared.hive().is_some() {
         shared.consensus.resume(Vec::new()).await.context("Failed to go on with the stored log")?;
     }
@@ -253,6 +255,7 @@ async fn serve_and_run(shared: Arc<Shared>, bound: web::Bound, inputs: Inputs) -
     tasks::spawn("signals", wait_for_signals(Arc::clone(&shared)));
     tasks::spawn("admin-key", keys::offer(Arc::clone(&shared)));
     tasks::spawn("events", events::keep(Arc::clone(&shared)));
+    tasks::spawn("history", history::keep(Arc::clone(&shared)));
     tasks::spawn("housekeeping", keep_house(Arc::clone(&shared)));
     tasks::spawn("staging", staging::keep(Arc::clone(&shared)));
     tasks::spawn("package-tree", syncing::keep(Arc::clone(&shared)));
@@ -269,6 +272,7 @@ async fn serve_and_run(shared: Arc<Shared>, bound: web::Bound, inputs: Inputs) -
     }
     web.shutdown().await;
     events::flush(&shared).await;
+    history::flush(&shared).await;
     result
 }
 

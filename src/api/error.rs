@@ -20,6 +20,8 @@ pub enum ErrorCode {
     Forbidden,
     /// No such thing: HTTP 404, exit 5.
     NotFound,
+    /// It is of a moment of which this node knows nothing, or nothing is kept: HTTP 410, exit 5.
+    NotRecorded,
     /// It is in a state in which this makes no sense: HTTP 409, exit 1.
     Conflict,
     /// No quorum, or no coordinator reached in time; nothing was acknowledged: HTTP 503, exit 7.
@@ -42,7 +44,7 @@ impl ErrorCode {
             Self::Invalid => 2,
             Self::Unreachable => 3,
             Self::Unauthorized | Self::Forbidden => 4,
-            Self::NotFound => 5,
+            Self::NotFound | Self::NotRecorded => 5,
             Self::Degraded => 6,
             Self::NoQuorum => 7,
         }
@@ -56,6 +58,7 @@ impl ErrorCode {
             Self::Forbidden => 403,
             Self::NotFound => 404,
             Self::Conflict => 409,
+            Self::NotRecorded => 410,
             Self::Internal => 500,
             Self::NoQuorum | Self::Unreachable => 503,
             Self::Timeout => 504,

@@ -299,6 +299,7 @@ pub(crate) fn patience_ms(error: &ApiError) -> u64 {
         | ErrorCode::Unauthorized
         | ErrorCode::Forbidden
         | ErrorCode::Conflict
+        | ErrorCode::NotRecorded
         | ErrorCode::Degraded
         | ErrorCode::Internal => 0,
     }

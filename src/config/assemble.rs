@@ -9,9 +9,9 @@ use std::path::{Path, PathBuf};
 use super::table::{self, Default as SettingDefault, INHERITED, SETTINGS, Setting};
 use super::value::{Kind, Value};
 use super::{
-    AdmissionMode, BuildConfig, Config, ConfigError, DiscoveryConfig, Entry, FactsTable, FoundMode, Hidden, JoinTarget,
-    LegacyDrones, LegacyMode, LogConfig, Origin, PackagesMode, Problem, PublicPage, TerminalConfig, TlsMode,
-    WireConfig, file, grammar,
+    AdmissionMode, BuildConfig, Config, ConfigError, DiscoveryConfig, Entry, FactsTable, FoundMode, Hidden,
+    HistoryConfig, JoinTarget, LegacyDrones, LegacyMode, LogConfig, Origin, PackagesMode, Problem, PublicPage,
+    TerminalConfig, TlsMode, WireConfig, file, grammar,
 };
 
 /// Longest config file that is read, bytes. A thousand settings would fit.
@@ -347,6 +347,10 @@ impl Resolved<'_> {
         })
     }
 
+    fn history(&self) -> Result<HistoryConfig, Problem> {
+        Ok(HistoryConfig { days: self.number("history.days")?, mb: self.number("history.mb")? })
+    }
+
     fn terminal(&self) -> Result<TerminalConfig, Problem> {
         Ok(TerminalConfig {
             enabled: *self.value("terminal.enabled") == Value::Switch(true),
@@ -432,6 +436,7 @@ impl Resolved<'_> {
             },
             build: self.build(&state_dir)?,
             wire: self.wire()?,
+            history: self.history()?,
             log: LogConfig { level: self.parsed("log.level")?, json: self.text("log.format") == Some("json") },
             terminal: self.terminal()?,
             state_dir,

@@ -5,6 +5,7 @@
 //! Adding a setting is adding a row here and a field that reads it in [`Config`](super::Config); a test fails on one without
 //! the other.
 
+mod history;
 mod http;
 mod wire;
 
@@ -563,6 +564,8 @@ pub const SETTINGS: &[Setting] = &[
     wire::DISK,
     wire::DISK_MB,
     wire::DISK_DAYS,
+    history::DAYS,
+    history::MB,
     Setting {
         key: "facts",
         kind: Kind::Tables,

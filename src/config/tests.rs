@@ -191,6 +191,8 @@ const SAMPLES: &[(&str, &str)] = &[
     ("wire.disk", "sent"),
     ("wire.disk_mb", "0"),
     ("wire.disk_days", "1"),
+    ("history.days", "3"),
+    ("history.mb", "0"),
     ("log.level", "debug"),
     ("log.format", "json"),
 ];

@@ -13,6 +13,7 @@ use serde::Deserialize;
 use sha2::{Digest as _, Sha256};
 use tokio::sync::watch;
 
+use super::changes::ChangeFeed;
 use super::codec;
 use super::events::EventRing;
 use super::touched::TouchRing;
@@ -94,6 +95,7 @@ struct Inner {
     status: watch::Sender<ReplicaStatus>,
     events: EventRing,
     touched: TouchRing,
+    changes: ChangeFeed,
 }
 
 /// The replica. Cheap to clone.
@@ -190,6 +192,7 @@ impl Replica {
             status,
             events: EventRing::default(),
             touched: TouchRing::default(),
+            changes: ChangeFeed::default(),
         };
         Ok(Self { inner: Arc::new(inner) })
     }
@@ -219,6 +222,11 @@ impl Replica {
         &self.inner.touched
     }
 
+    /// What they changed, with its values, for whoever keeps the past.
+    pub fn changes(&self) -> &ChangeFeed {
+        &self.inner.changes
+    }
+
     fn db(&self) -> HiveDb {
         self.inner.db.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
@@ -241,10 +249,11 @@ impl Replica {
     }
 
     /// An entry was applied: the position, and nothing that changes as seldom as members do.
-    fn publish_applied(&self, at: LogPoint, chain: [u8; 32]) {
+    fn publish_applied(&self, meta: &HiveMeta) {
         let mut current = self.inner.position.lock().unwrap_or_else(PoisonError::into_inner);
-        (current.meta.applied, current.meta.chain) = (Some(at), chain);
-        self.inner.status.send_modify(|status| (status.applied, status.chain) = (Some(at), chain));
+        (current.meta.applied, current.meta.chain) = (meta.applied, meta.chain);
+        current.meta.at = meta.at;
+        self.inner.status.send_modify(|status| (status.applied, status.chain) = (meta.applied, meta.chain));
     }
 
     fn publish(&self, position: Position) {
@@ -279,6 +288,8 @@ impl Replica {
                 let understood = understood.map_err(|halt| self.halt(halt))?;
                 let mut state = self.inner.state.write().unwrap_or_else(PoisonError::into_inner);
                 applied = state.carry_out(at.index, &batch, understood);
+                // Another coordinator's clock may be behind: the past goes one way.
+                meta.at = meta.at.max(batch.at);
             }
             EntryPayload::Membership(new) => {
                 let stored = StoredMembership::new(Some(entry.log_id), new.clone());
@@ -290,12 +301,13 @@ impl Replica {
         meta.applied = Some(at);
         meta.chain = self.read(State::chain);
         self.inner.touched.push(at.index, &applied.changes);
+        self.inner.changes.push(at.index, meta.at, &applied.changes);
         self.db().apply(applied.changes, &meta).await?;
         // Before the position is told: whoever waits for it finds them there.
         self.inner.events.push(applied.events.into_iter().chain(new_term).collect());
         match membership {
             Some(membership) => self.publish(Position { meta, membership }),
-            None => self.publish_applied(at, meta.chain),
+            None => self.publish_applied(&meta),
         }
         Ok(applied.replies)
     }
@@ -322,6 +334,7 @@ impl Replica {
         *self.inner.snapshot.lock().await = None;
         self.inner.events.clear();
         self.inner.touched.clear();
+        self.inner.changes.clear();
         // Whatever entry was not understood, it was one of the history that is gone.
         self.inner.status.send_modify(|status| status.halted = None);
         self.publish(Position { meta, membership: StoredMembership::default() });
@@ -408,6 +421,7 @@ impl Replica {
         self.db().install(file, &position.meta).await?;
         *self.inner.state.write().unwrap_or_else(PoisonError::into_inner) = state;
         self.inner.touched.clear();
+        self.inner.changes.clear();
         tracing::info!(applied = ?position.meta.applied, "a snapshot was installed");
         self.publish(position);
         Ok(())

@@ -22,6 +22,8 @@ pub const AGE_MAX_MS: u64 = 7 * 86_400_000;
 const MIGRATIONS: Migrations = &[
     "CREATE TABLE events(id INTEGER PRIMARY KEY, at INTEGER NOT NULL, kind TEXT NOT NULL, drone TEXT, value TEXT NOT NULL) STRICT;
      CREATE TABLE hive(id BLOB PRIMARY KEY) STRICT, WITHOUT ROWID;",
+    // For the waveform: how many of which kind there were when, without reading them.
+    "CREATE INDEX events_by_time ON events(at, kind);",
 ];
 
 /// Which events are asked for.
@@ -33,8 +35,33 @@ pub struct Wanted {
     pub kind: Option<EventKind>,
     /// Only those that concern this drone.
     pub drone: Option<String>,
+    /// Only those up to this time.
+    pub until: Option<UnixMillis>,
     /// At most so many.
     pub limit: usize,
+}
+
+/// How many events there were in a stretch of time.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// All of them.
+    pub events: u64,
+    /// Attempts that ended.
+    pub ended: u64,
+    /// Of them, those that failed or were lost.
+    pub failed: u64,
+}
+
+impl Counts {
+    fn add(&mut self, kind: Option<EventKind>, count: u64) {
+        self.events += count;
+        if matches!(kind, Some(EventKind::Complete | EventKind::Fail | EventKind::Reclaim)) {
+            self.ended += count;
+        }
+        if matches!(kind, Some(EventKind::Fail | EventKind::Reclaim)) {
+            self.failed += count;
+        }
+    }
 }
 
 /// The open database.
@@ -104,6 +131,10 @@ impl EventDb {
                     sql.push_str(" AND drone = ?");
                     values.push(Box::new(drone));
                 }
+                if let Some(until) = wanted.until {
+                    sql.push_str(" AND at <= ?");
+                    values.push(Box::new(until.0.cast_signed()));
+                }
                 sql.push_str(if wanted.since.is_some() { " ORDER BY id" } else { " ORDER BY id DESC" });
                 sql.push_str(" LIMIT ?");
                 values.push(Box::new(i64::try_from(wanted.limit).unwrap_or(i64::MAX)));
@@ -112,6 +143,27 @@ impl EventDb {
                 let texts: Vec<String> = rows.collect::<Result<_, _>>()?;
                 // What a newer hive wrote and this one does not understand is left out.
                 Ok(texts.iter().filter_map(|text| serde_json::from_str(text).ok()).collect())
+            })
+            .await
+    }
+
+    /// How many there were, by the position of the bucket in which they were.
+    pub async fn counts(&self, from: UnixMillis, bucket_ms: u64, buckets: usize) -> Result<Vec<Counts>, StoreError> {
+        let (start, length) = (from.0.cast_signed(), bucket_ms.max(1).cast_signed());
+        let end = start.saturating_add(length.saturating_mul(i64::try_from(buckets).unwrap_or(i64::MAX)));
+        self.db
+            .write(move |connection| {
+                let sql = "SELECT (at - ?1) / ?3, kind, count(*) FROM events WHERE at >= ?1 AND at < ?2 GROUP BY 1, 2";
+                let mut statement = connection.prepare_cached(sql)?;
+                let mut rows = statement.query([start, end, length])?;
+                let mut found = vec![Counts::default(); buckets];
+                while let Some(row) = rows.next()? {
+                    let (place, kind, count) = (row.get::<_, i64>(0)?, row.get::<_, String>(1)?, row.get::<_, i64>(2)?);
+                    let place = usize::try_from(place).ok().and_then(|place| found.get_mut(place));
+                    let Some(counts) = place else { continue };
+                    counts.add(EventKind::from_word(&kind), count.max(0).cast_unsigned());
+                }
+                Ok(found)
             })
             .await
     }

@@ -26,7 +26,7 @@ use super::database::{BUSY_TIMEOUT, Database, Done, Durability, Migrations};
 use super::raft_db::LogPoint;
 use super::space::measure;
 use super::{FatalHook, StoreError, sync_directory};
-use crate::engine::id::{Epoch, HiveId};
+use crate::engine::id::{Epoch, HiveId, UnixMillis};
 use crate::engine::state::{Change, Row, table};
 use crate::tasks;
 use crate::transport::{decode, encode};
@@ -68,6 +68,9 @@ pub struct HiveMeta {
     pub membership: Vec<u8>,
     /// Chain hash at `applied`.
     pub chain: [u8; 32],
+    /// The latest time of an entry up to there, by the coordinators' clocks; 0 when it is not known. For people: decides nothing.
+    #[serde(default)]
+    pub at: UnixMillis,
 }
 
 /// All rows. Those of the history table have no value: only their keys are needed.
@@ -208,6 +211,17 @@ fn open_snapshot(path: &Path) -> Result<Connection, StoreError> {
 pub fn read_snapshot(path: &Path) -> Result<(HiveMeta, Rows), StoreError> {
     let connection = open_snapshot(path)?;
     Ok((read_meta(path, &connection)?, read_rows(path, &connection)?))
+}
+
+/// What the file of a database that is in use stands for, and its rows, as the last transaction left them. Whoever writes it goes on.
+pub fn read_in_use(directory: &Path) -> Result<(HiveMeta, Rows), StoreError> {
+    let path = directory.join(FILE);
+    let fail = |source| StoreError::Sqlite { path: path.clone(), source };
+    let connection = open_snapshot(&path)?;
+    connection.busy_timeout(BUSY_TIMEOUT).map_err(fail)?;
+    // One transaction: rows and position belong together.
+    let transaction = connection.unchecked_transaction().map_err(fail)?;
+    Ok((read_meta(&path, &transaction)?, read_rows(&path, &transaction)?))
 }
 
 impl HiveDb {
@@ -459,6 +473,7 @@ mod tests {
             applied: Some(LogPoint { term: 2, index }),
             membership: vec![1, 2, 3],
             chain: [u8::try_from(index % 251).expect("small"); 32],
+            at: UnixMillis(index),
         }
     }
 

@@ -22,8 +22,9 @@ use serde::de::DeserializeOwned;
 
 use super::Context;
 use super::node::Download;
-use crate::api::{ApiError, ApiResult, Envelope, ErrorCode, shown};
+use crate::api::{ApiError, ApiResult, Envelope, ErrorCode, LogStatus, shown};
 use crate::clock;
+use crate::engine::id::UnixMillis;
 
 /// Longest body of a control request, bytes.
 pub const CONTROL_BODY_MAX: usize = 64 << 10;
@@ -194,6 +195,14 @@ impl Context {
                 let Problem { status, error, .. } = Problem::from(error);
                 json(status, &Envelope::<()>::error(error).as_of(at, log))
             }
+        }
+    }
+
+    /// The same of another moment, at which the log stood elsewhere.
+    pub(super) fn answer_as_of<T: Serialize>(&self, result: ApiResult<T>, at: UnixMillis, log: LogStatus) -> Response {
+        match result {
+            Ok(data) => json(StatusCode::OK, &Envelope::ok(data).as_of(at, log)),
+            Err(error) => self.answer::<()>(Err(error)),
         }
     }
 

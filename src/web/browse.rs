@@ -46,27 +46,33 @@ pub(super) fn states(list: Option<&str>) -> Result<Vec<JobState>, Problem> {
     words.map(state).collect()
 }
 
-pub(super) async fn queue(State(context): State<Context>, Params(params): Params<QueueParams>) -> Handled {
-    let order = match params.order.as_deref() {
-        None | Some("newest") => JobOrder::Newest,
-        Some("oldest") => JobOrder::Oldest,
-        Some("priority") => JobOrder::Priority,
-        Some(_) => return Err(Problem::invalid("order is newest, oldest or priority")),
-    };
-    if params.q.as_ref().is_some_and(|text| text.len() > TEXT_MAX) {
-        return Err(Problem::invalid(format!("q has at most {TEXT_MAX} bytes")));
+impl QueueParams {
+    pub(super) fn query(self) -> Result<JobPageQuery, Problem> {
+        let params = self;
+        let order = match params.order.as_deref() {
+            None | Some("newest") => JobOrder::Newest,
+            Some("oldest") => JobOrder::Oldest,
+            Some("priority") => JobOrder::Priority,
+            Some(_) => return Err(Problem::invalid("order is newest, oldest or priority")),
+        };
+        if params.q.as_ref().is_some_and(|text| text.len() > TEXT_MAX) {
+            return Err(Problem::invalid(format!("q has at most {TEXT_MAX} bytes")));
+        }
+        Ok(JobPageQuery {
+            states: states(params.state.as_deref())?,
+            text: params.q.filter(|text| !text.is_empty()),
+            session: params.session,
+            backend: params.backend,
+            drone: params.drone,
+            order,
+            offset: params.offset,
+            limit: params.limit.unwrap_or(WINDOW_DEFAULT).min(WINDOW_MAX),
+        })
     }
-    let query = JobPageQuery {
-        states: states(params.state.as_deref())?,
-        text: params.q.filter(|text| !text.is_empty()),
-        session: params.session,
-        backend: params.backend,
-        drone: params.drone,
-        order,
-        offset: params.offset,
-        limit: params.limit.unwrap_or(WINDOW_DEFAULT).min(WINDOW_MAX),
-    };
-    Ok(context.answer(context.node.job_page(query).await))
+}
+
+pub(super) async fn queue(State(context): State<Context>, Params(params): Params<QueueParams>) -> Handled {
+    Ok(context.answer(context.node.job_page(params.query()?).await))
 }
 
 pub(super) async fn graph(State(context): State<Context>, Path(id): Path<String>) -> Handled {
@@ -83,12 +89,17 @@ pub(super) struct ThroughputParams {
     minutes: Option<u64>,
 }
 
+impl ThroughputParams {
+    pub(super) fn minutes(&self) -> u64 {
+        self.minutes.unwrap_or(MINUTES_DEFAULT).clamp(1, MINUTES_MAX)
+    }
+}
+
 pub(super) async fn throughput(
     State(context): State<Context>,
     Params(params): Params<ThroughputParams>,
 ) -> Result<Response, Problem> {
-    let minutes = params.minutes.unwrap_or(MINUTES_DEFAULT).clamp(1, MINUTES_MAX);
-    Ok(context.answer(context.node.throughput(minutes).await))
+    Ok(context.answer(context.node.throughput(params.minutes()).await))
 }
 
 pub(super) async fn identity(State(context): State<Context>, Path(name): Path<String>) -> Handled {

@@ -38,7 +38,7 @@ fn flag(text: Option<&str>, name: &str) -> Result<bool, Problem> {
     }
 }
 
-fn short(text: String) -> Result<String, Problem> {
+pub(super) fn short(text: String) -> Result<String, Problem> {
     if text.is_empty() || text.len() > NAME_MAX {
         return Err(Problem::invalid(format!("a name has 1 to {NAME_MAX} bytes")));
     }
@@ -69,10 +69,15 @@ pub(super) struct SessionsParams {
     limit: Option<usize>,
 }
 
+impl SessionsParams {
+    pub(super) fn query(&self) -> Result<SessionQuery, Problem> {
+        let open = flag(self.open.as_deref(), "open")?;
+        Ok(SessionQuery { open, limit: self.limit.unwrap_or(SESSIONS_DEFAULT).min(LINES_MAX) })
+    }
+}
+
 pub(super) async fn sessions(State(context): State<Context>, Params(params): Params<SessionsParams>) -> Handled {
-    let open = flag(params.open.as_deref(), "open")?;
-    let limit = params.limit.unwrap_or(SESSIONS_DEFAULT).min(LINES_MAX);
-    Ok(context.answer(context.node.sessions(SessionQuery { open, limit }).await))
+    Ok(context.answer(context.node.sessions(params.query()?).await))
 }
 
 pub(super) async fn session(State(context): State<Context>, Path(which): Path<String>) -> Handled {
@@ -132,15 +137,20 @@ pub(super) struct HistoryParams {
     limit: Option<usize>,
 }
 
+impl HistoryParams {
+    pub(super) fn query(self) -> Result<HistoryQuery, Problem> {
+        Ok(HistoryQuery {
+            package: self.package.map(short).transpose()?,
+            drone: self.drone.map(short).transpose()?,
+            session: self.session.map(short).transpose()?,
+            failed: flag(self.failed.as_deref(), "failed")?,
+            limit: self.limit.unwrap_or(LINES_DEFAULT).min(LINES_MAX),
+        })
+    }
+}
+
 pub(super) async fn history(State(context): State<Context>, Params(params): Params<HistoryParams>) -> Handled {
-    let query = HistoryQuery {
-        package: params.package.map(short).transpose()?,
-        drone: params.drone.map(short).transpose()?,
-        session: params.session.map(short).transpose()?,
-        failed: flag(params.failed.as_deref(), "failed")?,
-        limit: params.limit.unwrap_or(LINES_DEFAULT).min(LINES_MAX),
-    };
-    Ok(context.answer(context.node.history(query).await))
+    Ok(context.answer(context.node.history(params.query()?).await))
 }
 
 #[derive(Deserialize)]
@@ -150,6 +160,20 @@ pub(super) struct EventsParams {
     kind: Option<String>,
     drone: Option<String>,
     limit: Option<usize>,
+}
+
+impl EventsParams {
+    pub(super) fn query(self) -> Result<EventQuery, Problem> {
+        let unknown = || Problem::invalid("type: there is no such kind of event");
+        let kind = self.kind.as_deref().map(|word| EventKind::from_word(word).ok_or_else(unknown));
+        Ok(EventQuery {
+            since: self.since,
+            kind: kind.transpose()?,
+            drone: self.drone.map(short).transpose()?,
+            until: None,
+            limit: self.limit.unwrap_or(LINES_DEFAULT).min(LINES_MAX),
+        })
+    }
 }
 
 /// A list, or for whoever asks for a stream what happens from now on.
@@ -164,17 +188,7 @@ pub(super) async fn events(
         let Extension(remote) = remote.unwrap_or(Extension(Remote(IpAddr::V4(Ipv4Addr::LOCALHOST))));
         return live::follow(&context, remote, &headers, &follow).await;
     }
-    let kind = params
-        .kind
-        .as_deref()
-        .map(|word| EventKind::from_word(word).ok_or_else(|| Problem::invalid("type: there is no such kind of event")));
-    let query = EventQuery {
-        since: params.since,
-        kind: kind.transpose()?,
-        drone: params.drone.map(short).transpose()?,
-        limit: params.limit.unwrap_or(LINES_DEFAULT).min(LINES_MAX),
-    };
-    Ok(context.answer(context.node.events(query).await))
+    Ok(context.answer(context.node.events(params.query()?).await))
 }
 
 pub(super) async fn access(State(context): State<Context>) -> Response {
@@ -210,7 +224,12 @@ pub(super) struct PackagesParams {
     limit: Option<usize>,
 }
 
+impl PackagesParams {
+    pub(super) fn limit(&self) -> usize {
+        self.limit.unwrap_or(LINES_DEFAULT).min(LINES_MAX)
+    }
+}
+
 pub(super) async fn packages(State(context): State<Context>, Params(params): Params<PackagesParams>) -> Response {
-    let limit = params.limit.unwrap_or(LINES_DEFAULT).min(LINES_MAX);
-    context.answer(context.node.packages(limit).await)
+    context.answer(context.node.packages(params.limit()).await)
 }

@@ -21,22 +21,22 @@ const MATCHES_DEFAULT: usize = 100;
 
 #[derive(Deserialize)]
 pub(super) struct LogParams {
-    attempt: Option<u32>,
+    pub(super) attempt: Option<u32>,
     #[serde(default)]
-    offset: u64,
-    tail: Option<u64>,
+    pub(super) offset: u64,
+    pub(super) tail: Option<u64>,
     follow: Option<String>,
-    harmless: Option<String>,
+    pub(super) harmless: Option<String>,
 }
 
 #[derive(Deserialize)]
 pub(super) struct AttemptParams {
-    attempt: Option<u32>,
+    pub(super) attempt: Option<u32>,
 }
 
 #[derive(Deserialize)]
 pub(super) struct SearchParams {
-    attempt: Option<u32>,
+    pub(super) attempt: Option<u32>,
     q: String,
     limit: Option<usize>,
     #[serde(default)]
@@ -91,21 +91,26 @@ pub(super) fn cleaned(bytes: ByteStream) -> ByteStream {
     stream.boxed()
 }
 
+impl SearchParams {
+    pub(super) fn search(self) -> Result<LogSearch, Problem> {
+        Ok(LogSearch {
+            regex: switch("regex", self.regex.as_deref())?,
+            ignore_case: switch("ignore_case", self.ignore_case.as_deref())?,
+            limit: self.limit.unwrap_or(MATCHES_DEFAULT),
+            offset: self.offset,
+            line: self.line,
+            text: self.q,
+        })
+    }
+}
+
 pub(super) async fn search(
     State(context): State<Context>,
     Path(id): Path<String>,
     Params(params): Params<SearchParams>,
 ) -> Handled {
-    let id = job_id(&id)?;
-    let search = LogSearch {
-        regex: switch("regex", params.regex.as_deref())?,
-        ignore_case: switch("ignore_case", params.ignore_case.as_deref())?,
-        limit: params.limit.unwrap_or(MATCHES_DEFAULT),
-        offset: params.offset,
-        line: params.line,
-        text: params.q,
-    };
-    Ok(context.answer(context.node.log_matches(id, params.attempt, search).await))
+    let (id, attempt) = (job_id(&id)?, params.attempt);
+    Ok(context.answer(context.node.log_matches(id, attempt, params.search()?).await))
 }
 
 pub(super) async fn phases(

@@ -5,6 +5,7 @@
 
 mod live;
 mod people;
+mod replay;
 
 use std::io;
 use std::net::IpAddr;
@@ -24,13 +25,14 @@ use crate::api::{
 };
 use crate::engine::access::Scope;
 use crate::engine::event::EventKind;
-use crate::engine::id::{JobId, SessionId, Sha256Hash};
+use crate::engine::id::{JobId, SessionId, Sha256Hash, UnixMillis};
 use crate::engine::job::JobState;
 use crate::keyring::Keyring;
 use crate::web::wire::WireApi;
 
 pub use self::live::LiveApi;
 pub use self::people::{Noted, PeopleApi, SignedIn};
+pub use self::replay::{ActivityQuery, Replay, ReplayApi, Replayed};
 
 /// What comes out of a method of [`NodeApi`], some time later.
 pub type Answer<'a, T> = BoxFuture<'a, ApiResult<T>>;
@@ -258,6 +260,8 @@ pub struct EventQuery {
     pub kind: Option<EventKind>,
     /// Only those that concern this drone or node.
     pub drone: Option<String>,
+    /// Only those up to this time.
+    pub until: Option<UnixMillis>,
     /// At most so many.
     pub limit: usize,
 }
@@ -284,7 +288,7 @@ pub struct StagedFile {
 }
 
 /// Everything that can be asked of a node over HTTP.
-pub trait NodeApi: DataApi + LiveApi + PeopleApi + Send + Sync + 'static {
+pub trait NodeApi: DataApi + LiveApi + PeopleApi + ReplayApi + Send + Sync + 'static {
     /// Where the node stands in the log. Cheap: every answer carries it.
     fn log(&self) -> LogStatus;
     /// Fine when the node is a member with its state applied, else why not. Cheap.

@@ -17,6 +17,7 @@ use utoipa::openapi::{RefOr, Schema};
 use self::pages::{Gives, PAGES, Page};
 use super::app;
 use super::escape::Text;
+use super::replay;
 use super::routes::{Door, table};
 use crate::api::{ApiError, LogStatus};
 use crate::engine::id::UnixMillis;
@@ -67,7 +68,10 @@ fn parameters(path: &str, page: Option<&Page>) -> Value {
     let in_query = page.into_iter().flat_map(|page| page.query).map(
         |(name, about)| json!({ "name": name, "in": "query", "description": about, "schema": { "type": "string" } }),
     );
-    in_path.chain(in_query).collect()
+    let about = "a moment of the past, RFC 3339 or milliseconds since 1970: how it was then, with `as_of` that moment; code not_recorded when nothing is known of it";
+    let at = json!({ "name": "at", "in": "query", "description": about, "schema": { "type": "string" } });
+    let in_past = replay::PATHS.contains(&path).then_some(at);
+    in_path.chain(in_query).chain(in_past).collect()
 }
 
 /// Data in the envelope in which the hive's own API answers.

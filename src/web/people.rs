@@ -20,9 +20,16 @@ pub(super) struct AuditParams {
     limit: Option<usize>,
 }
 
+impl AuditParams {
+    /// Before which entry, and how many.
+    pub(super) fn asked(&self) -> (Option<u64>, usize) {
+        (self.before, self.limit.unwrap_or(ENTRIES_DEFAULT).clamp(1, ENTRIES_MAX))
+    }
+}
+
 pub(super) async fn audit(State(context): State<Context>, Params(params): Params<AuditParams>) -> Response {
-    let limit = params.limit.unwrap_or(ENTRIES_DEFAULT).clamp(1, ENTRIES_MAX);
-    context.answer(context.node.audit(params.before, limit).await)
+    let (before, limit) = params.asked();
+    context.answer(context.node.audit(before, limit).await)
 }
 
 pub(super) async fn check_audit(State(context): State<Context>) -> Response {

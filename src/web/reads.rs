@@ -11,7 +11,7 @@ use axum::middleware::Next;
 use axum::response::{IntoResponse as _, Response};
 
 use super::answer::Problem;
-use super::{Context, live};
+use super::{Context, live, replay};
 
 /// Whether a query asks for what is committed now.
 fn wants_consistent(uri: &Uri) -> Result<bool, Problem> {
@@ -40,8 +40,17 @@ fn has_it(headers: &HeaderMap, tag: &str) -> bool {
     tags.flat_map(|value| value.split(',')).any(|known| plain(known) == plain(tag) || known.trim() == "*")
 }
 
-/// In front of every read of the hive's own API. `tagged`: the answer is made of the replicated state alone.
-pub(super) async fn fresh(State((context, tagged)): State<(Context, bool)>, request: Request, next: Next) -> Response {
+/// In front of every read of the hive's own API, at this path of the table. `tagged`: the answer is made of the replicated state alone.
+pub(super) async fn fresh(
+    State((context, path, tagged)): State<(Context, &'static str, bool)>,
+    request: Request,
+    next: Next,
+) -> Response {
+    match replay::moment(request.uri()) {
+        Err(problem) => return problem.into_response(),
+        Ok(None) => {}
+        Ok(Some(at)) => return replay::answer(&context, path, at, request).await,
+    }
     match wants_consistent(request.uri()) {
         Err(problem) => return problem.into_response(),
         Ok(false) => {}

@@ -24,7 +24,7 @@ use super::node::JobQuery;
 use super::open::{OnlySummary, Shown, shown, summarised};
 use super::{
     Context, app, badge, bootstrap, browse, console, data, farm, guard, hive, legacy, logs, openapi, page, people,
-    reads, session, terminal, tls, wire,
+    reads, replay, session, terminal, tls, wire,
 };
 use crate::api::{AddressClaim, ApiError, CancelRequest, ErrorCode, RecoverRequest, SubmitRequest};
 use crate::engine::access::Scope;
@@ -216,6 +216,7 @@ fn own() -> Vec<Route> {
         read("/api/v2/queue", Anyone, get(browse::queue)),
         read("/api/v2/critical-path", Anyone, get(browse::critical_path)),
         read("/api/v2/throughput", Anyone, get(browse::throughput)),
+        read("/api/v2/activity", Anyone, get(replay::activity)),
         read("/api/v2/nodes/{name}/identity", Anyone, get(browse::identity)),
         read("/api/v2/jobs/{id}/log", Anyone, get(logs::bytes)),
         read("/api/v2/jobs/{id}/log/search", Anyone, get(logs::search)),
@@ -300,7 +301,7 @@ fn prepared(context: &Context, local: bool, route: &Route) -> MethodRouter<Conte
     let handler = route.handler.clone();
     if route.method == Method::GET {
         let own = route.path.starts_with("/api/v2/");
-        let fresh = from_fn_with_state((context.clone(), route.tagged), reads::fresh);
+        let fresh = from_fn_with_state((context.clone(), route.path, route.tagged), reads::fresh);
         return if own { handler.layer(fresh) } else { handler };
     }
     match route.door {
@@ -421,7 +422,7 @@ async fn doctor(State(context): State<Context>) -> Response {
 }
 
 #[derive(Deserialize)]
-struct JobsParams {
+pub(super) struct JobsParams {
     state: Option<String>,
     session: Option<String>,
     backend: Option<String>,
@@ -431,11 +432,17 @@ struct JobsParams {
     limit: Option<usize>,
 }
 
+impl JobsParams {
+    pub(super) fn query(self) -> Result<JobQuery, Problem> {
+        let states = browse::states(self.state.as_deref())?;
+        let limit = self.limit.unwrap_or(JOBS_DEFAULT).min(JOBS_MAX);
+        let Self { session, backend, drone, id, before, .. } = self;
+        Ok(JobQuery { states, session, backend, drone, id, before, limit })
+    }
+}
+
 async fn jobs(State(context): State<Context>, Params(params): Params<JobsParams>) -> Handled {
-    let states = browse::states(params.state.as_deref())?;
-    let limit = params.limit.unwrap_or(JOBS_DEFAULT).min(JOBS_MAX);
-    let JobsParams { session, backend, drone, id, before, .. } = params;
-    Ok(context.answer(context.node.jobs(JobQuery { states, session, backend, drone, id, before, limit }).await))
+    Ok(context.answer(context.node.jobs(params.query()?).await))
 }
 
 async fn job(State(context): State<Context>, Path(id): Path<String>) -> Handled {

@@ -189,6 +189,15 @@ fn place(text: Option<String>, name: &str) -> Result<Option<u64>, Problem> {
 }
 
 impl ListParams {
+    /// Records that had passed until then.
+    pub(super) fn until(self, at: UnixMillis) -> Result<WireQuery, Problem> {
+        let mut query = self.query(LIST_DEFAULT, LIST_MAX)?;
+        // Numbers are microseconds: the whole millisecond belongs to then.
+        let end = at.0.saturating_add(1).saturating_mul(1_000);
+        query.before = Some(query.before.map_or(end, |before| before.min(end)));
+        Ok(query)
+    }
+
     fn query(self, default: usize, max: usize) -> Result<WireQuery, Problem> {
         Ok(WireQuery {
             filter: checked(self.filter)?,
@@ -226,15 +235,22 @@ pub(super) struct DensityParams {
     buckets: Option<usize>,
 }
 
-pub(super) async fn density(State(context): State<Context>, Params(params): Params<DensityParams>) -> Handled {
-    let end = place(params.end, "end")?.map_or_else(clock::unix_now, |at| UnixMillis(at / 1_000));
-    let start = place(params.start, "start")?
-        .map_or(UnixMillis(end.0.saturating_sub(DENSITY_SPAN_MS)), |at| UnixMillis(at / 1_000));
-    if start >= end {
-        return Err(Problem::invalid("start is before end"));
+impl DensityParams {
+    /// What is counted, up to now at most.
+    pub(super) fn query(self, now: UnixMillis) -> Result<DensityQuery, Problem> {
+        let end = place(self.end, "end")?.map_or(now, |at| UnixMillis(at / 1_000));
+        let start = place(self.start, "start")?
+            .map_or(UnixMillis(end.0.saturating_sub(DENSITY_SPAN_MS)), |at| UnixMillis(at / 1_000));
+        if start >= end {
+            return Err(Problem::invalid("start is before end"));
+        }
+        let buckets = self.buckets.unwrap_or(BUCKETS_DEFAULT);
+        Ok(DensityQuery { filter: checked(self.filter)?, node: named(self.node)?, start, end, buckets })
     }
-    let buckets = params.buckets.unwrap_or(BUCKETS_DEFAULT);
-    let query = DensityQuery { filter: checked(params.filter)?, node: named(params.node)?, start, end, buckets };
+}
+
+pub(super) async fn density(State(context): State<Context>, Params(params): Params<DensityParams>) -> Handled {
+    let query = params.query(clock::unix_now())?;
     Ok(context.answer(context.node.wire().wire_density(query).await))
 }
 

@@ -4,6 +4,7 @@ import { useEffect, useState } from 'preact/hooks';
 import { about, count, shortId } from './format';
 import { helpOpen, paletteOpen, signInOpen } from './keys';
 import { heardAt, line, log, now, refresh, status } from './live';
+import { moment } from './moment';
 import { go, path, query } from './router';
 import { holder, overheard, signOut } from './session';
 import { find, tabs, type Place, type TabProps } from './tabs';
@@ -15,6 +16,7 @@ import { Palette } from './ui/palette';
 import { Failure, Loading } from './ui/parts';
 import { SignIn } from './ui/signin';
 import { Badge } from './ui/state';
+import { PastBanner, TimeBar } from './ui/timebar';
 
 /** Tabs that a wall shows in turn, as far as they are there. */
 const ROTATED = ['overview', 'fleet', 'topology', 'events'];
@@ -86,13 +88,14 @@ function Connection() {
   const [word, tone] = (
     { connecting: ['connecting', 'idle'], stream: ['live', 'good'], poll: ['live', 'good'], lost: ['no answer', 'bad'] } as const
   )[line.value];
-  const how = { connecting: 'Asking for the first time', stream: 'News arrive as they happen', poll: 'Asks every 2 s', lost: 'Goes on asking' }[line.value];
+  const past = moment.value !== null;
+  const how = past ? 'A moment of the past' : { connecting: 'Asking for the first time', stream: 'News arrive as they happen', poll: 'Asks every 2 s', lost: 'Goes on asking' }[line.value];
   const age = (log.value?.age_ms ?? 0) + (silentMs ?? 0);
   return (
     <div class="connection" title={`${how}. Log index ${applied ?? '–'}, ${about(age)} old.`}>
-      <span class={`lamp ${tone}`} aria-hidden="true" />
+      <span class={`lamp ${past && line.value !== 'lost' ? '' : tone}`} aria-hidden="true" />
       <span>
-        {word}
+        {past && line.value !== 'lost' ? 'past' : word}
         <span class="dim wide">
           {shown ? <> · {shown.self.name}</> : null}
           {applied !== undefined ? <> · #{count(applied)}</> : null}
@@ -150,7 +153,8 @@ function Banner() {
       </div>
     );
   }
-  if (!shown) return null;
+  // What is wrong with the hive of then stands in its own words.
+  if (!shown || moment.value !== null) return null;
   if (shown.hive_id === null) {
     return <div class="banner warn" role="alert"><b>{shown.self.name} is in no hive yet:</b> it is {shown.self.state}.</div>;
   }
@@ -192,16 +196,18 @@ export function App() {
     document.title = `${about} · ${shown?.hive_id ? `hive ${shortId(shown.hive_id)}` : 'hive'}`;
   }, [title, place?.argument, shown?.hive_id]);
   return (
-    <div class={kiosk ? 'frame kiosk' : 'frame'}>
+    <div class={`frame${kiosk ? ' kiosk' : ''}${moment.value === null ? '' : ' in-past'}`}>
       {kiosk ? null : <a class="skip" href="#main" onClick={(event) => { event.preventDefault(); document.getElementById('main')?.focus(); }}>Skip to content</a>}
       {kiosk ? null : <Top />}
       {kiosk ? null : <Nav place={place} />}
       <main id="main" class="main" tabIndex={-1}>
         <h1 class="sr">{title}</h1>
         <Banner />
+        <PastBanner />
         {place ? <Body place={place} /> : <p class="empty">There is no page at this address. <a href="/overview">Overview</a></p>}
         {kiosk ? <p class="kiosk-foot"><Connection /> <Badge tone="idle">{shown?.self.name ?? 'hive'}</Badge></p> : null}
       </main>
+      {kiosk ? null : <TimeBar />}
       <Dialogs />
       {helpOpen.value ? <Help /> : null}
       {paletteOpen.value ? <Palette /> : null}

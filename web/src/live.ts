@@ -6,7 +6,8 @@
 //
 // Never done here: showing anything.
 import { effect, signal } from '@preact/signals';
-import { get } from './api';
+import { get, Refusal } from './api';
+import { moment } from './moment';
 import { readStream, type Message } from './sse';
 import type { HiveEvent, LogStatus, QueueStatus, Status } from './types';
 
@@ -41,6 +42,8 @@ const TOPICS = 'status,changes,events';
 
 export const status = signal<Status | null>(null);
 export const log = signal<LogStatus | null>(null);
+/** Why the hive of the moment that is shown is not to be had; null: it is. */
+export const problem = signal<unknown>(null);
 /** When the last answer came, by this browser's monotonic clock. */
 export const heardAt = signal(0);
 /** How news come. */
@@ -48,7 +51,7 @@ export const line = signal<'connecting' | 'stream' | 'poll' | 'lost'>('connectin
 export const changes = signal<Changes>({ count: 0, index: 0, kinds: null, jobs: [] });
 /** Raised by R and after every act of this page: whoever shows something asks again. */
 export const refreshes = signal(0);
-/** Ticks once a second, for ages. */
+/** Ticks once a second, for ages; the moment that is shown, while that is past. */
 export const now = signal(Date.now());
 
 type Listener = (event: HiveEvent) => void;
@@ -76,24 +79,39 @@ function heard(): void {
 
 let streaming = false;
 let looking = false;
+let lookedAt: number | null = null;
 
 /** Asks for the whole status. */
 async function look(): Promise<void> {
   if (looking) return;
   looking = true;
+  lookedAt = moment.peek();
   try {
-    const answer = await get<Status>('/api/v2/status', AbortSignal.timeout(5_000));
+    const asked = moment.peek();
+    const answer = await get<Status>('/api/v2/status', AbortSignal.timeout(asked === null ? 5_000 : 15_000)).catch((error: unknown) => {
+      // A moment of which nothing is known is an answer, too.
+      if (asked === null || !(error instanceof Refusal) || error.status === 0) throw error;
+      heard();
+      problem.value = error;
+      status.value = null;
+      return null;
+    });
+    if (answer === null) return;
+    // Somebody went on meanwhile: what is now is not shown as then, nor the other way round.
+    if ((asked === null) !== (moment.peek() === null)) return;
+    problem.value = null;
     const before = log.value;
     status.value = answer.data;
     log.value = answer.data.log;
     heard();
-    if (!streaming && before?.applied !== answer.data.log.applied) changed(answer.data.log.applied, null);
+    if (asked === null && !streaming && before?.applied !== answer.data.log.applied) changed(answer.data.log.applied, null);
   } catch {
     if (performance.now() - heardAt.value > LOST_MS || heardAt.value === 0) {
       line.value = 'lost';
     }
   } finally {
     looking = false;
+    if (moment.peek() !== lookedAt) void look();
   }
 }
 
@@ -119,6 +137,8 @@ function take(message: Message): void {
 function takeSummary(summary: Summary): void {
   const known = status.value;
   if (known === null) return void look();
+  // What is shown is another moment.
+  if (moment.peek() !== null) return;
   // Names stand in the summary, the rest of the coordinator in the whole status.
   const down = known.members.filter((member) => member.state === 'down').length;
   const suspect = known.members.filter((member) => member.state === 'suspect').length;
@@ -199,12 +219,20 @@ export function start(): void {
   const tick = () => {
     const wait = streaming ? LOOK_MS : POLL_MS;
     setTimeout(() => {
-      if (document.visibilityState === 'visible') void look();
+      if (document.visibilityState === 'visible' && moment.peek() === null) void look();
       tick();
     }, wait);
   };
   tick();
-  setInterval(() => (now.value = Date.now()), 1_000);
+  setInterval(() => (now.value = moment.peek() ?? Date.now()), 1_000);
+  let first = true;
+  effect(() => {
+    const at = moment.value;
+    now.value = at ?? Date.now();
+    if (at === null) problem.value = null;
+    if (!first) void look();
+    first = false;
+  });
   document.addEventListener('visibilitychange', () => {
     if (document.visibilityState === 'visible') void look();
   });

@@ -1,8 +1,9 @@
 // Something that is asked of the node and asked again when it may have changed.
 import { effect, signal, type Signal } from '@preact/signals';
 import { useEffect, useMemo, useRef } from 'preact/hooks';
-import { get, type Answer } from './api';
+import { get, Refusal, type Answer } from './api';
 import { changes, line, refreshes } from './live';
+import { moment } from './moment';
 
 export interface Resource<T> {
   data: T | null;
@@ -20,6 +21,9 @@ interface Options {
   /** At most this often. */
   atMostMs?: number;
 }
+
+/** Moments that follow each other while somebody drags or plays are asked for so often. */
+const THEN_MS = 150;
 
 const EMPTY: Resource<never> = { data: null, error: null, loading: true, index: null };
 
@@ -50,21 +54,26 @@ export function useResource<T>(path: string | null, options: Options = {}): Reso
       asking = true;
       askedAt = performance.now();
       try {
+        const asked = moment.peek();
         const answer: Answer<T> = await get<T>(path, abort.signal);
-        state.value = { data: answer.data, error: null, loading: false, index: answer.log?.applied ?? null };
+        // What is now is not shown as then, nor the other way round.
+        if ((asked === null) !== (moment.peek() === null)) again = true;
+        else state.value = { data: answer.data, error: null, loading: false, index: answer.log?.applied ?? null };
       } catch (error) {
         // What was there stays, so that a node that is away for a moment takes nothing off the screen.
-        if (!abort.signal.aborted) state.value = { ...state.peek(), error, loading: false };
+        // Of a moment of which nothing is known, nothing is shown.
+        const unknown = error instanceof Refusal && error.code === 'not_recorded';
+        if (!abort.signal.aborted) state.value = { ...(unknown ? EMPTY : state.peek()), error, loading: false };
       }
       asking = false;
       if (again && !abort.signal.aborted) {
         again = false;
-        soon();
+        soon(moment.peek() === null ? atMostMs : THEN_MS);
       }
     };
-    const soon = () => {
+    const soon = (pauseMs = atMostMs) => {
       clearTimeout(timer);
-      timer = setTimeout(() => void ask(), Math.max(0, askedAt + atMostMs - performance.now()));
+      timer = setTimeout(() => void ask(), Math.max(0, askedAt + pauseMs - performance.now()));
     };
     void ask();
     let first = true;
@@ -75,16 +84,25 @@ export function useResource<T>(path: string | null, options: Options = {}): Reso
         first = false;
         return;
       }
+      // The past does not change.
+      if (moment.peek() !== null) return;
       if (change.kinds === null || !wanted || change.kinds.some((kind) => wanted.split(',').includes(kind))) soon();
+    });
+    let began = true;
+    const moved = effect(() => {
+      void moment.value;
+      if (!began) soon(THEN_MS);
+      began = false;
     });
     const looked = effect(() => {
       // Whatever was missed while the node was away.
       if (line.value === 'stream' || line.value === 'poll') if (state.peek().error !== null) soon();
     });
-    const interval = everyMs ? setInterval(() => document.visibilityState === 'visible' && soon(), everyMs) : undefined;
+    const interval = everyMs ? setInterval(() => document.visibilityState === 'visible' && moment.peek() === null && soon(), everyMs) : undefined;
     return () => {
       abort.abort();
       dispose();
+      moved();
       looked();
       clearTimeout(timer);
       clearInterval(interval);

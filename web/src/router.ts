@@ -14,6 +14,10 @@ function read(): void {
 
 /** Goes to an address of this page. */
 export function go(to: string): void {
+  // The moment that is shown is of the page, not of a tab.
+  const moment = new URLSearchParams(location.search).get('at');
+  const [way = '', asked] = to.split('?', 2);
+  if (moment !== null && !new URLSearchParams(asked).has('at')) to = `${way}?${asked ? `${asked}&` : ''}at=${moment}`;
   if (to === here() + location.search) return;
   history.pushState(null, '', at(to));
   read();

@@ -325,3 +325,13 @@ export interface Changed {
   jobs: number;
   drones: number;
 }
+
+/** How much went on when. */
+export interface Activity {
+  from: string;
+  bucket_ms: number;
+  buckets: { events: number; jobs: number; failures: number; messages: number }[];
+  known_from: string | null;
+  reaches_back_ms: number | null;
+  now: string;
+}

@@ -6,6 +6,7 @@ import { mkdirSync, readFileSync } from 'node:fs';
 import { createRequire } from 'node:module';
 import { chromium } from 'playwright-core';
 import { inside } from './inside.mjs';
+import { time } from './time.mjs';
 
 const axeSource = readFileSync(createRequire(import.meta.url).resolve('axe-core/axe.min.js'), 'utf8');
 const env = JSON.parse(process.env.BROWSER_TEST ?? '{}');
@@ -52,7 +53,7 @@ async function open(browser, origin, options = {}) {
 
 /** A browser says on its console that an answer was a refusal; those that are meant are looked at where they are provoked. */
 function expected(text) {
-  return /status of (401|403|404|409)/.test(text);
+  return /status of (401|403|404|409|410)/.test(text);
 }
 
 async function axe(page, where) {
@@ -330,7 +331,8 @@ function tell(word) {
   console.log(word);
 }
 
-const parts = { everyTab, keys, hostile, acts, scrolls, others, gone, ...inside({ env, WAIT, open, axe }) };
+const { operator, parts: looks } = inside({ env, WAIT, open, axe });
+const parts = { everyTab, keys, hostile, acts, scrolls, others, gone, ...looks, ...time({ env, WAIT, open, axe, answer, eventually, operator }) };
 const browser = await chromium.launch({ executablePath: env.chromium, args: ['--no-sandbox', '--disable-gpu', '--disable-dev-shm-usage'] });
 try {
   for (const name of process.argv.slice(2)) {

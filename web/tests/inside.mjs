@@ -181,5 +181,5 @@ export function inside({ env, WAIT, open, axe }) {
     await context.close();
   }
 
-  return { dots, wire, data, terminal };
+  return { operator, parts: { dots, wire, data, terminal } };
 }

@@ -10,9 +10,12 @@ async function load(path) {
 }
 
 globalThis.document = { documentElement: { dataset: {} } };
+globalThis.location = { pathname: '/overview', search: '', origin: 'http://node' };
+globalThis.history = { replaceState() {}, pushState() {} };
 const { parser } = await load('sse.ts');
 const { harmless, LogWindow } = await load('log/window.ts');
 const format = await load('format.ts');
+const { moment, parseMoment, show, ofMoment, whenLive } = await load('moment.ts');
 
 test('server-sent events are the same however they are cut', () => {
   const text = ': hello\n\nevent: status\r\nid: 7\r\ndata: {"a":\ndata: 1}\r\n\r\ndata:plain\n\nevent: lost\n\nretry: 5\ndata: after\n\n';
@@ -167,4 +170,23 @@ test('a recording that broke off is shown to there', () => {
   assert.deepEqual([cast.columns, cast.rows, cast.events.length, cast.lengthS], [100, 30, 2, 1.5]);
   assert.equal(readCast('<html>'), null);
   assert.equal(readCast('{"version":1}'), null);
+});
+
+test('every question is of the moment that is shown, but for what has none', () => {
+  assert.equal(ofMoment('/api/v2/fleet'), '/api/v2/fleet');
+  assert.deepEqual(whenLive(), {});
+  const at = Date.now() - 3_600_000;
+  show(at);
+  assert.equal(ofMoment('/api/v2/fleet'), `/api/v2/fleet?at=${at}`);
+  assert.equal(ofMoment('/api/v2/queue?limit=5'), `/api/v2/queue?limit=5&at=${at}`);
+  assert.equal(ofMoment('/api/v2/sessions/abc'), `/api/v2/sessions/abc?at=${at}`);
+  assert.equal(ofMoment('/api/v2/wire?node=all'), `/api/v2/wire?node=all&at=${at}`);
+  const now = ['/api/v2/session', '/api/v2/activity?from=1', '/api/v2/wire/fields', '/api/v2/wire/17@build1', '/api/v2/sql/schema', '/api/v2/recordings', '/api/v2/nodes/a/logs?source=agent', '/openapi.json'];
+  for (const path of now) assert.equal(ofMoment(path), path);
+  assert.equal(whenLive().disabled, true);
+  show(Date.now());
+  assert.equal(moment.value, null, 'now is live');
+  assert.deepEqual([parseMoment(null), parseMoment('x'), parseMoment('0'), parseMoment('-5')], [null, null, null, null]);
+  assert.equal(parseMoment('1795293032000'), 1795293032000);
+  assert.equal(parseMoment('2026-11-21T20:30:32Z'), 1795293032000);
 });

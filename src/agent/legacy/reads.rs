@@ -4,6 +4,7 @@
 //! once a second. Never done here: changing anything.
 
 mod probing;
+mod then;
 
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
@@ -24,6 +25,7 @@ use crate::engine::state::{DroneRecord, State};
 use crate::web::node::{EventQuery, HistoryQuery, LegacyRead, SessionQuery};
 
 pub(in crate::agent) use self::probing::Pings;
+pub(in crate::agent) use self::then::snapshot;
 
 /// Packages named per state in the status.
 const NAMED_MAX: usize = 10;
@@ -518,7 +520,7 @@ async fn past_events(
     if wanted == Some(None) {
         return Ok(json!({ "events": [], "total": 0 }));
     }
-    let query = EventQuery { since: None, kind: wanted.flatten(), drone, limit };
+    let query = EventQuery { since: None, kind: wanted.flatten(), drone, until: None, limit };
     let list = events::find(shared, query).await?;
     let after = |event: &&Event| since.is_none_or(|since| seconds(event.at) > since);
     let rows: Vec<Value> = list.events.iter().filter(after).map(event).collect();

@@ -19,6 +19,8 @@ use crate::web::wire::{DensityQuery, LIST_MAX, OldQuestion, WireQuery};
 
 /// How far a histogram reaches back when nothing else is said, milliseconds.
 const DENSITY_SPAN_MS: u64 = 3_600_000;
+/// A moment that is no longer ago than this is now, milliseconds.
+const SNAPSHOT_NOW_MS: u64 = 2_000;
 
 /// The old swarm's type of an HTTP request.
 const TYPES: [(&str, &str, &str); 22] = [
@@ -222,9 +224,14 @@ async fn stats(shared: &Arc<Shared>, since: Option<f64>) -> ApiResult<Value> {
     }))
 }
 
-/// The old log kept answers of `status` and `nodes` and gave the last ones before a moment. This node tells what it knows now, and
-/// says of when that is.
+/// The old log kept answers of `status` and `nodes` and gave the last ones before a moment. This node tells how it was at that moment,
+/// as far as that is kept, and how it is now when the moment has just been.
 async fn snapshot(shared: &Arc<Shared>, at: f64) -> ApiResult<Value> {
+    let moment = UnixMillis(micros(at) / 1_000);
+    if moment.0.saturating_add(SNAPSHOT_NOW_MS) < unix_now().0 {
+        let then = crate::agent::history::old_snapshot(shared, moment).await?;
+        return Ok(json!({ "at": at, "timestamp": at, "status": then["status"], "nodes": then["nodes"] }));
+    }
     let status = crate::agent::legacy::reads::read(shared, LegacyRead::Status).await?;
     let nodes = crate::agent::legacy::reads::read(shared, LegacyRead::Nodes { all: true }).await?;
     let now = seconds(unix_now());

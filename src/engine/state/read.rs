@@ -116,6 +116,11 @@ impl State {
         self.jobs.retired_newest_first().map(|(id, retired)| RowKey::History(retired, id).row())
     }
 
+    /// Jobs of which there are rows of the history table alone, the one that ended last first.
+    pub fn history_jobs(&self) -> impl Iterator<Item = JobId> {
+        self.jobs.retired_newest_first().map(|(id, _)| id)
+    }
+
     /// Jobs in memory, those of drafts included, in the order of submission.
     pub fn jobs_and_drafts(&self) -> impl DoubleEndedIterator<Item = &Job> {
         self.jobs.in_order()

@@ -8,12 +8,12 @@ use utoipa::openapi::{Ref, RefOr, Schema};
 
 use super::Shapes;
 use crate::api::{
-    AccessView, AddressClaim, AdminKeyChanged, AdminKeyRequest, ArtifactView, AuditCheck, AuditList, Authority,
-    BrowserSession, CancelRequest, Changed, ControlRequest, CriticalPath, DoctorFacts, DroneRequest, EventList,
-    Explanation, FleetView, Health, HistoryView, Identity, Imported, JobGraph, JobLine, JobPage, JobView, JoinRequest,
-    LogFirstError, LogMatches, LogPhases, NodeView, PackageList, PeersFile, RecoverReport, RecoverRequest, SessionList,
-    SessionView, SessionsEnded, SignInRequest, StagedView, Status, StoredBlob, SubmitRequest, Submitted, Throughput,
-    TokenMade, TokenRequest,
+    AccessView, Activity, AddressClaim, AdminKeyChanged, AdminKeyRequest, ArtifactView, AuditCheck, AuditList,
+    Authority, BrowserSession, CancelRequest, Changed, ControlRequest, CriticalPath, DoctorFacts, DroneRequest,
+    EventList, Explanation, FleetView, Health, HistoryView, Identity, Imported, JobGraph, JobLine, JobPage, JobView,
+    JoinRequest, LogFirstError, LogMatches, LogPhases, NodeView, PackageList, PeersFile, RecoverReport, RecoverRequest,
+    SessionList, SessionView, SessionsEnded, SignInRequest, StagedView, Status, StoredBlob, SubmitRequest, Submitted,
+    Throughput, TokenMade, TokenRequest,
 };
 
 /// Notes a shape and those within it, and names it.
@@ -136,6 +136,12 @@ pub(super) const PAGES: &[Page] = &[
     ]),
     get::<CriticalPath>("/api/v2/critical-path", "The longest chain of jobs that wait for each other."),
     get::<Throughput>("/api/v2/throughput", "Jobs that ended, by time.").query(&[("minutes", "how far back")]),
+    get::<Activity>("/api/v2/activity", "How much went on when: events, attempts that ended, messages, by time.")
+        .query(&[
+            ("from", "from this time on; a week ago when left out"),
+            ("to", "up to this time; now when left out"),
+            ("buckets", "columns"),
+        ]),
     get::<Identity>("/api/v2/nodes/{name}/identity", "The role of a node, by whom and why."),
     bytes("/api/v2/jobs/{id}/log", "The output of an attempt.", TEXT).query(&[
         ATTEMPT,

@@ -5,12 +5,15 @@ import { count, duration, plural } from '../format';
 import type { FirstError, LogMatches, LogPhases } from '../types';
 import { tell } from '../ui/dialog';
 import { Icon } from '../ui/icon';
+import { now } from '../live';
+import { moment, ofMoment } from '../moment';
 import { useResource } from '../resource';
 import { AROUND, LogWindow, TAIL, type Span } from './window';
 
 const ROW_PX = 19;
 const MORE_ROWS = 20;
 const MATCHES = 200;
+const MOMENT_MS = 300;
 
 interface Props {
   job: string;
@@ -34,6 +37,8 @@ export function LogViewer({ job, attempt, target, growing }: Props) {
       drawn((times) => times + 1);
     });
   };
+  // A log that was over at the moment that is shown is the same at every later one.
+  const shownAs = moment.value === null ? 'now' : growing ? String(moment.value) : 'whole';
   const log = useMemo(() => new LogWindow(job, attempt, draw), [job, attempt]);
   const phases = useResource<LogPhases>(`/api/v2/jobs/${job}/log/phases?attempt=${attempt}`, { kinds: ['jobs'], ...(growing ? { everyMs: 4_000 } : {}) });
   const [span, setSpan] = useState<Span>({ tail: TAIL, follow: growing });
@@ -49,11 +54,18 @@ export function LogViewer({ job, attempt, target, growing }: Props) {
   useEffect(() => {
     const abort = new AbortController();
     setProblem(null);
-    log.read(span, abort.signal).catch((error: unknown) => {
-      if (!abort.signal.aborted) setProblem(error instanceof Error ? error.message : String(error));
-    });
-    return () => abort.abort();
-  }, [log, span]);
+    const read = () => {
+      log.read(span, abort.signal).catch((error: unknown) => {
+        if (!abort.signal.aborted) setProblem(error instanceof Error ? error.message : String(error));
+      });
+    };
+    // While somebody drags or plays, not at every moment.
+    const timer = setTimeout(read, moment.peek() !== null && growing ? MOMENT_MS : 0);
+    return () => {
+      clearTimeout(timer);
+      abort.abort();
+    };
+  }, [log, span, shownAs]);
 
   const marks = (phases.data?.phases ?? []).slice().sort((left, right) => left.offset - right.offset);
   for (const phase of marks) log.anchor(phase.offset, phase.line);
@@ -157,13 +169,14 @@ export function LogViewer({ job, attempt, target, growing }: Props) {
         <Search job={job} attempt={attempt} onJump={jump} />
         <button type="button" class="button small" onClick={() => void toError()}><Icon name="warn" size={14} /> First error</button>
         <button type="button" class="button small" onClick={toBeginning}>Beginning</button>
-        <button type="button" class="button small" aria-pressed={follow} onClick={toEnd}>{growing ? (follow ? 'Following' : 'Follow') : 'End'}</button>
+        <button type="button" class="button small" aria-pressed={follow} onClick={toEnd}>{growing && moment.value === null ? (follow ? 'Following' : 'Follow') : 'End'}</button>
         {marks.length > 1 ? (
           <button type="button" class="button small" onClick={() => { setFollow(false); setFolded(folded.size ? new Set() : new Set(marks.map((phase) => phase.offset))); }}>{folded.size ? 'Unfold' : 'Fold phases'}</button>
         ) : null}
-        <a class="button small" href={url(`/api/v2/jobs/${job}/log`, { attempt, harmless: '1' })} download={`${target.replace(/[^A-Za-z0-9._-]+/g, '_')}-${attempt}.log`}><Icon name="download" size={14} /> Download</a>
+        <a class="button small" href={ofMoment(url(`/api/v2/jobs/${job}/log`, { attempt, harmless: '1' }))} download={`${target.replace(/[^A-Za-z0-9._-]+/g, '_')}-${attempt}.log`}><Icon name="download" size={14} /> Download</a>
       </div>
       {marks.length > 1 ? <PhaseBar phases={marks} onJump={jump} /> : null}
+      {moment.value !== null && growing ? <p class="note warn">It was running then, and lines carry no times: what stands here surely was written by then, up to the phase that ran.</p> : null}
       {problem ? <p class="note bad" role="alert">{problem}</p> : null}
       {log.start > 0 && log.lines.length > 0 ? (
         <p class="log-more"><button type="button" class="button small" onClick={() => { const first = log.lines[0]; if (first) { goTo.current = { offset: first.offset, line: 0 }; setFollow(false); setSpan({ offset: Math.max(0, log.start - TAIL), until: log.end }); } }}>Load earlier lines</button> <span class="dim">The first {count(Math.round(log.start / 1024))} KiB are not loaded.</span></p>
@@ -200,10 +213,10 @@ export function LogViewer({ job, attempt, target, growing }: Props) {
             );
           })}
         </div>
-        {log.lines.length === 0 && !problem ? <p class="empty log-empty">{growing ? 'Nothing was printed yet.' : 'This log is empty.'}</p> : null}
+        {log.lines.length === 0 && !problem ? <p class="empty log-empty">{growing ? (moment.value === null ? 'Nothing was printed yet.' : 'Nothing of it was surely written by then.') : 'This log is empty.'}</p> : null}
       </div>
       <p class="dim log-foot" role="status">
-        {plural(log.lines.length, 'line')} loaded{log.atEnd ? '' : ', later ones are not'}{growing ? '; the build goes on' : ''}
+        {plural(log.lines.length, 'line')} loaded{log.atEnd ? '' : ', later ones are not'}{growing && moment.value === null ? '; the build goes on' : ''}
       </p>
     </div>
   );
@@ -213,7 +226,7 @@ export function LogViewer({ job, attempt, target, growing }: Props) {
 function PhaseBar({ phases, onJump }: { phases: LogPhases['phases']; onJump: (place: Place) => void }) {
   const own = phases.filter((phase) => phase.source === 'output');
   const shown = own.length > 1 ? own : phases;
-  const took = (phase: LogPhases['phases'][number]) => phase.took_ms ?? Math.max(0, Date.now() - Date.parse(phase.at));
+  const took = (phase: LogPhases['phases'][number]) => phase.took_ms ?? Math.max(0, now.value - Date.parse(phase.at));
   const all = shown.reduce((sum, phase) => sum + took(phase), 0);
   return (
     <ol class="phases" aria-label="Phases">

@@ -4,6 +4,7 @@
 // kept from its end. Never done here: showing anything.
 
 import { at as address } from '../base';
+import { moment, ofMoment } from '../moment';
 
 export interface LogLine {
   text: string;
@@ -65,12 +66,12 @@ export class LogWindow {
     if (this.wantedAttempt !== null) query.set('attempt', String(this.wantedAttempt));
     query.set('offset', String(span.offset ?? 0));
     if (span.tail !== undefined) query.set('tail', String(span.tail));
-    if (span.follow) query.set('follow', '1');
+    if (span.follow && moment.peek() === null) query.set('follow', '1');
     const own = new AbortController();
     const stop = () => own.abort();
     signal.addEventListener('abort', stop, { once: true });
     try {
-      const response = await fetch(address(`/api/v2/jobs/${this.job}/log?${query}`), { signal: own.signal, cache: 'no-store' });
+      const response = await fetch(address(ofMoment(`/api/v2/jobs/${this.job}/log?${query}`)), { signal: own.signal, cache: 'no-store' });
       if (!response.ok || response.body === null) throw new Error(await said(response));
       this.attempt = Number(response.headers.get('x-hive-attempt') ?? 0);
       const from = Number(response.headers.get('x-hive-offset') ?? span.offset ?? 0);

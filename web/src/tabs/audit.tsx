@@ -1,8 +1,9 @@
 // What people had done: every act was written down before it was done, each entry with a hash over it and the one before.
-import { useState } from 'preact/hooks';
+import { useEffect, useState } from 'preact/hooks';
 import { get, send, url } from '../api';
 import { count, plural } from '../format';
 import { refresh } from '../live';
+import { moment, whenLive } from '../moment';
 import { useResource } from '../resource';
 import { query, setQuery } from '../router';
 import { holder, mayAdmin, signOut } from '../session';
@@ -55,7 +56,7 @@ function Check() {
   };
   return (
     <>
-      <button type="button" class="button small" disabled={busy} onClick={() => void check()}>{busy ? 'Checks …' : 'Check the chain'}</button>
+      <button type="button" class="button small" disabled={busy} onClick={() => void check()} {...whenLive()}>{busy ? 'Checks …' : 'Check the chain'}</button>
       {found ? (
         <span role="status">{found.intact
           ? <Badge tone="good" icon="good">intact, {count(found.entries)} checked</Badge>
@@ -84,6 +85,12 @@ function Audit() {
   const [older, setOlder] = useState<AuditLine[]>([]);
   const [before, setBefore] = useState<number | null | undefined>(undefined);
   const [problem, setProblem] = useState<unknown>(null);
+  const at = moment.value;
+  useEffect(() => {
+    // What was older than the first page of another moment.
+    setOlder([]);
+    setBefore(undefined);
+  }, [at]);
   const text = (query.value.get('q') ?? '').toLowerCase();
   const more = async (from: number) => {
     try {
@@ -107,7 +114,7 @@ function Audit() {
             <div class="toolbar">
               <FilterField value={query.value.get('q') ?? ''} label="Filter the audit log" placeholder="Who, from where, what" onInput={(q) => setQuery({ q })} />
               <Check />
-              <button type="button" class="button small" data-act="sign-out-everywhere" onClick={endAll}><Icon name="out" size={14} /> Sign out everywhere</button>
+              <button type="button" class="button small" data-act="sign-out-everywhere" onClick={endAll} {...whenLive()}><Icon name="out" size={14} /> Sign out everywhere</button>
               <span class="end" role="status">{plural(shown.length, 'entry', 'entries')} of {count(data.last)}</span>
             </div>
             {shown.length === 0 ? <Empty>{text ? 'No entry fits.' : 'Nobody has done anything yet.'}</Empty> : (

@@ -4,6 +4,7 @@ import { useEffect, useRef, useState } from 'preact/hooks';
 import { explain, send } from '../api';
 import { signInOpen } from '../keys';
 import { useResource } from '../resource';
+import { OnlyNow } from '../ui/timebar';
 import { holder } from '../session';
 import { canned, forget, save, saved } from '../data/saved';
 import { Result } from '../data/result';
@@ -128,6 +129,7 @@ function Explorer() {
   return (
     <div class="data-page">
       <div class="data-main">
+        <OnlyNow what="The tables hold how it is now." />
         <div class="panel"><Editor chosen={chosen} schema={schema.data} onChange={setText} onRun={(query) => void run(query)} /></div>
         <div class="toolbar data-run">
           <button type="button" class="button primary" disabled={busy || text.trim() === ''} onClick={() => void run(text)}><Icon name="play" size={14} /> {busy ? 'Runs …' : 'Run'}</button>
@@ -148,6 +150,7 @@ export default function Data() {
   if (holder.value === null) {
     return (
       <div class="panel pad data-locked">
+        <OnlyNow what="The tables hold how it is now." />
         <h2>Ask the hive's data with SQL</h2>
         <p>Jobs, attempts, machines, events and measurements as tables; results as rows, charts, CSV and JSON. For this a key or a token is needed, at the admin port of a node.</p>
         <p><button type="button" class="button primary" onClick={() => (signInOpen.value = true)}><Icon name="key" size={15} /> Sign in</button></p>

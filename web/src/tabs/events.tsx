@@ -3,6 +3,7 @@ import { useEffect, useState } from 'preact/hooks';
 import { get, url } from '../api';
 import { plural, word } from '../format';
 import { changes, onEvent, refreshes } from '../live';
+import { moment } from '../moment';
 import { query, setQuery } from '../router';
 import type { HiveEvent } from '../types';
 import { Empty, Failure, FilterField, Loading, Panel, Time } from '../ui/parts';
@@ -24,20 +25,22 @@ interface List {
 function useEvents(kind: string | null, drone: string | null): { events: HiveEvent[] | null; error: unknown } {
   const [events, setEvents] = useState<HiveEvent[] | null>(null);
   const [error, setError] = useState<unknown>(null);
-  const mark = `${changes.value.count} ${refreshes.value}`;
-  useEffect(() => setEvents(null), [kind, drone]);
+  const at = moment.value;
+  // What had happened by a moment of the past does not change.
+  const mark = at === null ? `${changes.value.count} ${refreshes.value}` : String(at);
+  useEffect(() => setEvents(null), [kind, drone, at === null]);
   useEffect(() => {
     const abort = new AbortController();
-    const newest = events?.[0]?.id;
+    const newest = at === null ? events?.[0]?.id : undefined;
     const timer = setTimeout(() => {
       get<List>(url('/api/v2/events', { type: kind, drone, since: newest, limit: newest ? KEPT : FIRST }), abort.signal).then(
         ({ data }) => {
           setError(null);
-          setEvents((before) => merged(data.events, before ?? []));
+          setEvents((before) => merged(data.events, at === null ? (before ?? []) : []));
         },
         (why: unknown) => !abort.signal.aborted && setError(why),
       );
-    }, events === null ? 0 : 300);
+    }, events === null ? 0 : at === null ? 300 : 150);
     return () => {
       clearTimeout(timer);
       abort.abort();
@@ -46,7 +49,7 @@ function useEvents(kind: string | null, drone: string | null): { events: HiveEve
   useEffect(
     () =>
       onEvent((event) => {
-        if ((kind === null || event.type === kind) && (drone === null || event.drone === drone)) setEvents((before) => merged([event], before ?? []));
+        if (moment.peek() === null && (kind === null || event.type === kind) && (drone === null || event.drone === drone)) setEvents((before) => merged([event], before ?? []));
       }),
     [kind, drone],
   );

@@ -3,6 +3,7 @@ import { useMemo } from 'preact/hooks';
 import { ago, bytes, count, duration, plural, shortId } from '../format';
 import { LogViewer } from '../log/viewer';
 import { now } from '../live';
+import { whenLive } from '../moment';
 import { useResource } from '../resource';
 import { query, setQuery } from '../router';
 import type { TabProps } from '../tabs';
@@ -30,7 +31,7 @@ function Head({ job }: { job: Job }) {
         </div>
         <StateBadge look={running ? attemptLook(running.state) : jobLook(job.state)} />
         {actsFor(line).map((act) => (
-          <button key={act.name} type="button" class="button small" data-act={act.name.toLowerCase()} onClick={() => askFor(act, [line])}>{act.name}</button>
+          <button key={act.name} type="button" class="button small" data-act={act.name.toLowerCase()} onClick={() => askFor(act, [line])} {...whenLive()}>{act.name}</button>
         ))}
       </div>
       {running ? (

@@ -1,6 +1,7 @@
 // Logs of a node itself: its agent's, its system's, its kernel's, portage's. Over the mesh, from whichever node shows this page.
 import { useEffect, useMemo, useRef, useState } from 'preact/hooks';
 import { explain, fetchRaw, url } from '../api';
+import { OnlyNow } from '../ui/timebar';
 import { plural } from '../format';
 import { signInOpen } from '../keys';
 import { refreshes } from '../live';
@@ -102,6 +103,7 @@ function Whole({ node }: { node: string }) {
   const problem = log.problem ? explain(log.problem) : null;
   return (
     <>
+      <OnlyNow what="The end of the log as it is now; its lines tell their own times." />
       <div class="title"><div class="grow"><h2 class="big">Logs of {node}</h2><p class="dim"><a href={`/nodes/${encodeURIComponent(node)}`}>About {node}</a></p></div></div>
       <div class="toolbar">
         <Choice label="Which log" value={source} options={SOURCES} onChange={(value) => setQuery({ source: value === 'agent' ? null : value })} />
@@ -123,6 +125,7 @@ export default function Logs({ argument }: TabProps) {
   if (mayAdmin.value && argument) return <Whole key={argument} node={argument} />;
   return (
     <div class="panel pad data-locked">
+      <OnlyNow what="The end of the log as it is now; its lines tell their own times." />
       <h2>Logs of {argument ?? 'a node'}</h2>
       <p>What the agent, the system, the kernel and portage wrote there. For this the admin key is needed, at the admin port of a node.</p>
       <p><button type="button" class="button primary" onClick={() => (signInOpen.value = true)}><Icon name="key" size={15} /> Sign in</button></p>

@@ -3,6 +3,7 @@ import { useState } from 'preact/hooks';
 import { send } from '../api';
 import { ago, about, duration, plural } from '../format';
 import { now, refresh, status } from '../live';
+import { moment, whenLive } from '../moment';
 import { useResource } from '../resource';
 import { go } from '../router';
 import { mayAdmin } from '../session';
@@ -73,10 +74,10 @@ function Acts({ drone }: { drone: FleetDrone }) {
   return (
     <div class="row">
       {stopped
-        ? <button type="button" class="button small primary" data-act="resume" onClick={resume}><Icon name="play" size={14} /> Resume</button>
-        : <button type="button" class="button small" data-act="pause" onClick={pause}><Icon name="pause" size={14} /> Pause</button>}
-      {drone.draining ? null : <button type="button" class="button small" data-act="drain" onClick={drain}>Drain</button>}
-      <button type="button" class="button small" data-act="limit" onClick={limit}>Limit cores</button>
+        ? <button type="button" class="button small primary" data-act="resume" onClick={resume} {...whenLive()}><Icon name="play" size={14} /> Resume</button>
+        : <button type="button" class="button small" data-act="pause" onClick={pause} {...whenLive()}><Icon name="pause" size={14} /> Pause</button>}
+      {drone.draining ? null : <button type="button" class="button small" data-act="drain" onClick={drain} {...whenLive()}>Drain</button>}
+      <button type="button" class="button small" data-act="limit" onClick={limit} {...whenLive()}>Limit cores</button>
     </div>
   );
 }
@@ -153,7 +154,7 @@ function Inside({ name }: { name: string }) {
 function One({ machine }: { machine: Machine }) {
   const { node, drone, name } = machine;
   const state = drone?.state ?? node?.state;
-  const identity = useResource<Identity>(node && state === 'alive' ? `/api/v2/nodes/${encodeURIComponent(name)}/identity` : null, { kinds: ['nodes'], everyMs: 30_000 });
+  const identity = useResource<Identity>(node && state === 'alive' && moment.value === null ? `/api/v2/nodes/${encodeURIComponent(name)}/identity` : null, { kinds: ['nodes'], everyMs: 30_000 });
   const past = useResource<{ history: HistoryLine[] }>(drone ? `/api/v2/history?drone=${encodeURIComponent(name)}&limit=15` : null, { kinds: ['jobs'], atMostMs: 3_000 });
   const [why, setWhy] = useState(false);
   const leads = status.value?.coordinator?.name === name;
@@ -177,7 +178,7 @@ function One({ machine }: { machine: Machine }) {
       <dl class="tiles">
         <Tile label="Load" value={(drone?.load ?? node?.load ?? null) === null ? '–' : (drone?.load ?? node?.load ?? 0).toFixed(2)} detail={`${drone?.cores ?? node?.cores ?? 0} processors`} />
         <Tile label="Slots taken" value={drone ? `${drone.used} / ${drone.slots}` : '–'} detail={drone?.cores_limit ? `limited to ${plural(drone.cores_limit, 'processor')}` : 'no limit set'} />
-        <Tile label="Heard" value={node?.last_seen_ms === null || !node ? '–' : node.last_seen_ms < 1500 ? 'now' : about(node.last_seen_ms)} detail={node?.last_seen_ms === null || !node ? 'not since this agent started' : node.last_seen_ms < 1500 ? 'by the node that answers' : 'ago'} />
+        <Tile label="Heard" value={node?.last_seen_ms === null || !node ? '–' : node.last_seen_ms < 1500 ? 'now' : about(node.last_seen_ms)} detail={moment.value !== null ? 'not kept' : node?.last_seen_ms === null || !node ? 'not since this agent started' : node.last_seen_ms < 1500 ? 'by the node that answers' : 'ago'} />
         <Tile label="Reached at" value={<span class="mono address">{node?.addresses[0] ?? '–'}</span>} detail={node && node.addresses.length > 1 ? `and ${node.addresses.length - 1} more` : 'the mesh'} />
       </dl>
       {drone ? (
@@ -191,7 +192,7 @@ function One({ machine }: { machine: Machine }) {
       {node ? (
         <Section title="Who decided its role, and why" id="ballot">
           <Panel class="pad">
-            {state === 'alive' ? <Loaded of={identity}>{(data) => <Ballot identity={data} />}</Loaded> : <p class="dim">It is asked for that itself, and does not answer.</p>}
+            {moment.value !== null ? <p class="dim">What advisors said is asked of the node itself and not kept: only the role of then is known, and stands above.</p> : state === 'alive' ? <Loaded of={identity}>{(data) => <Ballot identity={data} />}</Loaded> : <p class="dim">It is asked for that itself, and does not answer.</p>}
           </Panel>
         </Section>
       ) : null}

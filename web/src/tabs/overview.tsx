@@ -2,6 +2,7 @@
 import { useMemo } from 'preact/hooks';
 import { about, clock, count, duration, plural, word } from '../format';
 import { now, status } from '../live';
+import { whenLive } from '../moment';
 import { useResource } from '../resource';
 import type { CriticalPath, Fleet, FleetBuild, FleetDrone, HiveEvent, Session, SessionLine, Status, Throughput } from '../types';
 import { confirm } from '../ui/dialog';
@@ -249,7 +250,7 @@ function PauseAll({ paused, waiting }: { paused: boolean; waiting: number }) {
         return paused ? 'The queue goes on.' : 'The queue is paused.';
       },
     });
-  return <button type="button" class="button small" data-act="pause-all" onClick={ask}><Icon name={paused ? 'play' : 'pause'} size={14} /> {verb} the queue</button>;
+  return <button type="button" class="button small" data-act="pause-all" onClick={ask} {...whenLive()}><Icon name={paused ? 'play' : 'pause'} size={14} /> {verb} the queue</button>;
 }
 
 export default function Overview() {

@@ -7,6 +7,7 @@ import { now, refresh, status } from '../live';
 import { query, setQuery } from '../router';
 import { mayAdmin, mayQueue } from '../session';
 import type { Changed, Explanation, JobLine, JobPage, JobState, SessionLine } from '../types';
+import { moment, whenLive } from '../moment';
 import { useResource } from '../resource';
 import { confirm, Dialog } from '../ui/dialog';
 import { Grid } from '../ui/grid';
@@ -34,7 +35,8 @@ function choose(job: JobLine, on: boolean): void {
 
 /** Why a job waits, as the planner says it, and what would change that. */
 export function Why({ what }: { what: string }) {
-  const told = useResource<Explanation>(`/api/v2/explain/${encodeURIComponent(what)}`, { everyMs: 5_000 });
+  const told = useResource<Explanation>(moment.value === null ? `/api/v2/explain/${encodeURIComponent(what)}` : null, { everyMs: 5_000 });
+  if (moment.value !== null) return <p class="dim">What the planner said of each drone at that moment is not kept. What the job itself was waiting for stands in the list.</p>;
   return (
     <Loaded of={told}>
       {(data) => (
@@ -134,7 +136,7 @@ function Chosen() {
       <b>{plural(jobs.length, 'job')} chosen</b>
       {ACTS.filter((act) => (act.admin ? mayAdmin.value : true)).map((act) => {
         const hit = jobs.filter(act.fits).length;
-        return <button key={act.name} type="button" class="button small" disabled={hit === 0} onClick={() => askFor(act, jobs)}>{act.name} {hit ? count(hit) : ''}</button>;
+        return <button key={act.name} type="button" class="button small" disabled={hit === 0} onClick={() => askFor(act, jobs)} {...whenLive()}>{act.name} {hit ? count(hit) : ''}</button>;
       })}
       <button type="button" class="button small" onClick={() => (chosen.value = new Map())}>Choose none</button>
     </div>
@@ -171,8 +173,8 @@ function SessionActs({ session }: { session: SessionLine }) {
   };
   return (
     <>
-      {mayAdmin.value ? <button type="button" class="button small" onClick={() => void retry()}>Retry failures</button> : null}
-      <button type="button" class="button small" onClick={() => void cancel()}>Cancel session</button>
+      {mayAdmin.value ? <button type="button" class="button small" onClick={() => void retry()} {...whenLive()}>Retry failures</button> : null}
+      <button type="button" class="button small" onClick={() => void cancel()} {...whenLive()}>Cancel session</button>
     </>
   );
 }

@@ -2,7 +2,9 @@
 import { ago, bytes, duration } from '../format';
 import { signInOpen } from '../keys';
 import { now, status } from '../live';
+import { moment } from '../moment';
 import { useResource } from '../resource';
+import { OnlyNow } from '../ui/timebar';
 import { go, query, setQuery } from '../router';
 import { mayAdmin } from '../session';
 import type { TabProps } from '../tabs';
@@ -47,6 +49,7 @@ function Whole({ node }: { node: string | null }) {
   const names = status.value?.members.filter((member) => member.state === 'alive').map((member) => member.name) ?? [];
   return (
     <>
+      <OnlyNow what="A terminal is opened now; recordings have their own time." />
       <div class="toolbar">
         <label class="row">
           <span class="dim">Terminal on</span>
@@ -60,7 +63,7 @@ function Whole({ node }: { node: string | null }) {
       </div>
       {chosen ? (
         <Section title="Recording" aside={<button type="button" class="button small" onClick={() => setQuery({ recording: null })}>Close</button>}><Replay key={chosen} id={chosen} /></Section>
-      ) : node ? <Live key={node} node={node} /> : null}
+      ) : node && moment.value === null ? <Live key={node} node={node} /> : null}
       <Section title="Recorded terminals"><Loaded of={recordings}>{(list) => <Recordings list={list} node={node} chosen={chosen} />}</Loaded></Section>
     </>
   );
@@ -70,6 +73,7 @@ export default function TerminalTab({ argument }: TabProps) {
   if (mayAdmin.value) return <Whole node={argument} />;
   return (
     <div class="panel pad data-locked">
+      <OnlyNow what="A terminal is opened now; recordings have their own time." />
       <h2>A terminal on a node</h2>
       <p>For this the admin key is needed, at the admin port of a node. It is off on a node until its operator sets <code>terminal.enabled</code>; every session is recorded and stands in the audit log.</p>
       <p><button type="button" class="button primary" onClick={() => (signInOpen.value = true)}><Icon name="key" size={15} /> Sign in</button></p>

@@ -4,6 +4,8 @@ import { effect } from '@preact/signals';
 import { useEffect, useMemo, useRef, useState } from 'preact/hooks';
 import { duration, plural, time } from '../format';
 import { now, status } from '../live';
+import { get, url } from '../api';
+import { moment } from '../moment';
 import { go, query, setQuery } from '../router';
 import { dark } from '../theme';
 import { Dots, PULSE_MS, type Level } from '../topology/dots';
@@ -14,7 +16,7 @@ import { Icon } from '../ui/icon';
 import { Choice, Empty, Failure, FilterField, Loading, Panel, Progress, Section } from '../ui/parts';
 import { Badge, memberLook, StateBadge } from '../ui/state';
 import { follow, type Feed, type FeedState } from '../wire/feed';
-import { refused, type WireRecord } from '../wire/types';
+import { refused, type WireList, type WireRecord } from '../wire/types';
 import { held, useMachines, type Machine } from './fleet';
 
 /** Hives of so many nodes are asked as a whole; of larger ones only this node. */
@@ -25,6 +27,10 @@ const BESIDE_MAX = 24;
 const LARGEST = 1.3;
 const RECENT = 12;
 const RECENT_MS = 1_000;
+/** Of a moment of the past, messages of so long before it are shown, and at most so many. */
+const BEFORE_MS = 10_000;
+const BEFORE_MAX = 200;
+const MOMENT_MS = 200;
 
 const LEVELS: { tone: string; text: string }[] = [
   { tone: 'level-0', text: 'well' },
@@ -91,11 +97,15 @@ function useParties(nodes: Drawn[]) {
   }, [nodes.map((node) => `${node.name}${node.machine.node?.addresses.join()}`).join()]);
 }
 
+/** Where messages come from: as they pass, or of a moment of the past. */
+type Told = FeedState | 'past' | 'past-none';
+
 /** What passes, as dots on the canvas and as a list of the last. */
 function useMessages(canvas: { current: HTMLCanvasElement | null }, stage: { current: HTMLDivElement | null }, nodes: Drawn[], at: Layout, all: boolean, moves: boolean) {
   const dots = useRef<Dots | null>(null);
   const [recent, setRecent] = useState<WireRecord[]>([]);
-  const [state, setState] = useState<FeedState>('connecting');
+  const [state, setState] = useState<Told>('connecting');
+  const past = moment.value;
   const [rate, setRate] = useState<{ seen: number; drawn: number } | null>(null);
   const [outside, setOutside] = useState(false);
   const parties = useParties(nodes);
@@ -143,10 +153,11 @@ function useMessages(canvas: { current: HTMLCanvasElement | null }, stage: { cur
     let [seen, drawn] = [0, 0];
     let told = performance.now();
     let feed: Feed | null = null;
+    let asked: ReadonlySet<string> = new Set();
     const heard = (records: WireRecord[], from: 'here' | 'all') => {
       const { at, nodes, parties } = world.current;
       const self = status.value?.self.name;
-      const reporting = all ? (feed?.nodes.value ?? new Set<string>()) : new Set(self ? [self] : []);
+      const reporting = all ? (feed?.nodes.value ?? asked) : new Set(self ? [self] : []);
       const fresh = records.filter((record) => (from === 'here' || record.node !== self) && isDrawn(record, reporting));
       seen += fresh.length;
       const levels = new Map(nodes.map((node) => [node.name, node.level]));
@@ -171,6 +182,28 @@ function useMessages(canvas: { current: HTMLCanvasElement | null }, stage: { cur
         last = [...batch.map(({ record }) => record).reverse(), ...last].slice(0, RECENT);
       }
     };
+    if (past !== null) {
+      const abort = new AbortController();
+      const ask = setTimeout(() => {
+        get<WireList>(url('/api/v2/wire', { node: all ? 'all' : null, limit: BEFORE_MAX }), abort.signal).then(
+          ({ data }) => {
+            const lately = data.records.filter((record) => Date.parse(record.at) > past - BEFORE_MS);
+            last = [];
+            asked = new Set(data.nodes.filter((node) => node.problem === undefined).map((node) => node.name));
+            heard(lately, 'here');
+            setRecent(last);
+            setRate({ seen: lately.length, drawn: last.length });
+            setState(lately.length ? 'past' : 'past-none');
+          },
+          () => !abort.signal.aborted && setState('lost'),
+        );
+      }, MOMENT_MS);
+      return () => {
+        clearTimeout(ask);
+        abort.abort();
+      };
+    }
+    setState('connecting');
     const own = follow({ all, heard });
     feed = own;
     const stop = effect(() => setState(own.state.value));
@@ -185,13 +218,15 @@ function useMessages(canvas: { current: HTMLCanvasElement | null }, stage: { cur
       stop();
       clearInterval(timer);
     };
-  }, [all]);
+  }, [all, past]);
   return { dots, recent, state, rate, outside };
 }
 
 /** What the feed of messages is worth, in words. */
-function says(state: FeedState, moves: boolean, rate: { seen: number; drawn: number } | null): string {
+function says(state: Told, moves: boolean, rate: { seen: number; drawn: number } | null): string {
   if (state === 'none') return 'This node captures no messages: an older version of hive, or switched off. No dots.';
+  if (state === 'past-none') return 'No message of the ten seconds before that moment is kept.';
+  if (state === 'past') return `${plural(rate?.seen ?? 0, 'message')} of the ten seconds before that moment.`;
   if (state === 'lost') return 'Messages do not come at the moment.';
   if (state === 'hidden') return 'Rests while the page is not looked at.';
   if (state === 'connecting' || rate === null) return 'Waiting for messages …';
@@ -241,8 +276,8 @@ function Table({ nodes, marked, onMark }: { nodes: Drawn[]; marked: string | nul
   );
 }
 
-function Recent({ list, state }: { list: WireRecord[]; state: FeedState }) {
-  if (list.length === 0) return <Panel class="pad"><Empty>{state === 'none' ? 'This node captures no messages.' : 'Nothing was said since this page was opened.'}</Empty></Panel>;
+function Recent({ list, state }: { list: WireRecord[]; state: Told }) {
+  if (list.length === 0) return <Panel class="pad"><Empty>{state === 'none' ? 'This node captures no messages.' : state === 'past' || state === 'past-none' ? 'None of that time is kept.' : 'Nothing was said since this page was opened.'}</Empty></Panel>;
   return (
     <Panel>
       <ul class="feed topo-feed">

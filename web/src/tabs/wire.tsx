@@ -3,8 +3,9 @@
 import { useEffect, useMemo, useRef, useState } from 'preact/hooks';
 import { effect } from '@preact/signals';
 import { get, url } from '../api';
-import { bytes, count, duration, plural } from '../format';
+import { bytes, count, duration, plural, time } from '../format';
 import { refreshes, status } from '../live';
+import { moment } from '../moment';
 import { query, setQuery } from '../router';
 import { mayAdmin } from '../session';
 import { Grid } from '../ui/grid';
@@ -45,7 +46,7 @@ function useMessages(filter: string, node: string | null, before: string | null,
   const [about, setAbout] = useState<{ more: boolean; error: unknown; nodes: WireNode[] }>({ more: false, error: null, nodes: [] });
   const [feed, setFeed] = useState<FeedState | null>(null);
   const [dropped, setDropped] = useState(0);
-  const mark = refreshes.value;
+  const mark = `${refreshes.value} ${moment.value ?? 'now'}`;
   useEffect(() => {
     if (!wanted) return;
     const abort = new AbortController();
@@ -204,7 +205,7 @@ export default function Wire() {
   const before = params.get('before');
   const record = params.get('record');
   const talks = params.get('show') === 'conversations';
-  const following = params.get('follow') === '1' && before === null;
+  const following = params.get('follow') === '1' && before === null && moment.value === null;
   const { list, more, error, nodes, older, feed, dropped } = useMessages(filter, node, before, following, !talks);
   const [talk, setTalk] = useState<Conversation | null>(null);
   const at = useMemo(() => list?.findIndex((one) => one.id === record) ?? -1, [list, record]);
@@ -224,7 +225,7 @@ export default function Wire() {
         </select>
         <button type="button" class="button small" aria-pressed={filter === REFUSED} onClick={() => setQuery({ filter: filter === REFUSED ? null : REFUSED })}><Icon name="bad" size={13} /> Refused</button>
         <Choice label="As" value={talks ? 'conversations' : 'messages'} options={[{ value: 'messages', text: 'Messages' }, { value: 'conversations', text: 'Conversations' }]} onChange={(value) => setQuery({ show: value === 'messages' ? null : value, record: null })} />
-        {talks ? null : <button type="button" class="button small" aria-pressed={following} onClick={() => setQuery({ follow: following ? null : '1', before: null })}><Icon name={following ? 'pause' : 'play'} size={13} /> {following ? 'Following' : 'Follow'}</button>}
+        {talks ? null : <button type="button" class="button small" disabled={moment.value !== null} aria-pressed={following} onClick={() => setQuery({ follow: following ? null : '1', before: null })}><Icon name={following ? 'pause' : 'play'} size={13} /> {following ? 'Following' : 'Follow'}</button>}
         <Exports filter={filter} node={node} before={before} />
         <span class="end" role="status">
           {list && !talks ? `${plural(list.length, 'message')}${feed === 'lost' ? ', but nothing comes' : ''}${dropped ? `, ${count(dropped)} left out` : ''}` : ''}
@@ -237,7 +238,7 @@ export default function Wire() {
         {talks ? (
           <Talks filter={filter} node={node} chosen={talk ? `${talk.trace} ${talk.began}` : null} onChoose={(one) => { setTalk(one); setQuery({ record: null }); }} />
         ) : list === null ? (error ? null : <Loading />) : list.length === 0 ? (
-          <Empty>{filter ? 'No message fits.' : 'Nothing was said yet.'}</Empty>
+          <Empty>{moment.value !== null ? <>No message of that time is kept{filter ? ' that fits' : ''}. {nodes.map((one) => (one.oldest ? `What ${one.name} has in memory begins at ${time(one.oldest)}. ` : ''))}</> : filter ? 'No message fits.' : 'Nothing was said yet.'}</Empty>
         ) : (
           <Chosen count={list.length} at={at} onRow={(row) => { const one = list[row]; if (one) open(one.id); }}>
             <Grid

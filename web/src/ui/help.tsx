@@ -8,6 +8,7 @@ const others: [string, string][] = [
   ['/', 'go to the filter of this tab'],
   ['Ctrl K', 'find a tab, a node, a job, an act'],
   ['?', 'show these keys'],
+  ['← →', 'on the time bar: earlier and later; Home its beginning, End live'],
   ['Esc', 'close what is open'],
 ];
 

@@ -1,14 +1,17 @@
 // A long list, fetched in windows as it is looked at, and fetched anew where it is looked at when it changes.
 import { effect } from '@preact/signals';
 import { useEffect, useMemo, useRef, useState } from 'preact/hooks';
-import { get, url } from '../api';
+import { get, Refusal, url } from '../api';
 import { changes, refreshes } from '../live';
+import { moment } from '../moment';
 import type { JobLine, JobPage } from '../types';
 
 const PAGE = 100;
 /** Windows that are kept; those looked at last stay. */
 const KEPT = 40;
 const AT_MOST_MS = 1_000;
+/** Moments that follow each other are asked for so often. */
+const THEN_MS = 150;
 
 export interface JobPages {
   total: number;
@@ -50,7 +53,9 @@ export function useJobPages(query: Record<string, string | null>): JobPages {
         }
         setAbout({ total: data.total, states: data.states, error: null, loaded: true });
       } catch (error) {
-        if (!abort.signal.aborted) setAbout((before) => ({ ...before, error, loaded: true }));
+        const unknown = error instanceof Refusal && error.code === 'not_recorded';
+        if (unknown) list.clear();
+        if (!abort.signal.aborted) setAbout((before) => ({ ...before, ...(unknown ? { total: 0, states: {} } : {}), error, loaded: true }));
       } finally {
         fetching.delete(page);
       }
@@ -67,19 +72,25 @@ export function useJobPages(query: Record<string, string | null>): JobPages {
     fetchSeen.current();
     let timer: ReturnType<typeof setTimeout> | undefined;
     let first = true;
+    let shown = moment.peek();
     const dispose = effect(() => {
       const change = changes.value;
       void refreshes.value;
+      const at = moment.value;
       if (first) {
         first = false;
         return;
       }
-      if (change.kinds !== null && !change.kinds.includes('jobs') && !change.kinds.includes('sessions')) return;
+      // The past does not change.
+      if (at === shown && at !== null) return;
+      const pauseMs = at === shown ? AT_MOST_MS : THEN_MS;
+      shown = at;
+      if (pauseMs === AT_MOST_MS && change.kinds !== null && !change.kinds.includes('jobs') && !change.kinds.includes('sessions')) return;
       timer ??= setTimeout(() => {
         timer = undefined;
         for (const window of list.values()) window.stale = true;
         fetchSeen.current();
-      }, AT_MOST_MS);
+      }, pauseMs);
     });
     return () => {
       abort.abort();

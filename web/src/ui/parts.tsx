@@ -3,7 +3,7 @@ import type { ComponentChildren } from 'preact';
 import { useEffect, useRef } from 'preact/hooks';
 import { explain, Refusal } from '../api';
 import { ago, time } from '../format';
-import { now } from '../live';
+import { now, problem } from '../live';
 import type { Resource } from '../resource';
 import type { Tone } from './state';
 
@@ -71,6 +71,8 @@ export function Empty({ children }: { children: ComponentChildren }) {
 }
 
 export function Failure({ error }: { error: unknown }) {
+  // Of a moment of which nothing is known it is said once, above everything.
+  if (problem.value !== null && error instanceof Refusal && error.code === 'not_recorded') return <Empty>Nothing is known of that moment.</Empty>;
   const { message, hint } = explain(error);
   return (
     <div class="note bad" role="alert">
