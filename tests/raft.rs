@@ -96,6 +96,15 @@ fn check(seed: u64, events: &[Event]) -> Option<usize> {
     Some(jobs.len())
 }
 
+/// `RAFT_LOG=hive=debug` shows what the machines say.
+fn listen() {
+    if let Ok(filter) = std::env::var("RAFT_LOG") {
+        let told = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(false);
+        // The second test of a process finds it done.
+        drop(told.try_init());
+    }
+}
+
 async fn run(seed: u64) -> Option<Report> {
     let mut cluster = Cluster::start(seed, MACHINES, VOTERS).await;
     let first = cluster.machines[0].consensus().expect("runs").clone();
@@ -139,6 +148,7 @@ async fn run(seed: u64) -> Option<Report> {
 
 /// Runs seeds until so many valid runs are green.
 fn green(first: u64, wanted: usize) {
+    listen();
     let runtime =
         tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().expect("a runtime");
     let (mut valid, mut invalid) = (0, Vec::new());

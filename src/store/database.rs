@@ -14,7 +14,7 @@ use rusqlite::hooks::Wal;
 use rusqlite::{Connection, ErrorCode};
 use tokio::sync::{mpsc, oneshot};
 
-use super::{FatalHook, StoreError};
+use super::{FatalHook, StoreError, sync_directory};
 use crate::clock;
 
 /// Requests that may wait for the writer; more make their senders wait.
@@ -149,9 +149,18 @@ fn checkpoint_with_errors(connection: &mut Connection, pages: Arc<AtomicU32>) ->
 }
 
 /// What is read from here on is on the disk. After a process that ended because a sync had failed, memory still shows what the disk never
-/// got; moved into the file, it is written once more.
-fn settle(connection: &Connection) -> rusqlite::Result<()> {
-    connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()))
+/// got; moved into the file it is written once more, and the log that lacks it must not be replayed over that.
+fn settle(path: &Path, connection: &Connection) -> Result<(), StoreError> {
+    connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(())).map_err(StoreError::sqlite(path))?;
+    let mut log = path.as_os_str().to_owned();
+    log.push("-wal");
+    match std::fs::File::open(&log).and_then(|file| file.sync_all()) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            return Err(StoreError::io("sync", Path::new(&log), error));
+        }
+        Ok(()) | Err(_) => {}
+    }
+    path.parent().map_or(Ok(()), sync_directory)
 }
 
 fn migrate(path: &Path, connection: &mut Connection, migrations: Migrations) -> Result<(), StoreError> {
@@ -184,9 +193,7 @@ impl Database {
         load: impl FnOnce(&mut Connection) -> Result<T, StoreError>,
     ) -> Result<(Self, T), StoreError> {
         let mut connection = connect(path, durability, migrations)?;
-        if durability == Durability::Full {
-            settle(&connection).map_err(StoreError::sqlite(path))?;
-        }
+        settle(path, &connection)?;
         let loaded = load(&mut connection)?;
         let checkpoint_pages = Arc::new(AtomicU32::new(CHECKPOINT_PAGES));
         checkpoint_with_errors(&mut connection, Arc::clone(&checkpoint_pages)).map_err(StoreError::sqlite(path))?;

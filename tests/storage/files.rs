@@ -46,6 +46,8 @@ impl Subject for Blobs {
     /// Length by digest. Those whose bytes are others are not counted as there.
     type Content = BTreeMap<String, u64>;
     const NAME: &'static str = "blobs";
+    /// A blob whose name could not be synced is refused to whoever brought it, and may be found there all the same.
+    const READ_IS_DURABLE: bool = false;
 
     async fn act(&self, story: &mut Story<Self::Content>, random: &mut Random) -> Result<(), String> {
         let store = open(&story.root())?;

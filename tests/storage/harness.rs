@@ -19,6 +19,9 @@ use tokio::sync::watch;
 /// What a refusal begins with when the process neither ended nor goes on.
 pub(crate) const STUCK: &str = "it lives on and serves nobody";
 
+/// What a refusal begins with when something is missing although nothing crashed.
+pub(crate) const LOST: &str = "it is gone";
+
 /// A kind of storage, and how it is used.
 pub(crate) trait Subject {
     /// What is in it.
@@ -266,8 +269,8 @@ fn break_once<S: Subject>(subject: &S, seed: u64, fault: Fault, at: u64, report:
     if acted.is_err() && met.is_none() {
         report.lost.push(format!("{here}: refused with a sound device"));
     }
-    if acted.as_ref().is_err_and(|why| why.starts_with(STUCK)) {
-        report.lost.push(format!("{here}: somebody has to notice and end it"));
+    if acted.as_ref().is_err_and(|why| why.starts_with(STUCK) || why.starts_with(LOST)) {
+        report.lost.push(format!("{here}: that is no refusal"));
     }
     let again = runtime().block_on(S::reopen(&root));
     let trace = disk.trace();

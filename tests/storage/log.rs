@@ -205,6 +205,7 @@ fn make(story: &mut Story<Content>, raft_id: u64, random: &mut Random) -> Result
 impl Subject for Log {
     type Content = Content;
     const NAME: &'static str = "raft.db";
+    const FAULTS_ONE_IN: u64 = 5;
 
     async fn act(&self, story: &mut Story<Content>, random: &mut Random) -> Result<(), String> {
         let held = make(story, 7, random)?;
@@ -223,7 +224,7 @@ impl Subject for Log {
     }
 
     async fn reopen(root: &Path) -> Result<Content, String> {
-        let hook = FatalHook::new(|message| println!("a sound device failed: {message}"));
+        let hook = FatalHook::new(|_| {});
         let Some((db, loaded)) = RaftDb::open(root, hook).map_err(text)? else {
             return Ok(None);
         };

@@ -105,7 +105,7 @@ impl Subject for Node {
     type Content = Option<usize>;
     const NAME: &'static str = "a node";
     const CRASHES_ONE_IN: u64 = 60;
-    const FAULTS_ONE_IN: u64 = 150;
+    const FAULTS_ONE_IN: u64 = 300;
 
     async fn act(&self, story: &mut Story<Self::Content>, _: &mut Random) -> Result<(), String> {
         let node = open(&story.root(), 1, story.hook()).await?;
@@ -115,7 +115,7 @@ impl Subject for Node {
     }
 
     async fn reopen(root: &Path) -> Result<Self::Content, String> {
-        let hook = FatalHook::new(|message| println!("a sound device failed: {message}"));
+        let hook = FatalHook::new(|_| {});
         let node = open(root, 2, hook).await?;
         if node.replica().status().hive.is_none() {
             node.shutdown().await;

@@ -48,6 +48,7 @@ async fn go(outbox: &Outbox, story: &mut Story<Vec<Record>>, random: &mut Random
 impl Subject for Outboxes {
     type Content = Vec<Record>;
     const NAME: &'static str = "outbox.db";
+    const FAULTS_ONE_IN: u64 = 5;
 
     async fn act(&self, story: &mut Story<Vec<Record>>, random: &mut Random) -> Result<(), String> {
         for round in 0..2 {
@@ -70,7 +71,7 @@ impl Subject for Outboxes {
     }
 
     async fn reopen(root: &Path) -> Result<Vec<Record>, String> {
-        let hook = FatalHook::new(|message| println!("a sound device failed: {message}"));
+        let hook = FatalHook::new(|_| {});
         let outbox = Outbox::open(root, hook).map_err(text)?;
         let sound = super::log::sound(outbox.database()).await;
         let records = outbox.list(10_000).await.map_err(text);

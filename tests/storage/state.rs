@@ -10,7 +10,7 @@ use hive::store::FatalHook;
 use hive::store::hive_db::{HiveDb, HiveMeta};
 use hive::store::raft_db::LogPoint;
 
-use super::harness::{Story, Subject};
+use super::harness::{LOST, Story, Subject};
 
 #[derive(Default)]
 pub(crate) struct States {
@@ -68,7 +68,10 @@ struct Actor<'a> {
 async fn open(story: &Story<Content>) -> Result<HiveDb, String> {
     let (db, meta, rows) = HiveDb::open(&story.root(), story.hook()).map_err(text)?;
     let found = Content { meta, rows: rows.into_iter().collect() };
-    assert_eq!(&found, story.last(), "nothing crashed, so everything is there");
+    if found != *story.last() {
+        let (found, wanted) = (found.meta.applied, story.last().meta.applied);
+        return Err(format!("{LOST}: nothing crashed, and {found:?} was found instead of {wanted:?}"));
+    }
     // Whoever opens it relies on what it has read.
     story.all().keep();
     // So that checkpoints happen in a short story, too.
@@ -153,6 +156,7 @@ impl Actor<'_> {
 impl Subject for States {
     type Content = Content;
     const NAME: &'static str = "hive.db";
+    const FAULTS_ONE_IN: u64 = 5;
 
     async fn act(&self, story: &mut Story<Content>, random: &mut Random) -> Result<(), String> {
         let db = open(story).await?;
@@ -167,7 +171,7 @@ impl Subject for States {
     }
 
     async fn reopen(root: &Path) -> Result<Content, String> {
-        let hook = FatalHook::new(|message| println!("a sound device failed: {message}"));
+        let hook = FatalHook::new(|_| {});
         let (db, meta, rows) = HiveDb::open(root, hook).map_err(text)?;
         let sound = super::log::sound(db.database()).await;
         db.close().await;

@@ -15,7 +15,7 @@ use crate::{Lie, Op};
 
 /// Makes sure that the linker takes the functions below from here.
 pub(crate) fn keep() {
-    let all: [*const (); 14] = [
+    let all: [*const (); 15] = [
         open as *const (),
         open64 as *const (),
         write as *const (),
@@ -27,6 +27,7 @@ pub(crate) fn keep() {
         fdatasync as *const (),
         rename as *const (),
         unlink as *const (),
+        unlinkat as *const (),
         mkdir as *const (),
         rmdir as *const (),
         creat as *const (),
@@ -61,6 +62,26 @@ fn inspect(fd: c_int) -> Option<Found> {
         }
         stat.assume_init()
     };
+    found(&stat)
+}
+
+/// What a path stands for, below an open directory.
+///
+/// # Safety
+/// `path` ends with a zero byte.
+unsafe fn inspect_path(directory: c_int, path: *const c_char) -> Option<Found> {
+    let mut stat = std::mem::MaybeUninit::<libc::stat64>::uninit();
+    // SAFETY: as above; the path is the caller's.
+    let stat = unsafe {
+        if libc::fstatat64(directory, path, stat.as_mut_ptr(), libc::AT_SYMLINK_NOFOLLOW) != 0 {
+            return None;
+        }
+        stat.assume_init()
+    };
+    found(&stat)
+}
+
+fn found(stat: &libc::stat64) -> Option<Found> {
     let kind = stat.st_mode & libc::S_IFMT;
     let is_directory = kind == libc::S_IFDIR;
     let size = u64::try_from(stat.st_size).unwrap_or_default();
@@ -98,10 +119,21 @@ unsafe fn watched_path(path: *const c_char) -> Option<(Held, String)> {
 unsafe fn open_either(path: *const c_char, flags: c_int, mode: mode_t) -> c_int {
     // SAFETY: the arguments are the caller's, and it keeps to the manual of open.
     let kernel = || narrow(unsafe { libc::syscall(libc::SYS_openat, AT_FDCWD, path, flags, c_long::from(mode)) });
+    if !record::any() {
+        return kernel();
+    }
     // SAFETY: promised by the caller.
-    let Some((mut held, name)) = (unsafe { watched_path(path) }) else { return kernel() };
-    // SAFETY: promised by the caller.
-    let existed = unsafe { libc::access(path, libc::F_OK) } == 0;
+    let (watched, existed) = unsafe { (watched_path(path), libc::access(path, libc::F_OK) == 0) };
+    let Some((mut held, name)) = watched else {
+        let fd = kernel();
+        if flags & libc::O_CREAT != 0
+            && !existed
+            && let Some(found) = (fd >= 0).then(|| inspect(fd)).flatten()
+        {
+            record::gone(found.identity);
+        }
+        return fd;
+    };
     let creates = flags & libc::O_CREAT != 0 && !existed;
     if creates && let Verdict::Fail(number) = held.state().verdict(&format!("create {name}"), true) {
         return fail(number);
@@ -279,9 +311,14 @@ pub(crate) unsafe extern "C" fn rename(from: *const c_char, to: *const c_char) -
     if let Verdict::Fail(number) = held.state().verdict(&format!("rename {from_name} to {to_name}"), false) {
         return fail(number);
     }
+    // SAFETY: promised by the caller.
+    let replaced = unsafe { inspect_path(AT_FDCWD, to) };
     let result = kernel();
     if result == 0 {
         held.record(Op::Rename { from: from_name, to: to_name });
+        if let Some(found) = replaced {
+            held.gone(found.identity);
+        }
     }
     result
 }
@@ -296,11 +333,31 @@ unsafe fn remove_either(path: *const c_char, flags: c_int) -> c_int {
     if let Verdict::Fail(number) = held.state().verdict(&format!("remove {name}"), false) {
         return fail(number);
     }
+    // SAFETY: promised by the caller.
+    let before = unsafe { inspect_path(AT_FDCWD, path) };
     let result = kernel();
     if result == 0 {
         held.record(Op::Unlink { name });
+        if let Some(found) = before {
+            held.gone(found.identity);
+        }
     }
     result
+}
+
+/// # Safety
+/// As `unlinkat` of libc. Whole trees are removed by it, which production does to what it does not need after a start: that is not
+/// recorded, only that the files are gone.
+#[unsafe(no_mangle)]
+pub(crate) unsafe extern "C" fn unlinkat(directory: c_int, path: *const c_char, flags: c_int) -> c_int {
+    if record::any() {
+        // SAFETY: promised by the caller.
+        if let Some(found) = unsafe { inspect_path(directory, path) } {
+            record::gone(found.identity);
+        }
+    }
+    // SAFETY: the arguments are the caller's.
+    narrow(unsafe { libc::syscall(libc::SYS_unlinkat, directory, path, flags) })
 }
 
 /// # Safety

@@ -1,7 +1,7 @@
 //! What a crash leaves: the files as they may be when the machine comes back.
 //!
 //! What was synced is there. Of what was not, any part may be: each sector of each write on its own, each change of length on its own.
-//! Names (made, changed, removed) come back up to some point in the order in which they were made, as the journals of ext4,
+//! Names (made, changed, removed) come back up to some point in the order in which that was done, as the journals of ext4,
 //! XFS and btrfs bring them back; POSIX promises less. What a failed sync was to write never becomes durable, whatever is synced
 //! later. A sector is written whole or not at all, and bytes beside what is written stay as they are (SQLite's `psow`).
 
@@ -153,16 +153,7 @@ impl Model {
                 let concerned = self.pending.iter_mut().filter(|pending| file_of(&pending.op) == Some(*file));
                 concerned.for_each(|pending| pending.doomed = true);
             }
-            Op::SyncDirectory { name: directory } => {
-                let names = &mut self.names;
-                self.pending.retain(|pending| {
-                    let durable = changes_names_in(&pending.op, directory);
-                    if durable {
-                        name(names, &pending.op);
-                    }
-                    !durable
-                });
-            }
+            Op::SyncDirectory { name } => self.sync_names(name),
             Op::Note { .. } => {}
             Op::Create { .. }
             | Op::MakeDirectory { .. }
@@ -171,6 +162,22 @@ impl Model {
             | Op::Rename { .. }
             | Op::Unlink { .. } => self.pending.push(Pending { op: op.clone(), doomed: false }),
         }
+    }
+
+    /// Names become durable in order: with the last change in this directory all before it, wherever they were.
+    fn sync_names(&mut self, directory: &str) {
+        let last = self.pending.iter().rposition(|pending| changes_names_in(&pending.op, directory));
+        let Some(last) = last else { return };
+        let names = &mut self.names;
+        let mut position = 0;
+        self.pending.retain(|pending| {
+            let durable = position <= last && is_name(&pending.op);
+            position += 1;
+            if durable {
+                name(names, &pending.op);
+            }
+            !durable
+        });
     }
 
     fn sync(&mut self, file: FileId) {

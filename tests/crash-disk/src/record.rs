@@ -84,7 +84,10 @@ pub(crate) fn watch(root: &Path) -> io::Result<u64> {
     };
     adopt(&mut state, root, "")?;
     let mut disks = disks();
-    disks.iter_mut().for_each(|other| other.files.retain(|identity, _| !state.files.contains_key(identity)));
+    for other in disks.iter_mut() {
+        other.files.retain(|identity, _| !state.files.contains_key(identity));
+        other.directories.retain(|identity, _| !state.directories.contains_key(identity));
+    }
     disks.push(state);
     ANY.store(true, Ordering::Release);
     Ok(id)
@@ -127,16 +130,32 @@ impl Held {
         &mut self.disks[self.position]
     }
 
-    /// A file was made. A removed one, here or on another disk, may have had its number.
+    /// A file was made.
     pub(crate) fn created(&mut self, identity: Identity, name: String) {
-        self.disks.iter_mut().for_each(|state| drop(state.files.remove(&identity)));
+        self.gone(identity);
         let state = self.state();
         let file = state.new_file(identity);
         state.trace.ops.push(Op::Create { name, file });
     }
 
+    /// What had this number is gone, or about to be, and another file may get the number.
+    pub(crate) fn gone(&mut self, identity: Identity) {
+        for state in self.disks.iter_mut() {
+            state.files.remove(&identity);
+            state.directories.remove(&identity);
+        }
+    }
+
     pub(crate) fn record(&mut self, op: Op) {
         self.state().trace.ops.push(op);
+    }
+}
+
+/// A file outside was made or removed: whatever had its number is not watched any more.
+pub(crate) fn gone(identity: Identity) {
+    for state in disks().iter_mut() {
+        state.files.remove(&identity);
+        state.directories.remove(&identity);
     }
 }
 
