@@ -193,9 +193,14 @@ pub(crate) async fn start_raft(core: &Arc<Core>, db: RaftDb, loaded: Loaded) -> 
     let protocol = |protocol: Protocol| protocol.name(meta.hive_id, meta.epoch);
     let config = raft_config(&core.options, protocol(Protocol::Raft))?;
     let replica = core.replica.clone();
-    let guard: PurgeGuard = Arc::new(move || {
+    let guard: PurgeGuard = Arc::new(move |upto| {
         let replica = replica.clone();
-        async move { Ok(replica.barrier().await?) }.boxed()
+        async move {
+            replica.barrier().await?;
+            replica.outgrow(upto);
+            Ok(())
+        }
+        .boxed()
     });
     let log = LogStore::new(db, &loaded, Some(guard)).map_err(ConsensusError::Stored)?;
     let metrics = Arc::new(OnceLock::new());

@@ -27,7 +27,7 @@ const CACHE_MAX_BYTES: usize = 4 << 20;
 const CACHE_MAX_ENTRIES: usize = 4_096;
 
 /// Asked before entries up to an index are removed; returns when the state that covers them is durable.
-pub(crate) type PurgeGuard = Arc<dyn Fn() -> BoxFuture<'static, io::Result<()>> + Send + Sync>;
+pub(crate) type PurgeGuard = Arc<dyn Fn(LogPoint) -> BoxFuture<'static, io::Result<()>> + Send + Sync>;
 
 #[derive(Default)]
 struct Cache {
@@ -268,10 +268,10 @@ impl RaftLogStorage<TypeConfig> for LogStore {
     }
 
     async fn purge(&mut self, log_id: LogId) -> Result<(), io::Error> {
-        if let Some(guard) = &self.guard {
-            guard().await?;
-        }
         let upto = codec::point_of(&log_id);
+        if let Some(guard) = &self.guard {
+            guard(upto).await?;
+        }
         {
             let mut cache = self.cache();
             cache.retain(|index| index > upto.index);

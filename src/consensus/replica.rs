@@ -92,6 +92,8 @@ struct Inner {
     /// Held while an entry is applied or a snapshot installed: one change at a time.
     applying: tokio::sync::Mutex<()>,
     snapshot: tokio::sync::Mutex<Option<Arc<SnapshotFile>>>,
+    /// Entries up to here are not in the log any more.
+    purged: Mutex<Option<LogPoint>>,
     status: watch::Sender<ReplicaStatus>,
     events: EventRing,
     touched: TouchRing,
@@ -189,6 +191,7 @@ impl Replica {
             db: RwLock::new(db),
             applying: tokio::sync::Mutex::new(()),
             snapshot: tokio::sync::Mutex::new(None),
+            purged: Mutex::new(None),
             status,
             events: EventRing::default(),
             touched: TouchRing::default(),
@@ -332,6 +335,7 @@ impl Replica {
         *self.inner.db.write().unwrap_or_else(PoisonError::into_inner) = db;
         *self.inner.state.write().unwrap_or_else(PoisonError::into_inner) = State::new();
         *self.inner.snapshot.lock().await = None;
+        *self.inner.purged.lock().unwrap_or_else(PoisonError::into_inner) = None;
         self.inner.events.clear();
         self.inner.touched.clear();
         self.inner.changes.clear();
@@ -372,9 +376,19 @@ impl Replica {
         self.db().close().await;
     }
 
+    /// The log is about to begin behind this entry.
+    pub(crate) fn outgrow(&self, upto: LogPoint) {
+        *self.inner.purged.lock().unwrap_or_else(PoisonError::into_inner) = Some(upto);
+    }
+
+    /// Whoever gets a file that ends before the log begins cannot go on from it, and would be given the same one again.
+    fn is_of_use(&self, file: &SnapshotFile) -> bool {
+        file.is_fresh() && file.meta.applied >= *self.inner.purged.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// What the snapshot file that would be handed out now stands for, without making one.
     pub(crate) async fn snapshot_position(&self) -> HiveMeta {
-        match self.inner.snapshot.lock().await.as_ref().filter(|file| file.is_fresh()) {
+        match self.inner.snapshot.lock().await.as_ref().filter(|file| self.is_of_use(file)) {
             Some(file) => file.meta.clone(),
             None => self.meta(),
         }
@@ -383,7 +397,7 @@ impl Replica {
     /// A snapshot file that stands for `at_least` or later: the last one made while it is fresh, else a new one.
     pub(crate) async fn snapshot(&self, at_least: Option<LogPoint>) -> Result<Arc<SnapshotFile>, StoreError> {
         let mut cached = self.inner.snapshot.lock().await;
-        if let Some(file) = cached.as_ref().filter(|file| file.is_fresh() && file.meta.applied >= at_least) {
+        if let Some(file) = cached.as_ref().filter(|file| self.is_of_use(file) && file.meta.applied >= at_least) {
             return Ok(Arc::clone(file));
         }
         let path = self.snapshot_directory().join(format!("made-{:016x}", rand::random::<u64>()));
@@ -531,6 +545,22 @@ mod tests {
         assert_eq!(again.status(), status);
         assert_eq!(again.read(State::chain), status.chain);
         assert_eq!(again.point(2).await.expect("reads"), Some((1, status.chain)));
+    }
+
+    #[tokio::test]
+    async fn a_snapshot_that_ends_before_the_log_begins_is_not_given_again() {
+        let (_directory, replica) = founded().await;
+        let old = replica.snapshot(None).await.expect("makes");
+        for index in 2..=4 {
+            let admit = Command::Admit { member: member(&format!("guest{index}")) };
+            replica.apply(&entry(index, batch(ENVELOPE_VERSION, index, &admit))).await.expect("applies");
+        }
+        replica.outgrow(LogPoint { term: 1, index: 1 });
+        assert_eq!(replica.snapshot_position().await.applied, old.meta.applied, "the log goes on behind it");
+        replica.outgrow(LogPoint { term: 1, index: 3 });
+        let live = replica.status().applied;
+        assert_eq!(replica.snapshot_position().await.applied, live);
+        assert_eq!(replica.snapshot(None).await.expect("makes").meta.applied, live);
     }
 
     #[tokio::test]

@@ -6,13 +6,15 @@
 use std::collections::VecDeque;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use rusqlite::Connection;
+use rusqlite::hooks::Wal;
+use rusqlite::{Connection, ErrorCode};
 use tokio::sync::{mpsc, oneshot};
 
-use super::{FatalHook, StoreError};
+use super::{FatalHook, StoreError, sync_directory};
 use crate::clock;
 
 /// Requests that may wait for the writer; more make their senders wait.
@@ -21,6 +23,8 @@ const QUEUE_MAX: usize = 1_024;
 const GROUP_MAX: usize = 256;
 /// Commit durations that are kept for the percentile.
 const TIMINGS_MAX: usize = 512;
+/// Pages of the write-ahead log after which they are moved into the file, unless [`Database::checkpoint_after`] says otherwise.
+const CHECKPOINT_PAGES: u32 = 1_000;
 /// How long a statement waits for another connection to the same file.
 pub const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 /// Commits older than this no longer count.
@@ -97,6 +101,7 @@ pub struct Database {
     tx: mpsc::Sender<Job>,
     path: Arc<PathBuf>,
     timings: Arc<Timings>,
+    checkpoint_pages: Arc<AtomicU32>,
 }
 
 impl std::fmt::Debug for Database {
@@ -124,6 +129,38 @@ pub fn connect(path: &Path, durability: Durability, migrations: Migrations) -> R
     connection.pragma_update(None, "journal_size_limit", 16 << 20).map_err(fail)?;
     migrate(path, &mut connection, migrations)?;
     Ok(connection)
+}
+
+/// Moves the write-ahead log into the file from time to time. SQLite would do so by itself, and keep errors to itself: if the log cannot be
+/// synced, and the next attempt finds nothing left to sync, pages are moved whose log a power cut takes away, and the file is neither
+/// the old nor the new. Here the commit behind which it happens fails.
+fn checkpoint_with_errors(connection: &mut Connection, pages: Arc<AtomicU32>) -> rusqlite::Result<()> {
+    let checkpoint = move |wal: &mut Wal, used: std::ffi::c_int| {
+        if u32::try_from(used).unwrap_or_default() < pages.load(Ordering::Relaxed) {
+            return Ok(());
+        }
+        match wal.checkpoint() {
+            // Somebody else is at it.
+            Err(error) if error.sqlite_error_code() == Some(ErrorCode::DatabaseBusy) => Ok(()),
+            other => other,
+        }
+    };
+    connection.wal_hook(Some(checkpoint))
+}
+
+/// What is read from here on is on the disk. After a process that ended because a sync had failed, memory still shows what the disk never
+/// got; moved into the file it is written once more, and the log that lacks it must not be replayed over that.
+fn settle(path: &Path, connection: &Connection) -> Result<(), StoreError> {
+    connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(())).map_err(StoreError::sqlite(path))?;
+    let mut log = path.as_os_str().to_owned();
+    log.push("-wal");
+    match std::fs::File::open(&log).and_then(|file| file.sync_all()) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            return Err(StoreError::io("sync", Path::new(&log), error));
+        }
+        Ok(()) | Err(_) => {}
+    }
+    path.parent().map_or(Ok(()), sync_directory)
 }
 
 fn migrate(path: &Path, connection: &mut Connection, migrations: Migrations) -> Result<(), StoreError> {
@@ -156,7 +193,10 @@ impl Database {
         load: impl FnOnce(&mut Connection) -> Result<T, StoreError>,
     ) -> Result<(Self, T), StoreError> {
         let mut connection = connect(path, durability, migrations)?;
+        settle(path, &connection)?;
         let loaded = load(&mut connection)?;
+        let checkpoint_pages = Arc::new(AtomicU32::new(CHECKPOINT_PAGES));
+        checkpoint_with_errors(&mut connection, Arc::clone(&checkpoint_pages)).map_err(StoreError::sqlite(path))?;
         let (tx, rx) = mpsc::channel(QUEUE_MAX);
         let timings = Arc::new(Timings::default());
         let writer = Writer { connection, rx, fatal, path: path.to_owned(), timings: Arc::clone(&timings) };
@@ -164,7 +204,12 @@ impl Database {
             .name(thread_name.to_owned())
             .spawn(move || writer.run())
             .map_err(|source| StoreError::io("start the writer of", path, source))?;
-        Ok((Self { tx, path: Arc::new(path.to_owned()), timings }, loaded))
+        Ok((Self { tx, path: Arc::new(path.to_owned()), timings, checkpoint_pages }, loaded))
+    }
+
+    /// From now on the write-ahead log is moved into the file when it has so many pages.
+    pub fn checkpoint_after(&self, pages: u32) {
+        self.checkpoint_pages.store(pages, Ordering::Relaxed);
     }
 
     /// The file.

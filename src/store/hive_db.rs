@@ -49,7 +49,7 @@ const PENDING_MAX_BYTES: usize = 16 << 20;
 /// Pages of the file that SQLite keeps in memory at most, KiB. Rows of jobs are spread over the whole file by their random ids.
 const CACHE_KIB: i64 = 16 << 10;
 /// Pages of the write-ahead log after which they are moved into the file: the same page is mostly changed many times before.
-const CHECKPOINT_PAGES: i64 = 4_000;
+const CHECKPOINT_PAGES: u32 = 4_000;
 
 const MIGRATIONS: Migrations = &["CREATE TABLE kv(tbl INTEGER NOT NULL, key BLOB NOT NULL, value BLOB NOT NULL,
          PRIMARY KEY(tbl, key)) STRICT, WITHOUT ROWID;
@@ -231,13 +231,11 @@ impl HiveDb {
         let (db, (meta, rows)) =
             Database::open(&path, Durability::Normal, MIGRATIONS, "hive-state-db", fatal.clone(), |connection| {
                 // Negative: KiB instead of pages.
-                let tune = connection
-                    .pragma_update(None, "cache_size", -CACHE_KIB)
-                    .and_then(|()| connection.pragma_update(None, "wal_autocheckpoint", CHECKPOINT_PAGES));
-                tune.map_err(StoreError::sqlite(&path))?;
+                connection.pragma_update(None, "cache_size", -CACHE_KIB).map_err(StoreError::sqlite(&path))?;
                 make_durable(&path, connection)?;
                 Ok((read_meta(&path, connection)?, read_rows(&path, connection)?))
             })?;
+        db.checkpoint_after(CHECKPOINT_PAGES);
         Ok((Self { db, fatal, pending: Arc::default() }, meta, rows))
     }
 
@@ -318,7 +316,14 @@ impl HiveDb {
     pub async fn barrier(&self) -> Result<(), StoreError> {
         self.submit().await?;
         let path = self.db.path().to_owned();
-        self.db.exclusive(move |connection| make_durable(&path, connection)).await?
+        let done = self.db.exclusive(move |connection| make_durable(&path, connection)).await?;
+        done.inspect_err(|error| self.give_up(error))
+    }
+
+    /// Our own device failed: as with any other write, nothing is retried.
+    fn give_up(&self, error: &StoreError) {
+        let cause = std::error::Error::source(error).map_or_else(String::new, ToString::to_string);
+        self.fatal.call(&format!("{error}: {cause}"));
     }
 
     /// Writes a copy of the database as it is after everything applied before, and says what it stands for.
@@ -367,11 +372,8 @@ impl HiveDb {
         if let Err(error @ StoreError::Sqlite { path, .. }) = &installed
             && path == self.db.path()
         {
-            // Not the file that somebody sent, but our own device: as with any other write, nothing is retried.
-            self.fatal.call(&format!(
-                "{error}: {}",
-                std::error::Error::source(error).map_or_else(String::new, ToString::to_string)
-            ));
+            // Not the file that somebody sent.
+            self.give_up(error);
         }
         installed?;
         self.barrier().await

@@ -40,6 +40,11 @@ impl Outbox {
         Ok(Self { db })
     }
 
+    /// The database underneath.
+    pub fn database(&self) -> &Database {
+        &self.db
+    }
+
     /// Stores a record; durable when this returns. False when [`RECORDS_MAX`] wait already and the key is new.
     pub async fn put(&self, key: String, value: Vec<u8>) -> Result<bool, StoreError> {
         self.db
