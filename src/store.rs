@@ -14,6 +14,8 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+pub mod backup;
+pub mod check;
 pub mod database;
 pub mod event_db;
 pub mod explorer;

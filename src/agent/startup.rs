@@ -20,7 +20,8 @@ use super::node_api::Api;
 use super::preparing::Prepared;
 use super::shared::{Me, Shared, Soft};
 use super::{
-    Agent, EVENTS_MAX, Event, Inputs, blobs, certificates, control, events, keys, peers, serving, staging, syncing,
+    Agent, EVENTS_MAX, Event, Inputs, blobs, certificates, control, events, keys, peers, serving, staging, state_dir,
+    syncing,
     web_settings,
 };
 use crate::blobs::{BlobStore, exchange, unpack};
@@ -113,21 +114,20 @@ fn failed(error: &anyhow::Error) -> Ended {
 fn lock_state_dir(directory: &Path) -> anyhow::Result<File> {
     fs::create_dir_all(directory)
         .with_context(|| format!("Failed to make the state directory {}", directory.display()))?;
-    let path = directory.join("agent.lock");
-    let file = File::options()
-        .create(true)
-        .truncate(false)
-        .write(true)
-        .open(&path)
-        .with_context(|| format!("Failed to open {}", path.display()))?;
-    match rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive) {
-        Ok(()) => Ok(file),
-        Err(rustix::io::Errno::WOULDBLOCK) => bail!(
+    let taken = state_dir::lock(directory).with_context(|| format!("Failed to lock {}", directory.display()))?;
+    let Some(lock) = taken else {
+        bail!(
             "another agent uses the state directory {}; stop it, or choose another with --state-dir",
             directory.display()
-        ),
-        Err(error) => Err(error).with_context(|| format!("Failed to lock {}", path.display())),
+        )
+    };
+    if let Some(origin) = state_dir::unfinished(directory) {
+        bail!(
+            "a restore into the state directory {} was broken off half-way; run it again: hive restore {origin}",
+            directory.display()
+        );
     }
+    Ok(lock)
 }
 
 fn bind_web(config: &Config, wire: &Wire, tls: Option<web::Tls>) -> anyhow::Result<(web::Bound, SocketAddr)> {
