@@ -37,6 +37,7 @@ mod data_api;
 mod definitions;
 mod drafts;
 mod drone;
+mod epochs;
 mod events;
 mod expanding;
 mod files;

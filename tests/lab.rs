@@ -46,6 +46,8 @@ mod operating;
 mod people;
 #[path = "lab/queueing.rs"]
 mod queueing;
+#[path = "lab/recovery.rs"]
+mod recovery;
 #[path = "lab/staging.rs"]
 mod staging;
 #[path = "lab/steps.rs"]

@@ -10,6 +10,7 @@ use std::time::Duration;
 use super::control::{self, Request, Response};
 use super::shared::Shared;
 use crate::api::{ApiError, ApiResult, ErrorCode, RecoverReplica, RecoverReport, RecoverRequest};
+use crate::clock::now_ms;
 use crate::engine::id::{Epoch, EpochId, PeerId};
 use crate::transport;
 
@@ -67,13 +68,71 @@ pub(super) async fn recover(shared: &Arc<Shared>, request: RecoverRequest) -> Ap
             format!("run hive recover on {best}"),
         ));
     }
+    let asked = promised_by_all(shared, &found).await?;
     let next = Epoch { counter: next_epoch, id: EpochId(rand::random()) };
     tracing::warn!(epoch = %next, may_be_lost = report.may_be_lost, "an operator begins a new epoch on this node");
-    shared.consensus.begin_new_epoch(next).await.map_err(|error| {
+    let begun = shared.consensus.begin_new_epoch(next).await;
+    if begun.is_err() {
+        release(shared, &asked).await;
+    }
+    begun.map_err(|error| {
         ApiError::new(ErrorCode::Internal, format!("the new epoch did not begin: {error}"), "see the agent's log")
     })?;
     report.recovered = true;
     Ok(report)
+}
+
+/// What this node says to `peer` who is about to begin a new epoch: its word, or why not.
+pub(super) fn promise(shared: &Shared, peer: &PeerId) -> Result<(), String> {
+    let name = |peer: &PeerId| shared.name_of(peer);
+    if shared.consensus.status().quorum {
+        return Err(format!("{} sees a quorum of the hive", name(&shared.me.peer_id)));
+    }
+    shared.promise.give(peer, now_ms()).map_err(|holder| format!("{} recovers the hive at this moment", name(&holder)))
+}
+
+/// Asks every replica that was reached for its word, one after the other in the same order everywhere: of two operators who do this at once,
+/// the one who gets the first of them gets all. Answers who was asked.
+async fn promised_by_all(shared: &Arc<Shared>, found: &[Found]) -> ApiResult<Vec<PeerId>> {
+    let mut reached: Vec<PeerId> =
+        found.iter().filter(|found| found.end.is_some()).map(|found| found.peer.clone()).collect();
+    reached.sort();
+    let mut asked = Vec::new();
+    for peer in reached {
+        let own = peer == shared.me.peer_id;
+        let answer = if own { promise(shared, &peer) } else { ask_for_promise(shared, &peer).await };
+        asked.push(peer);
+        if let Err(why) = answer {
+            release(shared, &asked).await;
+            return Err(ApiError::new(
+                ErrorCode::Conflict,
+                format!("nothing was changed: {why}"),
+                "look again in a quarter of a minute: hive status, hive recover",
+            ));
+        }
+    }
+    Ok(asked)
+}
+
+async fn ask_for_promise(shared: &Shared, peer: &PeerId) -> Result<(), String> {
+    match transport::call(&shared.mesh, peer, control::PROTOCOL, &Request::Promise, ASK_TIMEOUT).await {
+        Ok(Response::Refused { why }) => Err(why),
+        Ok(_) => Ok(()),
+        // It answered a moment ago.
+        Err(error) => Err(format!("{} went away meanwhile ({error})", shared.name_of(peer))),
+    }
+}
+
+async fn release(shared: &Shared, asked: &[PeerId]) {
+    for peer in asked {
+        if *peer == shared.me.peer_id {
+            shared.promise.take_back(peer);
+        } else if let Err(error) =
+            transport::call::<_, Response>(&shared.mesh, peer, control::PROTOCOL, &Request::Release, ASK_TIMEOUT).await
+        {
+            tracing::debug!(%peer, %error, "its word ends by itself");
+        }
+    }
 }
 
 /// One replica, asked.

@@ -104,8 +104,13 @@ pub fn run(prepared: Prepared) -> Ended {
 }
 
 fn failed(error: &anyhow::Error) -> Ended {
-    let hint = space::is_disk_full(error.as_ref())
-        .then_some("the disk is full: free some space (df -h), then start hive again");
+    let hint = if space::is_disk_full(error.as_ref()) {
+        Some("the disk is full: free some space (df -h), then start hive again")
+    } else if crate::store::is_damage(error.as_ref()) {
+        Some("a file is damaged: hive db check says which, and what to do")
+    } else {
+        None
+    };
     tracing::error!(error = %format!("{error:#}"), hint, "the agent ends");
     Ended::Failed
 }
@@ -183,6 +188,7 @@ async fn start(prepared: Prepared, agent_log: AgentLog) -> anyhow::Result<()> {
         definitions: Mutex::new(prepared.definitions),
         soft: RwLock::new(Soft { isolation: executor.capabilities().notes.clone(), ..Soft::default() }),
         leases: Mutex::new(None),
+        promise: super::epochs::Promise::default(),
         legacy: super::legacy::Memory::default(),
         sql: super::sql::Desk::default(),
         console: super::console::open(&config, agent_log),

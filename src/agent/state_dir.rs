@@ -22,7 +22,7 @@ use crate::consensus::replica::hash_file;
 use crate::store::backup::{BackupError, Header};
 use crate::store::{StoreError, backup, check::Reader, hive_db, set_aside, sync_directory};
 
-pub(crate) use self::checking::check;
+pub(crate) use self::checking::{Progress, check};
 pub(crate) use self::restoring::{How, restore};
 
 /// Name of the lock.

@@ -3,9 +3,8 @@
 //! A backup is written under a hidden name beside its own, read again from the disk to its end, and only then gets its name. Restoring
 //! needs no agent and must not have one. Never done here: looking into a backup.
 
-use std::fs::{self, File};
+use std::fs::File;
 use std::io::{self, Write as _};
-use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -98,8 +97,8 @@ async fn fetch(ui: &Ui, client: &Client, to: Option<&Path>) -> Result<BackupRepo
         None => Path::new("."),
     };
     let local = written(directory);
-    let file = tempfile::Builder::new().prefix(".hive-backup-").permissions(fs::Permissions::from_mode(0o600));
-    let mut file = file.tempfile_in(directory).map_err(&local)?;
+    // Only its owner may read it; whoever makes temporary files sees to that.
+    let mut file = tempfile::Builder::new().prefix(".hive-backup-").tempfile_in(directory).map_err(&local)?;
     let mut done = 0u64;
     loop {
         let piece = stream.next().await.map_err(|error| {

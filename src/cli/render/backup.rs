@@ -58,7 +58,7 @@ pub(crate) fn restored(report: &RestoreReport) -> String {
         ));
     }
     for path in &report.set_aside {
-        out.push_str(&format!("set aside: {} (removed after a week)\n", clean(&path.to_string_lossy())));
+        out.push_str(&format!("set aside: {}\n", clean(&path.to_string_lossy())));
     }
     out.push_str(&format!(
         "\nNext: start the agent (systemctl start hive). This machine is the only member; the {} of the old hive are none. On each machine \
