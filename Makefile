@@ -59,7 +59,7 @@ bench: ## the figures, measured on this machine in 20 minutes, as root
 	$(CARGO) bench --locked --no-default-features --bench planner
 
 bench-backup: ## a state of 1 GiB: backup, restore and db check, with times and memory; a minute, and 4 GiB of disk
-	$(CARGO) test --locked --release --test state_dir -- --ignored --nocapture one_gibibyte
+	$(CARGO) test --locked --test state_dir -- --ignored --nocapture one_gibibyte
 
 supply-chain: ## licences, bans, sources, advisories and unused dependencies, with cargo-deny and cargo-machete
 	tests/supply-chain.sh check

@@ -261,7 +261,9 @@ fn a_restored_hive_is_a_new_one_with_the_jobs_of_the_old() {
     let hive_id = report["hive_id"].as_str().expect("an id").to_owned();
     assert_ne!(hive_id, made.hive_id);
     assert_eq!(damage(&node.state()), "", "before its first start");
-    assert_eq!(fs::metadata(node.state()).expect("there").mode() & 0o777, 0o700);
+    for name in ["hive.db", "raft.db", "node_key"] {
+        assert_eq!(fs::metadata(node.state().join(name)).expect("there").mode() & 0o777, 0o600, "{name}");
+    }
     node.start();
     let status = node.ask(&["status"]).expect("status");
     assert_eq!((status["hive_id"].as_str(), &status["log"]["epoch"]), (Some(hive_id.as_str()), &2.into()), "{status}");

@@ -4,6 +4,7 @@
 //! unreachable majority had committed beyond it is lost, which is why nothing happens without an operator's word. Never done
 //! here: recovering while there is a quorum.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -28,6 +29,14 @@ pub(super) async fn recover(shared: &Arc<Shared>, request: RecoverRequest) -> Ap
             ErrorCode::Conflict,
             "the hive has a quorum and needs no recovery",
             "recover is for a majority of voters that is gone for good",
+        ));
+    }
+    // One that has just begun to follow a later epoch has heard of no quorum yet, and has nothing to go on from.
+    if !shared.is_member() || shared.consensus.local_claim().is_none() {
+        return Err(ApiError::new(
+            ErrorCode::Conflict,
+            "this node has no copy of the hive's state yet, or is just taking one over",
+            "look again in a moment: hive status",
         ));
     }
     let found = ask_all(shared).await;
@@ -69,6 +78,14 @@ pub(super) async fn recover(shared: &Arc<Shared>, request: RecoverRequest) -> Ap
         ));
     }
     let asked = promised_by_all(shared, &found).await?;
+    if shared.hive().is_none_or(|(_, now)| now != epoch) {
+        release(shared, &asked).await;
+        return Err(ApiError::new(
+            ErrorCode::Conflict,
+            "another node has recovered the hive meanwhile",
+            "nothing was changed; this node follows it: hive status",
+        ));
+    }
     let next = Epoch { counter: next_epoch, id: EpochId(rand::random()) };
     tracing::warn!(epoch = %next, may_be_lost = report.may_be_lost, "an operator begins a new epoch on this node");
     let begun = shared.consensus.begin_new_epoch(next).await;
@@ -94,9 +111,8 @@ pub(super) fn promise(shared: &Shared, peer: &PeerId) -> Result<(), String> {
 /// Asks every replica that was reached for its word, one after the other in the same order everywhere: of two operators who do this at once,
 /// the one who gets the first of them gets all. Answers who was asked.
 async fn promised_by_all(shared: &Arc<Shared>, found: &[Found]) -> ApiResult<Vec<PeerId>> {
-    let mut reached: Vec<PeerId> =
-        found.iter().filter(|found| found.end.is_some()).map(|found| found.peer.clone()).collect();
-    reached.sort();
+    let others = found.iter().filter(|found| found.end.is_some()).map(|found| found.peer.clone());
+    let reached: BTreeSet<PeerId> = others.chain([shared.me.peer_id.clone()]).collect();
     let mut asked = Vec::new();
     for peer in reached {
         let own = peer == shared.me.peer_id;

@@ -27,7 +27,7 @@ use super::{
 use crate::blobs::{BlobStore, exchange, unpack};
 use crate::clock::now_ms;
 use crate::config::{Config, LegacyMode as ConfiguredLegacy, TlsMode};
-use crate::consensus::{Consensus, Identity as ConsensusIdentity, Options as ConsensusOptions};
+use crate::consensus::{Consensus, ConsensusError, Identity as ConsensusIdentity, Options as ConsensusOptions};
 use crate::discovery::{BeaconContent, Discovery, Heard, LegacyMode, Options as DiscoveryOptions, interfaces};
 use crate::engine::id::Sha256Hash;
 use crate::engine::member::Inventory;
@@ -106,13 +106,21 @@ pub fn run(prepared: Prepared) -> Ended {
 fn failed(error: &anyhow::Error) -> Ended {
     let hint = if space::is_disk_full(error.as_ref()) {
         Some("the disk is full: free some space (df -h), then start hive again")
-    } else if crate::store::is_damage(error.as_ref()) {
+    } else if error.chain().any(is_damage) {
         Some("a file is damaged: hive db check says which, and what to do")
     } else {
         None
     };
     tracing::error!(error = %format!("{error:#}"), hint, "the agent ends");
     Ended::Failed
+}
+
+fn is_damage(cause: &(dyn std::error::Error + 'static)) -> bool {
+    match cause.downcast_ref::<ConsensusError>() {
+        // It says what its cause says, and is no cause itself.
+        Some(ConsensusError::Store(error)) => crate::store::is_damage(error),
+        Some(_) | None => crate::store::is_damage(cause),
+    }
 }
 
 /// One agent per state directory; the lock goes with the process.

@@ -10,7 +10,7 @@
 
 use std::fs;
 use std::io::Write as _;
-use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
 use super::{OF_THE_HIVE, RESTORING, failed, give, io_failed, refuse, refused, report_of, take, unfinished};
@@ -67,15 +67,12 @@ pub(crate) fn restore(
     result
 }
 
-/// Makes the directory when it is not there; whether it was.
+/// Makes the directory when it is not there, as the agent would: builds of another user must be able to pass it. Whether it was made.
 fn make_directory(directory: &Path) -> ApiResult<bool> {
     if directory.exists() {
         return Ok(false);
     }
-    if let Some(parent) = directory.parent() {
-        fs::create_dir_all(parent).map_err(io_failed("create", parent))?;
-    }
-    fs::DirBuilder::new().mode(0o700).create(directory).map_err(io_failed("create", directory))?;
+    fs::create_dir_all(directory).map_err(io_failed("create", directory))?;
     Ok(true)
 }
 
