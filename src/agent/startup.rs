@@ -21,8 +21,7 @@ use super::preparing::Prepared;
 use super::shared::{Me, Shared, Soft};
 use super::{
     Agent, EVENTS_MAX, Event, Inputs, blobs, certificates, control, events, keys, peers, serving, staging, state_dir,
-    syncing,
-    web_settings,
+    syncing, web_settings,
 };
 use crate::blobs::{BlobStore, exchange, unpack};
 use crate::clock::now_ms;
