@@ -29,18 +29,7 @@ async fn make(shared: &Shared) -> ApiResult<BackupFile> {
     if shared.hive().is_none() {
         return Err(nothing_yet());
     }
-    let copy = shared.consensus.backup().await.map_err(|error| match error {
-        ConsensusError::NoRoom { needed_bytes, free_bytes } => {
-            let (needed, free) = (words::bytes(needed_bytes), words::bytes(free_bytes));
-            let state_dir = shared.config.state_dir.display();
-            ApiError::new(
-                ErrorCode::Conflict,
-                format!("{state_dir} has {free} free, too little for a copy of {needed}"),
-                "free some space there (df -h), or make the backup on another node",
-            )
-        }
-        other => internal(other),
-    })?;
+    let copy = shared.consensus.backup().await.map_err(|error| not_made(shared, &error))?;
     let header = copy.header(&shared.me.name, unix_now()).ok_or_else(nothing_yet)?;
     let lines = header.to_bytes().map_err(internal)?;
     let file = tokio::fs::File::open(copy.path()).await.map_err(internal)?;
@@ -53,6 +42,16 @@ async fn make(shared: &Shared) -> ApiResult<BackupFile> {
     });
     let lines = futures::stream::once(async move { Ok(Bytes::from(lines)) });
     Ok(BackupFile { name: header.file_name(), size_bytes, bytes: lines.chain(pieces).boxed() })
+}
+
+fn not_made(shared: &Shared, error: &ConsensusError) -> ApiError {
+    let ConsensusError::NoRoom { needed_bytes, free_bytes } = error else { return internal(error) };
+    let (needed, free) = (words::bytes(*needed_bytes), words::bytes(*free_bytes));
+    ApiError::new(
+        ErrorCode::Conflict,
+        format!("{} has {free} free, too little for a copy of {needed}", shared.config.state_dir.display()),
+        "free some space there (df -h), or make the backup on another node",
+    )
 }
 
 fn nothing_yet() -> ApiError {

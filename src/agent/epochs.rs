@@ -91,7 +91,7 @@ impl Promise {
         let mut given = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         match &*given {
             Some((holder, until_ms)) if holder != peer && *until_ms > now_ms => Err(holder.clone()),
-            _ => {
+            Some(_) | None => {
                 *given = Some((peer.clone(), now_ms + PROMISE_MS));
                 Ok(())
             }

@@ -73,10 +73,7 @@ fn refuse(code: ErrorCode, message: impl Into<String>, hint: impl Into<String>) 
 /// Why a file or directory cannot be used, with the next step.
 fn failed(error: &StoreError) -> ApiError {
     let source = std::error::Error::source(error).map_or_else(String::new, |source| format!(": {source}"));
-    let denied = match error {
-        StoreError::Io { source, .. } => source.kind() == io::ErrorKind::PermissionDenied,
-        _ => false,
-    };
+    let denied = matches!(error, StoreError::Io { source, .. } if source.kind() == io::ErrorKind::PermissionDenied);
     let full = crate::store::space::is_disk_full(error);
     let (code, hint) = match error {
         _ if denied => (ErrorCode::Forbidden, "use sudo"),
@@ -111,12 +108,12 @@ fn io_failed(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Api
 
 /// Takes the directory, which must be there.
 fn take(directory: &Path) -> ApiResult<File> {
-    let metadata = fs::metadata(directory).map_err(|error| match error.kind() {
-        io::ErrorKind::NotFound => {
+    let metadata = fs::metadata(directory).map_err(|error| {
+        if error.kind() == io::ErrorKind::NotFound {
             let message = format!("there is no state directory {}", directory.display());
-            refuse(ErrorCode::NotFound, message, "name it with --state-dir")
+            return refuse(ErrorCode::NotFound, message, "name it with --state-dir");
         }
-        _ => io_failed("read", directory)(error),
+        io_failed("read", directory)(error)
     })?;
     let lock = lock(directory).map_err(io_failed("lock", directory))?;
     give(directory, &metadata, [LOCK]);

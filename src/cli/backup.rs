@@ -125,9 +125,9 @@ async fn fetch(ui: &Ui, client: &Client, to: Option<&Path>) -> Result<BackupRepo
     })?;
     let hive = report.hive_id.to_string();
     let target = named(to, &format!("hive-{}-{}.backup", hive.get(..8).unwrap_or(&hive), report.index));
-    file.persist_noclobber(&target).map_err(|error| match error.error.kind() {
-        io::ErrorKind::AlreadyExists => refuse_existing(&target).err().unwrap_or_else(|| local(error.error)),
-        _ => local(error.error),
+    file.persist_noclobber(&target).map_err(|error| {
+        let taken = error.error.kind() == io::ErrorKind::AlreadyExists;
+        taken.then(|| refuse_existing(&target).err()).flatten().unwrap_or_else(|| local(error.error))
     })?;
     File::open(directory).and_then(|directory| directory.sync_all()).map_err(&local)?;
     if age_ms > AGE_MAX_MS {

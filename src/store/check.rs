@@ -39,10 +39,10 @@ pub struct Reader {
 
 /// What SQLite tells of a damaged file, in its own words.
 fn sentence(error: &rusqlite::Error) -> String {
-    match error {
-        rusqlite::Error::SqliteFailure(code, message) => message.clone().unwrap_or_else(|| code.to_string()),
-        other => other.to_string(),
+    if let rusqlite::Error::SqliteFailure(code, message) = error {
+        return message.clone().unwrap_or_else(|| code.to_string());
     }
+    error.to_string()
 }
 
 impl Reader {
@@ -164,7 +164,10 @@ impl Reader {
     pub fn rows(&self) -> Result<hive_db::Rows, StoreError> {
         hive_db::read_rows(&self.path, &self.connection).map_err(|error| match error {
             StoreError::Sqlite { path, source } => Self::judged(&path, source),
-            other => other,
+            error @ (StoreError::Io { .. }
+            | StoreError::Newer { .. }
+            | StoreError::Damaged { .. }
+            | StoreError::Closed) => error,
         })
     }
 

@@ -206,15 +206,17 @@ fn begin_hive(directory: &Path, copy: &Path, whole: Whole, file: &Path, how: &Ho
 }
 
 fn not_begun(error: &ConsensusError) -> ApiError {
-    match error {
-        ConsensusError::Store(error) => failed(error),
-        ConsensusError::Rejected(why) => refuse(
+    if let ConsensusError::Store(error) = error {
+        return failed(error);
+    }
+    if let ConsensusError::Rejected(why) = error {
+        return refuse(
             ErrorCode::Conflict,
             format!("the new hive would refuse its first member: {why}"),
             "nothing was changed; if this is an old copy of a machine, give it a key of its own: remove node_key and incarnation",
-        ),
-        other => refuse(ErrorCode::Internal, other.to_string(), "see disk and rights there"),
+        );
     }
+    refuse(ErrorCode::Internal, error.to_string(), "see disk and rights there")
 }
 
 /// From here on the directory is of no use to an agent until the end.
