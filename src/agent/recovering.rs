@@ -20,25 +20,7 @@ const ASK_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// Says what would happen, and does it when confirmed.
 pub(super) async fn recover(shared: &Arc<Shared>, request: RecoverRequest) -> ApiResult<RecoverReport> {
-    let Some((_, epoch)) = shared.hive() else {
-        return Err(ApiError::new(ErrorCode::Conflict, "this node belongs to no hive", "there is nothing to recover"));
-    };
-    let status = shared.consensus.status();
-    if status.quorum {
-        return Err(ApiError::new(
-            ErrorCode::Conflict,
-            "the hive has a quorum and needs no recovery",
-            "recover is for a majority of voters that is gone for good",
-        ));
-    }
-    // One that has just begun to follow a later epoch has heard of no quorum yet, and has nothing to go on from.
-    if !shared.is_member() || shared.consensus.local_claim().is_none() {
-        return Err(ApiError::new(
-            ErrorCode::Conflict,
-            "this node has no copy of the hive's state yet, or is just taking one over",
-            "look again in a moment: hive status",
-        ));
-    }
+    let epoch = recoverable(shared)?;
     let found = ask_all(shared).await;
     let own = found.iter().find(|found| found.peer == shared.me.peer_id);
     // Of equal copies this node's own is taken, because it is the one that goes on.
@@ -78,25 +60,49 @@ pub(super) async fn recover(shared: &Arc<Shared>, request: RecoverRequest) -> Ap
         ));
     }
     let asked = promised_by_all(shared, &found).await?;
-    if shared.hive().is_none_or(|(_, now)| now != epoch) {
+    tracing::warn!(next_epoch, may_be_lost = report.may_be_lost, "an operator begins a new epoch on this node");
+    let begun = begin(shared, epoch, Epoch { counter: next_epoch, id: EpochId(rand::random()) }).await;
+    if begun.is_err() {
         release(shared, &asked).await;
+    }
+    begun?;
+    report.recovered = true;
+    Ok(report)
+}
+
+/// The epoch that this node could recover from; else why it cannot.
+fn recoverable(shared: &Shared) -> ApiResult<Epoch> {
+    let conflict = |message: &str, hint: &str| Err(ApiError::new(ErrorCode::Conflict, message, hint));
+    let Some((_, epoch)) = shared.hive() else {
+        return conflict("this node belongs to no hive", "there is nothing to recover");
+    };
+    if shared.consensus.status().quorum {
+        return conflict(
+            "the hive has a quorum and needs no recovery",
+            "recover is for a majority of voters that is gone for good",
+        );
+    }
+    // One that has just begun to follow a later epoch has heard of no quorum yet, and has nothing to go on from.
+    if !shared.is_member() || shared.consensus.local_claim().is_none() {
+        return conflict(
+            "this node has no copy of the hive's state yet, or is just taking one over",
+            "look again in a moment: hive status",
+        );
+    }
+    Ok(epoch)
+}
+
+async fn begin(shared: &Shared, before: Epoch, next: Epoch) -> ApiResult<()> {
+    if shared.hive().is_none_or(|(_, now)| now != before) {
         return Err(ApiError::new(
             ErrorCode::Conflict,
             "another node has recovered the hive meanwhile",
             "nothing was changed; this node follows it: hive status",
         ));
     }
-    let next = Epoch { counter: next_epoch, id: EpochId(rand::random()) };
-    tracing::warn!(epoch = %next, may_be_lost = report.may_be_lost, "an operator begins a new epoch on this node");
-    let begun = shared.consensus.begin_new_epoch(next).await;
-    if begun.is_err() {
-        release(shared, &asked).await;
-    }
-    begun.map_err(|error| {
+    shared.consensus.begin_new_epoch(next).await.map_err(|error| {
         ApiError::new(ErrorCode::Internal, format!("the new epoch did not begin: {error}"), "see the agent's log")
-    })?;
-    report.recovered = true;
-    Ok(report)
+    })
 }
 
 /// What this node says to `peer` who is about to begin a new epoch: its word, or why not.
