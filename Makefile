@@ -5,7 +5,7 @@ DESTDIR ?=
 CARGO ?= cargo
 PROGRAM = target/release/hive
 
-.PHONY: help build try test test-all sim prove-the-proof bench install uninstall lint fmt
+.PHONY: help build try test test-all sim prove-the-proof bench bench-backup supply-chain sbom install uninstall lint fmt
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile
@@ -57,6 +57,17 @@ bench: ## the figures, measured on this machine in 20 minutes, as root
 	@tests/deps.sh try
 	$(CARGO) bench --locked --bench figures -- $(BENCH)
 	$(CARGO) bench --locked --no-default-features --bench planner
+
+bench-backup: ## a state of 1 GiB: backup, restore and db check, with times and memory; a minute, and 4 GiB of disk
+	$(CARGO) test --locked --test state_dir -- --ignored --nocapture one_gibibyte
+
+supply-chain: ## licences, bans, sources, advisories and unused dependencies, with cargo-deny and cargo-machete
+	tests/supply-chain.sh check
+
+# SBOM=FILE names another file.
+SBOM ?= target/hive.cdx.json
+sbom: ## what the program is made of, as CycloneDX, in target/hive.cdx.json
+	tests/supply-chain.sh sbom "$(SBOM)"
 
 lint: ## formatting and lints
 	$(CARGO) fmt --check

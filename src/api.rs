@@ -5,6 +5,7 @@
 
 mod access;
 mod audit;
+mod backup;
 mod browse;
 mod console;
 mod doctor;
@@ -32,6 +33,7 @@ pub use self::access::{
     AccessView, AdminKeyChanged, AdminKeyRequest, AdminKeyView, Authority, TokenMade, TokenRequest, TokenView,
 };
 pub use self::audit::{AuditCheck, AuditLine, AuditList, BrowserSession, SessionsEnded, SignInRequest};
+pub use self::backup::{BackupReport, DbBlobs, DbFile, DbFinding, DbReport, DbSeverity, NOT_IN_BACKUPS, RestoreReport};
 pub use self::browse::{ChainJob, CriticalPath, GraphJob, JobGraph, JobPage, Throughput, ThroughputBucket};
 pub use self::console::{ExecLine, ExecRequest, RecordingList, RecordingView, TerminalTicket};
 pub use self::doctor::{DoctorFacts, InterfaceView, Refusal};

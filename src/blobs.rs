@@ -6,6 +6,7 @@
 //! or who needs what.
 
 pub mod archive;
+pub mod check;
 pub mod exchange;
 pub mod fetch;
 pub mod store;

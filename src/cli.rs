@@ -17,8 +17,11 @@ mod admin_args;
 mod agent_args;
 mod args;
 mod artifacts;
+mod backup;
+mod backup_args;
 mod client;
 mod console;
+mod db;
 mod demo;
 mod doctor;
 mod farm;
@@ -104,6 +107,8 @@ fn dispatch(cli: Cli) -> u8 {
         Command::Completions { shell } => completions(&ui, shell),
         Command::Man { dir } => man(&ui, dir.as_deref()),
         Command::Config { verb } => config(&ui, &surroundings, verb),
+        Command::Restore(args) => backup::restore(&ui, &surroundings, args),
+        Command::Db { verb } => db::db(&ui, &surroundings, verb),
         asking @ (Command::Status { .. }
         | Command::Peers
         | Command::Identity { .. }
@@ -127,6 +132,7 @@ fn dispatch(cli: Cli) -> u8 {
         | Command::Wire(_)
         | Command::Doctor(_)
         | Command::Recover { .. }
+        | Command::Backup(_)
         | Command::Secret { .. }
         | Command::Admin { .. }
         | Command::Audit(_)
@@ -260,6 +266,7 @@ async fn run(ui: &Ui, client: &Client, surroundings: &Surroundings, command: Com
         Command::Wire(args) => wire::wire(ui, client, args).await,
         Command::Doctor(args) => doctor::doctor(ui, client, surroundings, args).await,
         Command::Recover { yes } => node::recover(ui, client, yes).await,
+        Command::Backup(args) => backup::backup(ui, client, surroundings, args).await,
         Command::Secret { verb } => secret::secret(ui, client, surroundings, verb).await,
         Command::Admin { verb } => admin::admin(ui, client, verb).await,
         Command::Audit(args) => admin::audit(ui, client, args).await,
@@ -270,6 +277,8 @@ async fn run(ui: &Ui, client: &Client, surroundings: &Surroundings, command: Com
         | Command::BuildShim(_)
         | Command::Completions { .. }
         | Command::Man { .. }
+        | Command::Restore(_)
+        | Command::Db { .. }
         | Command::Config { .. } => Err(Failure::internal("this command does not wait for anything", "this is a bug")),
     }
 }
@@ -435,6 +444,7 @@ mod tests {
             "hive queue import src/engine.rs",
             "hive listen",
             "hive recover --yes",
+            "hive backup",
         ];
         for line in local {
             let (code, told) = over_the_port(&url, &line.replace("JOB", &JOB.to_string()));

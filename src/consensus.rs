@@ -28,7 +28,9 @@ use crate::transport::Transport;
 use crate::transport::calls::Link;
 
 mod audit;
+pub mod backup;
 pub mod changes;
+pub mod check;
 mod codec;
 mod core;
 pub mod events;
@@ -159,6 +161,14 @@ pub enum ConsensusError {
     /// Only the leader can do it; nothing was changed.
     #[error("this node does not lead")]
     NotLeader,
+    /// There is no room on the disk for a copy; nothing was changed.
+    #[error("a copy of {needed_bytes} bytes is too much for the disk, which has {free_bytes} bytes free")]
+    NoRoom {
+        /// Bytes needed.
+        needed_bytes: u64,
+        /// Bytes free.
+        free_bytes: u64,
+    },
     /// It was not done in time; it may still take effect.
     #[error("it took too long")]
     TimedOut,

@@ -14,6 +14,8 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+pub mod backup;
+pub mod check;
 pub mod database;
 pub mod event_db;
 pub mod explorer;
@@ -82,6 +84,20 @@ impl From<StoreError> for io::Error {
     fn from(error: StoreError) -> Self {
         Self::other(error)
     }
+}
+
+/// Whether a damaged database is at the bottom of an error.
+pub fn is_damage(error: &(dyn std::error::Error + 'static)) -> bool {
+    let mut cause = Some(error);
+    while let Some(error) = cause {
+        let code = error.downcast_ref::<rusqlite::Error>().and_then(rusqlite::Error::sqlite_error_code);
+        let corrupt = matches!(code, Some(rusqlite::ErrorCode::DatabaseCorrupt | rusqlite::ErrorCode::NotADatabase));
+        if corrupt || matches!(error.downcast_ref(), Some(StoreError::Damaged { .. })) {
+            return true;
+        }
+        cause = error.source();
+    }
+    false
 }
 
 /// Exit code after an error of the device under a database (`EX_IOERR`).

@@ -20,6 +20,7 @@ pub mod node;
 
 mod app;
 mod audit;
+pub mod backup;
 mod badge;
 mod browse;
 mod capture;

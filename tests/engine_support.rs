@@ -189,6 +189,7 @@ impl Replica {
             .map(|(row, value)| (row.clone(), value.clone()))
             .collect();
         assert!(self.state.rows() == held, "rows in memory and in the store differ");
+        assert_eq!(self.state.inconsistencies(), Vec::<String>::new());
         let reloaded = State::from_rows(self.store.clone().into_iter().rev()).expect("rows are readable");
         assert!(reloaded.rows() == held, "a reloaded state has other rows");
         assert_eq!(reloaded.chain(), self.state.chain());

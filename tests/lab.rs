@@ -48,6 +48,8 @@ mod past;
 mod people;
 #[path = "lab/queueing.rs"]
 mod queueing;
+#[path = "lab/recovery.rs"]
+mod recovery;
 #[path = "lab/staging.rs"]
 mod staging;
 #[path = "lab/steps.rs"]

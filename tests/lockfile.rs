@@ -8,13 +8,14 @@ const MINIMUMS: &[(&str, [u64; 3], bool, &str)] = &[
     ("libp2p", [0, 57, 0], true, "older ones carry the crates below in versions that peers can crash"),
     ("libp2p-yamux", [0, 48, 0], true, "carries yamux 0.12 up to 0.47"),
     ("yamux", [0, 13, 10], true, "a frame of a peer ends the process"),
-    ("libp2p-gossipsub", [0, 49, 5], true, "prune back-off and topic growth by a peer"),
+    ("libp2p-gossipsub", [0, 50, 1], true, "prune back-off and topic growth by a peer"),
     ("openraft", [0, 10, 0], true, "0.9 can block elections for ever"),
     ("rusqlite", [0, 41, 0], true, "bundles a SQLite that can lose WAL content"),
     ("tar", [0, 4, 45], true, "changes permissions through symbolic links"),
     ("tracing-subscriber", [0, 3, 20], true, "terminal sequences of strangers reach the log"),
     ("h2", [0, 4, 16], false, "reset floods"),
     ("quinn-proto", [0, 11, 15], false, "transport parameters and reassembly memory"),
+    ("astral-tokio-tar", [0, 6, 1], false, "two readings of one archive"),
 ];
 
 fn version(text: &str) -> [u64; 3] {
@@ -49,6 +50,26 @@ fn offences(locked: &[(String, [u64; 3])]) -> Vec<String> {
 fn no_locked_version_has_a_known_remote_crash() {
     let offences = offences(&locked());
     assert!(offences.is_empty(), "{offences:#?}");
+}
+
+/// The number that is compared above says nothing of which alpha it is.
+#[test]
+fn openraft_is_the_one_that_was_tried() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("Cargo.lock");
+    let text = fs::read_to_string(path).expect("Cargo.lock is committed");
+    assert!(text.contains("name = \"openraft\"\nversion = \"0.10.0-alpha.37\"\n"), "others change its rules");
+}
+
+/// The same versions stand in `deny.toml`, for whoever checks with the tool.
+#[test]
+fn both_lists_of_versions_are_the_same() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("deny.toml");
+    let text = fs::read_to_string(path).expect("deny.toml");
+    for (name, [major, minor, patch], ..) in MINIMUMS.iter().filter(|(name, ..)| !["openraft", "libp2p"].contains(name))
+    {
+        let ban = format!("crate = \"{name}:<{major}.{minor}.{patch}\"");
+        assert!(text.contains(&ban), "{ban} is missing in deny.toml");
+    }
 }
 
 #[test]

@@ -20,8 +20,9 @@ use hive::engine::access::AccessChange;
 use hive::engine::audit::{AuditNote, GivenAnswer, Once};
 use hive::engine::command::{Batch, Command, Progress, Proposal, RankedRole, RejectCode, Reply};
 use hive::engine::control::{Control, DroneChange, Jobs};
-use hive::engine::id::{JobId, PeerId, Token, UnixMillis};
+use hive::engine::id::{HiveId, JobId, PeerId, Token, UnixMillis};
 use hive::engine::job::{AttemptState, FailureClass, Job, JobSpec, JobState, Outcome};
+use hive::engine::member::MemberInfo;
 use hive::engine::past::{self, Step};
 use hive::engine::scheduler::{DroneView, Leases, Now, Settings, View, plan};
 use hive::engine::session::{SessionAbout, SessionPhase};
@@ -53,6 +54,7 @@ enum Op {
     Answer { once: u8, long: bool },
     SignOut,
     Epoch,
+    Restore { node: u32, incarnation: u64 },
     Retry { which: Index },
 }
 
@@ -88,6 +90,7 @@ fn op() -> impl Strategy<Value = Op> {
         1 => (0_u8..3, any::<bool>()).prop_map(|(once, long)| Op::Answer { once, long }),
         1 => Just(Op::SignOut),
         1 => Just(Op::Epoch),
+        1 => (node(), 1_u64..6).prop_map(|(node, incarnation)| Op::Restore { node, incarnation }),
         3 => any::<Index>().prop_map(|which| Op::Retry { which }),
     ]
 }
@@ -234,6 +237,12 @@ impl History {
             Op::Epoch => {
                 self.epochs += 1;
                 Command::BeginEpoch { epoch: epoch(1 + self.epochs) }
+            }
+            Op::Restore { node, incarnation } => {
+                self.epochs += 1;
+                let hive_id = HiveId([u8::try_from(100 + self.epochs % 100).unwrap(); 16]);
+                let founder = MemberInfo { incarnation: *incarnation, ..member(*node) };
+                Command::BeginHive { hive_id, epoch: epoch(1 + self.epochs), founder }
             }
             Op::Retry { which } => {
                 if !self.answered.is_empty() {

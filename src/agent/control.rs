@@ -59,6 +59,10 @@ pub(super) enum Request {
     Legacy(Box<Call>),
     /// Where your copy of the log ends. Asked by `hive recover`.
     LogEnd,
+    /// I am about to begin a new epoch; give your word to nobody else for a moment. Asked by `hive recover`.
+    Promise,
+    /// I do not begin it, or have begun.
+    Release,
     /// Up to where is the log committed? Asked of the coordinator, which has itself confirmed first.
     Committed,
     /// Is there a whole package of this in your staging directory?

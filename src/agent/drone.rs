@@ -62,6 +62,11 @@ pub(super) struct Drone {
     resumed: bool,
 }
 
+/// Whether a record of the outbox is a result that can be reported.
+pub(super) fn is_result(record: &[u8]) -> bool {
+    decode::<Ended>(record).is_ok()
+}
+
 impl Drone {
     /// Nothing to do yet.
     pub(super) fn new() -> Self {

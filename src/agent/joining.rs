@@ -12,6 +12,7 @@ use std::time::Duration;
 use anyhow::Context as _;
 
 use super::control::{self, Request};
+use super::epochs::Epochs;
 use super::keys;
 use super::propose;
 use super::shared::{OtherHive, Shared};
@@ -72,6 +73,7 @@ pub(super) struct Joining {
     followed: Vec<PeerId>,
     changed_hive: bool,
     compared_ms: u64,
+    epochs: Epochs,
 }
 
 struct Join {
@@ -97,6 +99,7 @@ impl Joining {
             followed: Vec::new(),
             changed_hive: false,
             compared_ms: now_ms(),
+            epochs: Epochs::default(),
         }
     }
 
@@ -119,10 +122,12 @@ impl Joining {
         let views: BTreeMap<PeerId, Facts> =
             shared.mesh.peers().await.into_iter().map(|view| (view.peer, view.facts)).collect();
         self.connected.retain(|peer, _| views.contains_key(peer));
-        let ours = shared.hive().map(|(hive_id, _)| hive_id);
+        let ours = shared.hive();
         for (peer, facts) in views {
             // Whether this hive may dissolve is known only a while after a start, when the connection may have been there for long.
-            let other = ours.is_some() && facts.allegiance.is_some_and(|theirs| Some(theirs.hive_id) != ours);
+            // And who did not take over a later epoch does, once it has lost its quorum.
+            let other =
+                ours.is_some() && facts.allegiance.is_some_and(|theirs| Some((theirs.hive_id, theirs.epoch)) != ours);
             if other || self.connected.get(&peer) != Some(&facts) {
                 self.on_peer(shared, &peer, facts, now_ms).await?;
             }
@@ -141,6 +146,7 @@ impl Joining {
         } else {
             self.keep_joining(shared, now_ms).await?;
         }
+        self.epochs.tick(shared, &self.connected, now_ms);
         self.say(shared);
         Ok(founded)
     }
@@ -338,8 +344,8 @@ impl Joining {
         match shared.hive() {
             None => self.begin_join(shared, theirs, now_ms).await,
             Some((hive_id, epoch)) if hive_id == theirs.hive_id => {
-                if theirs.epoch > epoch {
-                    tracing::warn!(ours = %epoch, theirs = %theirs.epoch, "the hive was recovered without this node");
+                if theirs.epoch > epoch && !self.epochs.stays(now_ms) {
+                    recovered_without(shared, epoch, theirs.epoch);
                     return self.begin_join(shared, theirs, now_ms).await;
                 }
                 Ok(())
@@ -507,6 +513,18 @@ impl Joining {
             role: shared.soft(|soft| soft.identity.as_ref().map(|identity| identity.role.clone())),
         });
     }
+}
+
+/// What this node has is set aside; whoever misses something knows where to look.
+fn recovered_without(shared: &Shared, ours: Epoch, theirs: Epoch) {
+    let applied = shared.consensus.status().applied.map_or(0, |at| at.index);
+    let text = format!(
+        "The hive was recovered without this node, which follows epoch {theirs} now. What it had of epoch {ours}, up to entry {applied}, was set \
+         aside as hive.db.aside-* in {}, and is removed after a week.",
+        shared.config.state_dir.display()
+    );
+    tracing::warn!("{text}");
+    shared.notice("recovered", Some(text));
 }
 
 fn seek(shared: &Shared) -> Founding {

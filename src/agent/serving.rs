@@ -10,7 +10,7 @@ use tokio::sync::{Semaphore, mpsc, oneshot};
 
 use super::control::{self, Request, Response};
 use super::shared::Shared;
-use super::{Event, advising, blobs, catching_up, coordinating, legacy, staging};
+use super::{Event, advising, blobs, catching_up, coordinating, legacy, recovering, staging};
 use crate::engine::id::PeerId;
 use crate::engine::scheduler::LEASES_MAX;
 use crate::mesh::MeshHandle;
@@ -82,6 +82,12 @@ async fn answer(shared: &Arc<Shared>, peer: &PeerId, request: Request) -> Respon
             if shared.events.send(event).await.is_ok() { Response::Ok } else { refused("stopping") }
         }
         _ if !member => refused("the asking node is not a member of this hive"),
+        // What a coordinator of another history asks would be done to this one.
+        Request::Lease { .. } | Request::PrepareReplica | Request::RetireReplica { .. } | Request::AskAgain { .. }
+            if shared.soft(|soft| soft.apart.contains(peer)) =>
+        {
+            refused("this node lives in another epoch of the hive")
+        }
         Request::Identify(question) => match advising::advise(shared, peer, &question) {
             Ok(advice) => Response::Advice(Box::new(advice)),
             Err(why) => refused(why),
@@ -119,6 +125,11 @@ async fn answer(shared: &Arc<Shared>, peer: &PeerId, request: Request) -> Respon
             Ok(index) => Response::Committed { index },
             Err(why) => refused(why),
         },
+        Request::Promise => recovering::promise(shared, peer).map_or_else(|why| refused(why), |()| Response::Ok),
+        Request::Release => {
+            shared.promise.take_back(peer);
+            Response::Ok
+        }
         Request::LogEnd => match shared.consensus.local_claim() {
             Some(claim) => Response::LogEnd { epoch: claim.epoch, term: claim.term, index: claim.index },
             None => refused("this node has no copy of the log"),

@@ -80,6 +80,8 @@ pub(crate) struct Shared {
     pub files: Files,
     /// Into the event loop.
     pub events: mpsc::Sender<Event>,
+    /// Whom this node lets recover the hive.
+    pub(super) promise: super::epochs::Promise,
     pub(super) definitions: Mutex<Definitions>,
     pub(super) fact_sources: FactsHandle,
     pub(super) inventory: RwLock<Inventory>,
@@ -223,6 +225,8 @@ pub(crate) struct Soft {
     pub refused_by: Option<(String, u64)>,
     /// Things the operator should know, by source.
     pub notices: BTreeMap<&'static str, String>,
+    /// Nodes of this hive that stay in another epoch.
+    pub apart: std::collections::BTreeSet<PeerId>,
     /// When the state last moved, and the index it reached.
     pub applied: (u64, u64),
     /// Nodes that registered over HTTP from other subnets, newest last.
@@ -368,6 +372,8 @@ impl Shared {
         }
         let patience_ms = 5_000;
         self.soft(|soft| match soft.liveness.get(peer) {
+            // It lives, and not in this history: nothing that is committed here reaches it.
+            _ if soft.apart.contains(peer) => MemberState::Down,
             Some(liveness) => liveness.state,
             None if now_ms().saturating_sub(self.me.started_ms) < patience_ms => MemberState::Suspect,
             None => MemberState::Down,

@@ -21,12 +21,12 @@ use super::preparing::Prepared;
 use super::shared::{Me, Shared, Soft};
 use super::{
     Agent, EVENTS_MAX, Event, Inputs, blobs, certificates, control, events, history, keys, peers, serving, staging,
-    syncing, web_settings,
+    state_dir, syncing, web_settings,
 };
 use crate::blobs::{BlobStore, exchange, unpack};
 use crate::clock::now_ms;
 use crate::config::{Config, LegacyMode as ConfiguredLegacy, TlsMode};
-use crate::consensus::{Consensus, Identity as ConsensusIdentity, Options as ConsensusOptions};
+use crate::consensus::{Consensus, ConsensusError, Identity as ConsensusIdentity, Options as ConsensusOptions};
 use crate::discovery::{BeaconContent, Discovery, Heard, LegacyMode, Options as DiscoveryOptions, interfaces};
 use crate::engine::id::Sha256Hash;
 use crate::engine::member::Inventory;
@@ -103,31 +103,43 @@ pub fn run(prepared: Prepared) -> Ended {
 }
 
 fn failed(error: &anyhow::Error) -> Ended {
-    let hint = space::is_disk_full(error.as_ref())
-        .then_some("the disk is full: free some space (df -h), then start hive again");
+    let hint = if space::is_disk_full(error.as_ref()) {
+        Some("the disk is full: free some space (df -h), then start hive again")
+    } else if error.chain().any(is_damage) {
+        Some("a file is damaged: hive db check says which, and what to do")
+    } else {
+        None
+    };
     tracing::error!(error = %format!("{error:#}"), hint, "the agent ends");
     Ended::Failed
+}
+
+fn is_damage(cause: &(dyn std::error::Error + 'static)) -> bool {
+    match cause.downcast_ref::<ConsensusError>() {
+        // It says what its cause says, and is no cause itself.
+        Some(ConsensusError::Store(error)) => crate::store::is_damage(error),
+        Some(_) | None => crate::store::is_damage(cause),
+    }
 }
 
 /// One agent per state directory; the lock goes with the process.
 fn lock_state_dir(directory: &Path) -> anyhow::Result<File> {
     fs::create_dir_all(directory)
         .with_context(|| format!("Failed to make the state directory {}", directory.display()))?;
-    let path = directory.join("agent.lock");
-    let file = File::options()
-        .create(true)
-        .truncate(false)
-        .write(true)
-        .open(&path)
-        .with_context(|| format!("Failed to open {}", path.display()))?;
-    match rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive) {
-        Ok(()) => Ok(file),
-        Err(rustix::io::Errno::WOULDBLOCK) => bail!(
+    let taken = state_dir::lock(directory).with_context(|| format!("Failed to lock {}", directory.display()))?;
+    let Some(lock) = taken else {
+        bail!(
             "another agent uses the state directory {}; stop it, or choose another with --state-dir",
             directory.display()
-        ),
-        Err(error) => Err(error).with_context(|| format!("Failed to lock {}", path.display())),
+        )
+    };
+    if let Some(origin) = state_dir::unfinished(directory) {
+        bail!(
+            "a restore into the state directory {} was broken off half-way; run it again: hive restore {origin}",
+            directory.display()
+        );
     }
+    Ok(lock)
 }
 
 fn bind_web(config: &Config, wire: &Wire, tls: Option<web::Tls>) -> anyhow::Result<(web::Bound, SocketAddr)> {
@@ -183,6 +195,7 @@ async fn start(prepared: Prepared, agent_log: AgentLog) -> anyhow::Result<()> {
         definitions: Mutex::new(prepared.definitions),
         soft: RwLock::new(Soft { isolation: executor.capabilities().notes.clone(), ..Soft::default() }),
         leases: Mutex::new(None),
+        promise: super::epochs::Promise::default(),
         legacy: super::legacy::Memory::default(),
         sql: super::sql::Desk::default(),
         console: super::console::open(&config, agent_log),

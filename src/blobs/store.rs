@@ -380,7 +380,7 @@ pub(super) async fn blocking<T: Send + 'static>(
     }
 }
 
-fn hash_reader(source: &mut impl Read) -> io::Result<Sha256Hash> {
+pub(super) fn hash_reader(source: &mut impl Read) -> io::Result<Sha256Hash> {
     let mut hasher = Sha256::new();
     let mut buffer = vec![0u8; COPY_BYTES];
     loop {

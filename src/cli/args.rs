@@ -7,7 +7,9 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use super::admin_args::{AdminVerb, AuditArgs};
 use super::agent_args::AgentArgs;
+use super::backup_args::{BackupArgs, DbVerb, RestoreArgs};
 use super::console::{ExecArgs, NodeLogArgs, RecordingVerb};
+use super::demo::TryArgs;
 use super::farm_args::{ControlArgs, DroneVerb, EventsArgs, HistoryArgs, ImportArgs, SessionVerb};
 use super::sql::SqlArgs;
 use super::wire::WireArgs;
@@ -135,6 +137,15 @@ pub(crate) enum Command {
         /// Do not ask.
         #[arg(long)]
         yes: bool,
+    },
+    /// Write what the hive knows (jobs, history, members, decisions) into a file.
+    Backup(BackupArgs),
+    /// Begin a new hive on this machine with what a backup holds.
+    Restore(RestoreArgs),
+    /// The databases of this node: look for damage, set one aside.
+    Db {
+        #[command(subcommand)]
+        verb: DbVerb,
     },
     /// The secret that all nodes of a hive share.
     Secret {
@@ -576,20 +587,6 @@ pub(crate) enum ConfigVerb {
     Reference,
     /// Print a configuration file with every setting at its default.
     Example,
-}
-
-/// `hive try …`
-#[derive(Debug, Args)]
-pub(crate) struct TryArgs {
-    /// End when the demonstration is over instead of waiting for Enter.
-    #[arg(long)]
-    pub(crate) no_wait: bool,
-    /// Keep the directory with states and logs.
-    #[arg(long)]
-    pub(crate) keep: bool,
-    /// Where to put states and logs; a new temporary directory when left out.
-    #[arg(long, value_name = "DIR")]
-    pub(crate) dir: Option<PathBuf>,
 }
 
 #[cfg(test)]

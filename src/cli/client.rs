@@ -248,6 +248,12 @@ impl Client {
         self.begin_with(Method::POST, path, body, ANSWER_TIMEOUT, None).await
     }
 
+    /// Asks for a file that is made before the first byte of it comes.
+    pub(crate) async fn made_file(&self, path: &str, limit: Duration) -> ApiResult<Download> {
+        let body = Full::new(Bytes::from_static(b"{}")).map_err(|never| match never {}).boxed_unsync();
+        self.begin_with(Method::POST, path, body, limit, Some(DOWNLOAD_SILENCE)).await
+    }
+
     async fn begin(&self, path: &str, limit: Duration, silence: Option<Duration>) -> ApiResult<Download> {
         self.begin_with(Method::GET, path, empty(), limit, silence).await
     }

@@ -9,10 +9,10 @@ use std::io::IsTerminal as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use clap::Args;
 use serde_json::json;
 use uuid::Uuid;
 
-use super::args::TryArgs;
 use super::client::{Client, segment};
 use super::output::{Failure, Outcome, Ui};
 use super::text::{bytes, clean, duration};
@@ -27,6 +27,20 @@ mod node;
 mod package;
 
 use node::Node;
+
+/// `hive try …`
+#[derive(Debug, Args)]
+pub(crate) struct TryArgs {
+    /// End when the demonstration is over instead of waiting for Enter.
+    #[arg(long)]
+    pub(crate) no_wait: bool,
+    /// Keep the directory with states and logs.
+    #[arg(long)]
+    pub(crate) keep: bool,
+    /// Where to put states and logs; a new temporary directory when left out.
+    #[arg(long, value_name = "DIR")]
+    pub(crate) dir: Option<PathBuf>,
+}
 
 /// Nodes that start together.
 const FIRST: usize = 3;

@@ -8,6 +8,7 @@ use super::text::{
 use crate::api::{Explanation, Identity, MemberState, PeersFile, QueueStatus, RecoverReport, Status, words};
 
 pub(crate) mod access;
+pub(crate) mod backup;
 pub(crate) mod farm;
 pub(crate) mod jobs;
 

@@ -57,7 +57,7 @@ pub(super) async fn reconcile(core: &Core) -> Result<(), ConsensusError> {
     Ok(())
 }
 
-fn first_entry(at: LogPoint, batch: &Batch) -> Result<RawEntry, ConsensusError> {
+pub(super) fn first_entry(at: LogPoint, batch: &Batch) -> Result<RawEntry, ConsensusError> {
     let bytes = encode(batch).map_err(ConsensusError::Stored)?;
     let payload = EntryPayload::Normal(EncodedBatch(bytes.into()));
     codec::entry_to_raw(&Entry { log_id: codec::log_id(at), payload }).map_err(ConsensusError::Stored)
@@ -72,9 +72,18 @@ fn try_founding(batch: &Batch) -> Result<(), ConsensusError> {
     }
 }
 
-fn new_raft_id() -> RaftId {
+pub(super) fn new_raft_id() -> RaftId {
     // 0 is what an unset field would be.
     rand::random::<u64>().max(1)
+}
+
+/// The entry that makes a node the only voter.
+pub(super) fn alone(peer_id: &PeerId, at: LogPoint, raft_id: RaftId) -> Result<RawEntry, ConsensusError> {
+    let node = RaftNode { peer_id: peer_id.clone() };
+    let membership = Membership::new(vec![[raft_id].into()], std::collections::BTreeMap::from([(raft_id, node)]))
+        .map_err(|error| ConsensusError::Raft(error.to_string()))?;
+    let entry = Entry { log_id: codec::log_id(at), payload: EntryPayload::Membership(membership) };
+    codec::entry_to_raw(&entry).map_err(ConsensusError::Stored)
 }
 
 impl Consensus {
@@ -155,11 +164,7 @@ impl Consensus {
     }
 
     fn alone(&self, at: LogPoint, raft_id: RaftId) -> Result<RawEntry, ConsensusError> {
-        let node = RaftNode { peer_id: self.inner.core.identity.peer_id.clone() };
-        let membership = Membership::new(vec![[raft_id].into()], std::collections::BTreeMap::from([(raft_id, node)]))
-            .map_err(|error| ConsensusError::Raft(error.to_string()))?;
-        let entry = Entry { log_id: codec::log_id(at), payload: EntryPayload::Membership(membership) };
-        codec::entry_to_raw(&entry).map_err(ConsensusError::Stored)
+        alone(&self.inner.core.identity.peer_id, at, raft_id)
     }
 
     /// Starts Raft as the only voter of a log that was just made, and waits until `index` is applied.

@@ -106,7 +106,7 @@ pub struct Replica {
     inner: Arc<Inner>,
 }
 
-fn load_state(path: &Path, meta: &HiveMeta, rows: hive_db::Rows) -> Result<State, StoreError> {
+pub(super) fn load_state(path: &Path, meta: &HiveMeta, rows: hive_db::Rows) -> Result<State, StoreError> {
     let damaged = |what: String| StoreError::Damaged { path: path.to_owned(), what };
     let state = State::from_rows(rows).map_err(|error| damaged(error.to_string()))?;
     if meta.applied.is_some() && state.chain() != meta.chain {
@@ -153,7 +153,7 @@ struct BatchVersion {
     version: u16,
 }
 
-fn decode_batch(index: u64, bytes: &[u8]) -> Result<Batch, Halt> {
+pub(super) fn decode_batch(index: u64, bytes: &[u8]) -> Result<Batch, Halt> {
     let why = match decode::<Batch>(bytes) {
         Ok(batch) if batch.version == ENVELOPE_VERSION => return Ok(batch),
         Ok(Batch { version, .. }) => unknown_version(version),
@@ -412,6 +412,18 @@ impl Replica {
         Ok(file)
     }
 
+    /// A copy of the state in a file, as it is after everything applied so far.
+    pub(crate) async fn backup(&self) -> Result<Arc<SnapshotFile>, StoreError> {
+        self.snapshot(self.applied()).await
+    }
+
+    /// Directory and bytes of the state's file.
+    pub(crate) fn file(&self) -> (PathBuf, u64) {
+        let path = self.inner.directory.join(hive_db::FILE);
+        let bytes = fs::metadata(&path).map_or(0, |metadata| metadata.len());
+        (self.inner.directory.clone(), bytes)
+    }
+
     /// Replaces the state by that of a snapshot file, durable when this returns. An older one changes nothing.
     pub(crate) async fn install(&self, file: &Path) -> Result<(), StoreError> {
         let path = file.to_owned();
@@ -449,7 +461,7 @@ impl SnapshotFile {
 }
 
 /// Length and SHA-256 of a file.
-pub(crate) fn hash_file(path: &Path) -> io::Result<(u64, [u8; 32])> {
+pub fn hash_file(path: &Path) -> io::Result<(u64, [u8; 32])> {
     let mut file = fs::File::open(path)?;
     let mut hasher = Sha256::new();
     let mut buffer = vec![0; 64 << 10];

@@ -185,6 +185,15 @@ pub enum Command {
         /// The level.
         level: u32,
     },
+    /// `hive restore`: a new hive goes on from the state of another one, which its backup holds. First command of that hive.
+    BeginHive {
+        /// The new hive.
+        hive_id: HiveId,
+        /// Its first epoch; follows that of the backup.
+        epoch: Epoch,
+        /// Its first and only member.
+        founder: MemberInfo,
+    },
     /// `hive recover`: history goes on under a new epoch.
     BeginEpoch {
         /// The new epoch.

@@ -316,7 +316,10 @@ pub fn childless(state: &State, is_current: bool) -> bool {
         return false;
     }
     let members = state.members().filter(|member| !member.left).count();
-    let acknowledged = state.jobs_len() > 0 || state.sessions().next().is_some() || state.tokens().next().is_some();
+    // What was recovered or restored has a past, also where nothing of it is left in memory.
+    let goes_on = state.epoch().is_some_and(|epoch| epoch.counter > 1);
+    let acknowledged =
+        goes_on || state.jobs_len() > 0 || state.sessions().next().is_some() || state.tokens().next().is_some();
     members <= 1 && !acknowledged
 }
 

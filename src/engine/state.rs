@@ -9,8 +9,8 @@
 //!
 //! The state is a set of rows (table, key, canonical CBOR); [`State`] is that set decoded, with indexes. Every replica that
 //! applied the same entries holds the same rows and the same [`chain`](State::chain). Rules of members are in `members`, of
-//! roles in `roles`, of drones of the Python swarm in `legacy`, of the queue in `queue`, `sessions`, `gates` and `reports`, of operators in `control`, of keys
-//! in `access`, of what people had done in `audit`, of retries in `origins`. Never done here: reading a clock, choosing
+//! roles in `roles`, of drones of the Python swarm in `legacy`, of the queue in `queue`, `sessions`, `gates` and `reports`, of operators in `control`, of a
+//! hive that goes on from a backup in `restoring`, of keys in `access`, of what people had done in `audit`, of retries in `origins`. Never done here: reading a clock, choosing
 //! who builds what, or writing anything anywhere.
 //!
 //! Jobs that are over stay in memory while they are among the newest [`TERMINAL_KEPT`]; then they become
@@ -18,6 +18,7 @@
 
 mod access;
 mod audit;
+mod checking;
 mod control;
 mod drones;
 mod events;
@@ -31,6 +32,7 @@ mod packages;
 mod queue;
 mod read;
 mod reports;
+mod restoring;
 mod roles;
 mod rows;
 mod sessions;
@@ -332,6 +334,7 @@ impl State {
             Command::Audit { note, once } => self.note_act(context, note, once),
             Command::KeepAnswer { key, answer } => self.keep_answer(key, answer),
             Command::RaiseFeatureLevel { level } => self.raise_feature_level(level),
+            Command::BeginHive { hive_id, epoch, founder } => self.begin_hive(context, hive_id, epoch, founder),
             Command::BeginEpoch { epoch } => self.begin_epoch(epoch),
         }
     }

@@ -19,7 +19,7 @@ pub const EVENTS_MAX: u64 = 300_000;
 /// How long they are kept, milliseconds: a week.
 pub const AGE_MAX_MS: u64 = 7 * 86_400_000;
 
-const MIGRATIONS: Migrations = &[
+pub(super) const MIGRATIONS: Migrations = &[
     "CREATE TABLE events(id INTEGER PRIMARY KEY, at INTEGER NOT NULL, kind TEXT NOT NULL, drone TEXT, value TEXT NOT NULL) STRICT;
      CREATE TABLE hive(id BLOB PRIMARY KEY) STRICT, WITHOUT ROWID;",
     // For the waveform: how many of which kind there were when, without reading them.

@@ -14,6 +14,7 @@
 
 use std::collections::BTreeMap;
 use std::fs::File;
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -22,7 +23,7 @@ use std::time::Duration;
 use rusqlite::{Connection, OpenFlags, OptionalExtension as _, params};
 use serde::{Deserialize, Serialize};
 
-use super::database::{BUSY_TIMEOUT, Database, Done, Durability, Migrations};
+use super::database::{self, BUSY_TIMEOUT, Database, Done, Durability, Migrations};
 use super::raft_db::LogPoint;
 use super::space::measure;
 use super::{FatalHook, StoreError, sync_directory};
@@ -51,7 +52,8 @@ const CACHE_KIB: i64 = 16 << 10;
 /// Pages of the write-ahead log after which they are moved into the file: the same page is mostly changed many times before.
 const CHECKPOINT_PAGES: u32 = 4_000;
 
-const MIGRATIONS: Migrations = &["CREATE TABLE kv(tbl INTEGER NOT NULL, key BLOB NOT NULL, value BLOB NOT NULL,
+pub(super) const MIGRATIONS: Migrations =
+    &["CREATE TABLE kv(tbl INTEGER NOT NULL, key BLOB NOT NULL, value BLOB NOT NULL,
          PRIMARY KEY(tbl, key)) STRICT, WITHOUT ROWID;
      CREATE TABLE meta(key TEXT PRIMARY KEY, value BLOB NOT NULL) STRICT, WITHOUT ROWID;
      CREATE TABLE points(idx INTEGER PRIMARY KEY, term INTEGER NOT NULL, chain BLOB NOT NULL) STRICT;"];
@@ -135,7 +137,7 @@ fn read_meta(path: &Path, connection: &Connection) -> Result<HiveMeta, StoreErro
     bytes.map_or_else(|| Ok(HiveMeta::default()), |bytes| decode(&bytes).map_err(|error| damaged(path, error)))
 }
 
-fn read_rows(path: &Path, connection: &Connection) -> Result<Rows, StoreError> {
+pub(super) fn read_rows(path: &Path, connection: &Connection) -> Result<Rows, StoreError> {
     let read = || -> rusqlite::Result<Rows> {
         let mut statement = connection
             .prepare("SELECT tbl, key, CASE tbl WHEN ?1 THEN x'' ELSE value END FROM kv ORDER BY tbl, key")?;
@@ -205,6 +207,43 @@ fn open_snapshot(path: &Path) -> Result<Connection, StoreError> {
         return Err(StoreError::Newer { path: path.to_owned(), found, known });
     }
     Ok(connection)
+}
+
+/// Copies a database that may be in use into a file that is not there yet, and says what the copy stands for.
+pub fn copy_to(from: &Path, to: &Path) -> Result<HiveMeta, StoreError> {
+    // Before SQLite would make it for everybody to read.
+    let made = std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(to);
+    made.map_err(|error| StoreError::io("create", to, error))?;
+    let copy = || -> Result<HiveMeta, StoreError> {
+        let source = open_snapshot(from)?;
+        source.busy_timeout(BUSY_TIMEOUT).map_err(StoreError::sqlite(from))?;
+        let mut target = Connection::open(to).map_err(StoreError::sqlite(to))?;
+        // Nobody needs it after a crash, so nothing is journalled or synced on the way; whoever keeps it syncs it.
+        target.pragma_update(None, "synchronous", "OFF").map_err(StoreError::sqlite(to))?;
+        {
+            let backup = rusqlite::backup::Backup::new(&source, &mut target).map_err(StoreError::sqlite(from))?;
+            backup.step(-1).map_err(StoreError::sqlite(from))?;
+        }
+        // One self-contained file: no side files that would have to travel with it.
+        target.query_row("PRAGMA journal_mode = DELETE", [], |_| Ok(())).map_err(StoreError::sqlite(to))?;
+        read_meta(to, &target)
+    };
+    copy().inspect_err(|_| {
+        let _ = std::fs::remove_file(to);
+    })
+}
+
+/// Makes a copy stand for something else, durably. Its rows stay as they are.
+pub fn adopt(copy: &Path, meta: &HiveMeta) -> Result<(), StoreError> {
+    let bytes = encode(meta).map_err(|error| damaged(copy, error))?;
+    let connection = database::connect(copy, Durability::Full, MIGRATIONS)?;
+    let adopt = || {
+        write_meta(&connection, &bytes)?;
+        connection.query_row("PRAGMA journal_mode = DELETE", [], |_| Ok(()))
+    };
+    adopt().map_err(StoreError::sqlite(copy))?;
+    connection.close().map_err(|(_, error)| StoreError::sqlite(copy)(error))?;
+    File::open(copy).and_then(|file| file.sync_all()).map_err(|error| StoreError::io("sync", copy, error))
 }
 
 /// What a snapshot file stands for, and its rows.
@@ -326,26 +365,12 @@ impl HiveDb {
         self.fatal.call(&format!("{error}: {cause}"));
     }
 
-    /// Writes a copy of the database as it is after everything applied before, and says what it stands for.
+    /// Writes a copy of the database as it is after everything applied before, and says what it stands for. It is made over a connection
+    /// of its own, which sees one moment however long it takes: the writer goes on meanwhile.
     pub async fn backup(&self, target: &Path) -> Result<HiveMeta, StoreError> {
-        self.submit().await?;
-        let path = target.to_owned();
-        self.db
-            .exclusive(move |connection| {
-                let copy = || -> rusqlite::Result<Connection> {
-                    let mut target = Connection::open(&path)?;
-                    {
-                        let backup = rusqlite::backup::Backup::new(connection, &mut target)?;
-                        backup.step(-1)?;
-                    }
-                    // One self-contained file: no side files that would have to travel with it.
-                    target.query_row("PRAGMA journal_mode = DELETE", [], |_| Ok(()))?;
-                    Ok(target)
-                };
-                let copied = copy().map_err(StoreError::sqlite(&path))?;
-                read_meta(&path, &copied)
-            })
-            .await?
+        self.flush().await?;
+        let (from, to) = (self.db.path().to_owned(), target.to_owned());
+        tokio::task::spawn_blocking(move || copy_to(&from, &to)).await.map_err(|_| StoreError::Closed)?
     }
 
     /// Replaces all rows by those of a snapshot file, in one transaction, durable when this returns. The rows go from file to file.

@@ -13,7 +13,7 @@ pub const FILE: &str = "outbox.db";
 /// Most records that wait; a node that makes more results than this without a quorum has to stop building.
 pub const RECORDS_MAX: u32 = 10_000;
 
-const MIGRATIONS: Migrations = &[
+pub(super) const MIGRATIONS: Migrations = &[
     "CREATE TABLE outbox(seq INTEGER PRIMARY KEY AUTOINCREMENT, key TEXT NOT NULL UNIQUE, value BLOB NOT NULL) STRICT;",
 ];
 

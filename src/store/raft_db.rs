@@ -19,7 +19,8 @@ use crate::transport::{decode, encode};
 /// Name of the file in the state directory.
 pub const FILE: &str = "raft.db";
 
-const MIGRATIONS: Migrations = &["CREATE TABLE meta(key TEXT PRIMARY KEY, value BLOB NOT NULL) STRICT, WITHOUT ROWID;
+pub(super) const MIGRATIONS: Migrations =
+    &["CREATE TABLE meta(key TEXT PRIMARY KEY, value BLOB NOT NULL) STRICT, WITHOUT ROWID;
      CREATE TABLE log(idx INTEGER PRIMARY KEY, term INTEGER NOT NULL, entry BLOB NOT NULL) STRICT;"];
 
 /// Where a Raft directory lives. It must not live anywhere else.

@@ -15,6 +15,7 @@ use futures::StreamExt as _;
 use futures::future::BoxFuture;
 use sha2::{Digest as _, Sha256};
 
+mod backup;
 mod data;
 
 use super::node::{

@@ -14,6 +14,7 @@ use bytes::Bytes;
 use futures::future::BoxFuture;
 use futures::stream::BoxStream;
 
+use super::backup::BackupApi;
 use super::data::DataApi;
 use crate::api::legacy::{Call, QueueRequest, Queued, Registered, Registration, Told};
 use crate::api::{
@@ -288,7 +289,7 @@ pub struct StagedFile {
 }
 
 /// Everything that can be asked of a node over HTTP.
-pub trait NodeApi: DataApi + LiveApi + PeopleApi + ReplayApi + Send + Sync + 'static {
+pub trait NodeApi: BackupApi + DataApi + LiveApi + PeopleApi + ReplayApi + Send + Sync + 'static {
     /// Where the node stands in the log. Cheap: every answer carries it.
     fn log(&self) -> LogStatus;
     /// Fine when the node is a member with its state applied, else why not. Cheap.

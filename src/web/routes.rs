@@ -23,8 +23,8 @@ use super::capture::{Capture, capture};
 use super::node::JobQuery;
 use super::open::{OnlySummary, Shown, shown, summarised};
 use super::{
-    Context, app, badge, bootstrap, browse, console, data, farm, guard, hive, legacy, logs, openapi, page, people,
-    reads, replay, session, terminal, tls, wire,
+    Context, app, backup, badge, bootstrap, browse, console, data, farm, guard, hive, legacy, logs, openapi, page,
+    people, reads, replay, session, terminal, tls, wire,
 };
 use crate::api::{AddressClaim, ApiError, CancelRequest, ErrorCode, RecoverRequest, SubmitRequest};
 use crate::engine::access::Scope;
@@ -280,6 +280,8 @@ fn guarded() -> Vec<Route> {
         read("/api/v2/audit", Key(Admin), get(people::audit)).tagged(),
         read("/api/v2/audit/check", Key(Admin), get(people::check_audit)),
         write("/api/v2/addresses", Local, post(claim_address)).recorded(Record::Late),
+        // Also without a quorum: that is when people want one.
+        files(Method::POST, "/api/v2/backup", Local, post(backup::backup)).recorded(Record::Late),
         write("/api/v2/recover", Local, post(recover)).recorded(Record::Late),
     ]
 }

@@ -43,6 +43,9 @@ impl State {
     pub(super) fn clue(&self, command: &Command) -> Option<Clue> {
         Some(match command {
             Command::Found { founder, .. } => Clue::new(EventKind::Hive, "the hive was founded").node(&founder.peer_id),
+            Command::BeginHive { founder, .. } => {
+                Clue::new(EventKind::Hive, "the hive goes on from a backup").node(&founder.peer_id)
+            }
             Command::BeginEpoch { epoch } => Clue::new(EventKind::Hive, format!("epoch {} began", epoch.counter)),
             Command::Admit { member } => {
                 let known = self.members.get(&member.peer_id).is_some_and(|known| !known.left);

@@ -71,6 +71,14 @@ impl Members {
         }
     }
 
+    /// All of them have left, and none of them founded this hive.
+    pub(super) fn part_with_all(&mut self) {
+        for member in self.members.values_mut() {
+            (member.left, member.founder, member.raft_id) = (true, false, None);
+        }
+        self.names.clear();
+    }
+
     pub(super) fn row_keys(&self) -> impl Iterator<Item = RowKey> {
         let members = self.members.keys().cloned().map(RowKey::Member);
         members.chain(self.raft_ids.keys().copied().map(RowKey::RaftId))

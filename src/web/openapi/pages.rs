@@ -279,6 +279,12 @@ pub(super) const PAGES: &[Page] = &[
         .query(&[("before", "only before the entry with this number"), LIMIT]),
     get::<AuditCheck>("/api/v2/audit/check", "Whether the audit log is what was written."),
     post::<AddressClaim, AddressClaim>("/api/v2/addresses", "Adds an address to an interface of this machine."),
+    page(
+        "POST",
+        "/api/v2/backup",
+        "The replicated state at one moment, as a file.",
+        Gives::Bytes("application/octet-stream"),
+    ),
     post::<RecoverRequest, RecoverReport>(
         "/api/v2/recover",
         "Begins a new epoch after the majority of the voters was lost for good.",
