@@ -69,6 +69,9 @@ mod voters;
 mod web_settings;
 mod wire;
 
+#[cfg(test)]
+mod fuzz;
+
 pub use preparing::{Prepared, check, prepare};
 pub(crate) use startup::exec_options;
 pub use startup::{Ended, run};

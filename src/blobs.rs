@@ -42,3 +42,6 @@ impl Default for Options {
         }
     }
 }
+
+#[cfg(test)]
+mod fuzz;

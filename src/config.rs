@@ -410,4 +410,6 @@ pub struct Entry {
 }
 
 #[cfg(test)]
+mod fuzz;
+#[cfg(test)]
 mod tests;

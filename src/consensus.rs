@@ -47,6 +47,9 @@ mod transfer;
 mod types;
 mod voters;
 
+#[cfg(test)]
+mod fuzz;
+
 use self::core::{Core, Tasks};
 pub use self::lifecycle::Claim;
 pub use self::replica::{RaftMember, Replica, ReplicaStatus};

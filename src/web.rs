@@ -161,3 +161,5 @@ impl Context {
 
 #[cfg(test)]
 pub(crate) mod fake;
+#[cfg(test)]
+mod fuzz;

@@ -149,7 +149,7 @@ struct BatchVersion {
     version: u16,
 }
 
-fn decode_batch(index: u64, bytes: &[u8]) -> Result<Batch, Halt> {
+pub(super) fn decode_batch(index: u64, bytes: &[u8]) -> Result<Batch, Halt> {
     let why = match decode::<Batch>(bytes) {
         Ok(batch) if batch.version == ENVELOPE_VERSION => return Ok(batch),
         Ok(Batch { version, .. }) => unknown_version(version),

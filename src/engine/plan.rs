@@ -35,6 +35,9 @@ pub const PACKAGES_MAX: usize = 100_000;
 /// Most flags of one package.
 const USES_MAX: usize = 4_096;
 
+/// Most jobs that binary packages of one plan stand for, all of them together; a real plan of a thousand packages has a few thousand.
+const STOOD_FOR_MAX: usize = 1_000_000;
+
 /// A resolution's result.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -150,11 +153,17 @@ impl Plan {
     pub fn jobs(&self, session: SessionId, resolution: &JobSpec) -> Result<Vec<JobSpec>, PlanError> {
         // What stands for a package in `depends_on`: its own job, or those behind a binary package, which needs them, too.
         let mut stands_for: Vec<BTreeSet<JobId>> = Vec::with_capacity(self.packages.len());
+        let mut stood_for = 0;
         let mut jobs = Vec::new();
         for (position, planned) in self.packages.iter().enumerate() {
             let needed = planned.needs.iter().filter_map(|need| stands_for.get(usize::try_from(*need).ok()?));
             let needed: BTreeSet<JobId> = needed.flatten().copied().collect();
             if planned.kind == PlannedKind::Binary {
+                // Each has a set of its own, so a few bytes per package would become gigabytes.
+                stood_for += needed.len();
+                if stood_for > STOOD_FOR_MAX {
+                    return Err(PlanError::Package { position, problem: "needs, with the others, too many jobs" });
+                }
                 stands_for.push(needed);
                 continue;
             }

@@ -17,6 +17,9 @@ mod contents;
 mod decompress;
 mod tarball;
 
+#[cfg(test)]
+mod fuzz;
+
 use std::io;
 
 /// Caps of one check.

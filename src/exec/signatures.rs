@@ -159,6 +159,8 @@ fn verdict(part: &str, status: &str, succeeded: bool) -> Result<(), SignatureErr
 }
 
 #[cfg(test)]
+mod fuzz;
+#[cfg(test)]
 mod tests {
     use super::*;
     use crate::exec::format::Caps;

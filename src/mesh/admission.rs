@@ -9,6 +9,8 @@
 //! deciding who is a *member*; that is the replicated state's, and the policy hook's from outside.
 
 pub(crate) mod challenge;
+#[cfg(test)]
+mod fuzz;
 pub(crate) mod gate;
 
 use std::fmt;
