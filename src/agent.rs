@@ -69,9 +69,6 @@ mod voters;
 mod web_settings;
 mod wire;
 
-#[cfg(test)]
-mod fuzz;
-
 pub use preparing::{Prepared, check, prepare};
 pub(crate) use startup::exec_options;
 pub use startup::{Ended, run};
@@ -482,3 +479,6 @@ where
 {
     result.with_context(|| format!("Failed to start {what}"))
 }
+
+#[cfg(test)]
+mod fuzz;

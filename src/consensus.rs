@@ -47,9 +47,6 @@ mod transfer;
 mod types;
 mod voters;
 
-#[cfg(test)]
-mod fuzz;
-
 use self::core::{Core, Tasks};
 pub use self::lifecycle::Claim;
 pub use self::replica::{RaftMember, Replica, ReplicaStatus};
@@ -328,3 +325,6 @@ impl Consensus {
         drop(self.inner.stop.lock().unwrap_or_else(PoisonError::into_inner).take());
     }
 }
+
+#[cfg(test)]
+mod fuzz;

@@ -21,8 +21,8 @@ const CPU_MAX_MS: i64 = 2_000;
 /// Inputs grow no longer than this by mutation, bytes.
 const INPUT_MAX: usize = 64 << 10;
 
-/// Memory that one input may take beyond what was there, bytes: what a decoder of small things needs.
-pub(crate) const SMALL: u64 = 1 << 20;
+/// Memory that one input may take beyond what was there, bytes: decoders take a list's announced length for true up to 1 MiB.
+pub(crate) const SMALL: u64 = 4 << 20;
 
 /// One change of an input. Numbers pick places by remainder, so that each of them means something.
 #[derive(Clone, Debug, TypeGenerator)]
@@ -70,6 +70,8 @@ enum Change {
 #[derive(Clone, Debug, TypeGenerator)]
 struct Mutated {
     of: u8,
+    /// Most inputs are changed a little: what is changed everywhere is refused at its first byte.
+    depth: u8,
     changes: Vec<Change>,
 }
 
@@ -92,7 +94,7 @@ impl Mutated {
     fn apply(&self, corpus: &[Vec<u8>]) -> Vec<u8> {
         let pick = |which: u8| corpus.get(usize::from(which) % corpus.len().max(1)).cloned().unwrap_or_default();
         let mut bytes = pick(self.of);
-        for change in self.changes.iter().take(12) {
+        for change in self.changes.iter().take(1 + usize::from(self.depth % 8) / 2) {
             let place = |at: u16| usize::from(at) % (bytes.len() + 1);
             match change {
                 Change::Set { at, to } => {
@@ -219,6 +221,13 @@ pub(crate) fn cbor<T: Serialize + DeserializeOwned>(bytes: &[u8]) -> bool {
     let again: T = transport::decode(&once).expect("what is sent on is taken");
     assert_eq!(transport::encode(&again).expect("encodes"), once);
     true
+}
+
+/// A directory of its own, in memory where there is such a place: thousands are made.
+pub(crate) fn scratch() -> tempfile::TempDir {
+    let memory = Path::new("/dev/shm");
+    let made = if memory.is_dir() { tempfile::tempdir_in(memory) } else { tempfile::tempdir() };
+    made.expect("temporary directory")
 }
 
 /// Encodes a message for a corpus.

@@ -7,7 +7,7 @@ use super::archive::archive;
 use super::exchange::{Request, Response};
 use super::unpack::{Caps, UnpackError, unpack};
 use crate::engine::id::Sha256Hash;
-use crate::fuzzing::{SMALL, attack, cbor, made};
+use crate::fuzzing::{SMALL, attack, cbor, made, scratch};
 
 /// Names below a directory with what they are: content, link, or directory.
 fn tree(root: &Path) -> BTreeMap<PathBuf, String> {
@@ -32,7 +32,7 @@ fn tree(root: &Path) -> BTreeMap<PathBuf, String> {
 }
 
 fn sources() -> Vec<u8> {
-    let directory = tempfile::tempdir().expect("temporary directory");
+    let directory = scratch();
     std::fs::create_dir_all(directory.path().join("a/b")).expect("makes");
     std::fs::write(directory.path().join("a/b/file"), b"content").expect("writes");
     std::fs::write(directory.path().join("build.sh"), b"make\n").expect("writes");
@@ -47,7 +47,7 @@ fn sources() -> Vec<u8> {
 fn source_archive() {
     let caps = Caps { entries_max: 200, bytes_max: 1 << 20 };
     attack("source_archive", vec![sources()], 8 * SMALL, move |bytes| {
-        let place = tempfile::tempdir().expect("temporary directory");
+        let place = scratch();
         let inside = place.path().join("inside");
         std::fs::create_dir(&inside).expect("makes");
         let unpacked = unpack(bytes, &inside, caps);

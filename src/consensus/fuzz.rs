@@ -15,7 +15,7 @@ use crate::engine::control::Control;
 use crate::engine::id::{Epoch, EpochId, HiveId, JobId, PeerId, SessionId, Sha256Hash, UnixMillis};
 use crate::engine::job::{JobSpec, Source, Work};
 use crate::engine::state::State;
-use crate::fuzzing::{SMALL, attack, cbor, made};
+use crate::fuzzing::{SMALL, attack, cbor, made, scratch};
 use crate::store::raft_db::{LogPoint, RawEntry};
 
 fn batch(commands: &[Command]) -> Vec<u8> {
@@ -201,7 +201,7 @@ fn snapshot_stream() {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
     let runtime = std::panic::AssertUnwindSafe(runtime);
     attack("snapshot_stream", vec![honest], 4 * SMALL, |bytes| {
-        let directory = tempfile::tempdir().expect("temporary directory");
+        let directory = scratch();
         let received = runtime.block_on(async {
             let (mut near, mut far) = tokio::io::duplex(256 << 10);
             tokio::io::AsyncWriteExt::write_all(&mut far, bytes).await.expect("fits");

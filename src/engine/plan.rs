@@ -297,4 +297,22 @@ mod tests {
         let elsewhere = plan.jobs(SessionId(uuid::Uuid::from_u128(6)), &resolution).expect("good");
         assert_ne!(elsewhere[0].id, jobs[0].id);
     }
+
+    /// Two thousand binary packages, each of which would stand for the same five hundred jobs with a set of its own.
+    #[test]
+    fn a_small_plan_does_not_become_gigabytes() {
+        let binary = |needs: &[u32]| Planned { kind: PlannedKind::Binary, ..planned("dev-libs/b", needs) };
+        let mut packages: Vec<Planned> = (0..500).map(|_| planned("dev-libs/a", &[])).collect();
+        packages.push(binary(&(0..500).collect::<Vec<u32>>()));
+        packages.extend((500..3_000).map(|before| binary(&[before])));
+        let work = Work::Resolve { targets: vec!["app-misc/d".to_owned()], empty_tree: false };
+        let resolution = JobSpec::new(JobId(uuid::Uuid::from_u128(1)), "app-misc/d", work);
+        let session = SessionId(uuid::Uuid::from_u128(5));
+        let whole = plan(packages.clone());
+        assert_eq!(whole.check(), Ok(()));
+        let error = whole.jobs(session, &resolution).expect_err("refused");
+        assert!(error.to_string().contains("too many jobs"), "{error}");
+        packages.truncate(1_500);
+        assert!(plan(packages).jobs(session, &resolution).is_ok());
+    }
 }

@@ -17,9 +17,6 @@ mod contents;
 mod decompress;
 mod tarball;
 
-#[cfg(test)]
-mod fuzz;
-
 use std::io;
 
 /// Caps of one check.
@@ -100,3 +97,6 @@ fn shown(name: &[u8]) -> String {
     text.push('\'');
     text
 }
+
+#[cfg(test)]
+mod fuzz;

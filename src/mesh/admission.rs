@@ -9,8 +9,6 @@
 //! deciding who is a *member*; that is the replicated state's, and the policy hook's from outside.
 
 pub(crate) mod challenge;
-#[cfg(test)]
-mod fuzz;
 pub(crate) mod gate;
 
 use std::fmt;
@@ -330,6 +328,8 @@ async fn read_frame<S: AsyncRead + Unpin>(io: &mut S) -> io::Result<Vec<u8>> {
     Ok(frame)
 }
 
+#[cfg(test)]
+mod fuzz;
 #[cfg(test)]
 mod tests {
     use proptest::prelude::{any, prop};

@@ -450,8 +450,12 @@ fn row_10_a_member_speaks_for_nobody_else_and_deposes_nobody() {
         let watch = Watch::new(&agents);
         let before = standing(&hosts[0]);
 
-        let id = queue_script(&hosts[0], "mkdir out; sleep 20; echo honest > out/x\n", &["--pure"]);
+        // Not for the hostile member, which is a drone as well.
+        let there = format!("node:{}", follower.name);
+        let script = "mkdir out; sleep 20; echo honest > out/x\n";
+        let id = queue_script(&hosts[0], script, &["--pure", "--label", &there]);
         let drone = building_on(&hosts[0], &id);
+        assert_eq!(drone, follower.name);
         let job = hosts[0].json(&["job", "show", &id]).expect("the job");
         let token = job["attempts"][0]["token"].clone();
         let token: Token = serde_json::from_value(token.clone()).unwrap_or_else(|error| panic!("{token}: {error}"));
@@ -490,7 +494,9 @@ fn row_10_a_member_speaks_for_nobody_else_and_deposes_nobody() {
             let answer = mallory.propose(&leader, &Command::Report { job: job_id, token, progress });
             assert!(rejected(&answer), "{token:?}: {answer:?}");
         }
-        record("log_entries", &mallory.log(&hosts[0]));
+        let entries = mallory.log(&hosts[0]);
+        record("log_batches", &entries.iter().filter_map(|entry| crate::mallory::batch_of(entry)).collect::<Vec<_>>());
+        record("log_entries", &entries);
         raft_calls(&hosts, &coordinator, &mallory);
         blobs(&mallory, &victim);
         watch.well("a hostile member");
@@ -662,7 +668,7 @@ fn row_17_silent_and_slow_connections_at_every_port_starve_nobody() {
                     }
                 }
                 at += 1;
-                closed = open.iter_mut().filter(|(stream, _)| ended(stream)).count();
+                closed = open.iter_mut().filter_map(|(stream, _)| ended(stream).then_some(())).count();
                 // Over the local socket, and over the port itself from the other host.
                 honest = honest.max(watch.well("slow connections"));
                 let asked = Instant::now();

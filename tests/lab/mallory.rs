@@ -10,7 +10,7 @@ use hive::engine::id::{PeerId, Sha256Hash};
 use hive::engine::member::{Inventory, MemberInfo};
 use hive::keyring::{Keyring, Secret};
 use hive::mesh::{self, Allegiance, Introduction, LocalFacts, MeshHandle, NodeKey, open_policy};
-use hive::transport::{self, ByteStream, CONTROL_FRAME_MAX, RAFT_FRAME_MAX, Transport as _};
+use hive::transport::{self, CONTROL_FRAME_MAX, RAFT_FRAME_MAX, Transport as _};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use tokio::runtime::Runtime;
@@ -113,6 +113,14 @@ struct Membership {
     nodes: BTreeMap<u64, PeerId>,
 }
 
+/// The batch of commands in an entry, if it holds one.
+pub fn batch_of(payload: &[u8]) -> Option<Vec<u8>> {
+    match transport::decode::<Payload>(&payload[1..]).expect("an entry") {
+        Payload::Batch(batch) => Some(batch.into_vec()),
+        Payload::Blank | Payload::Membership(_) => None,
+    }
+}
+
 /// What a leader answers to a proposal.
 #[derive(Debug, Deserialize)]
 pub enum Answer {
@@ -195,10 +203,6 @@ impl Mallory {
     /// The name of a protocol of the hive's consensus.
     pub fn protocol(&self, name: &str) -> String {
         format!("/hive/{name}/1/{}/{}", self.allegiance.hive_id, self.allegiance.epoch)
-    }
-
-    pub fn open(&self, peer: &PeerId, protocol: &str) -> io::Result<ByteStream> {
-        self.runtime.block_on(self.mesh.open(peer, protocol))
     }
 
     /// One question on a stream of its own.

@@ -19,7 +19,7 @@ struct Scratch {
 impl Scratch {
     #[expect(clippy::wildcard_enum_match_arm, reason = "whatever else there is counts")]
     fn new() -> Self {
-        let connection = Connection::open_in_memory().expect("opens");
+        let mut connection = Connection::open_in_memory().expect("opens");
         for table in TABLES {
             let columns: Vec<String> =
                 table.columns.iter().map(|column| format!("{} {}", column.name, column.kind)).collect();
