@@ -518,7 +518,11 @@ fn row_10_a_member_speaks_for_nobody_else_and_deposes_nobody() {
 /// Votes, appends, transfers and snapshots from somebody who is no voter.
 fn raft_calls(hosts: &[Host], coordinator: &str, mallory: &Mallory) {
     let status = hosts[0].status().expect("a status");
-    let by_peer = mallory.raft_ids(&hosts[0]);
+    // A node that serves others sends its observers on.
+    let by_peer = eventually("the log says who votes", s(20), || {
+        let voters = |ids: &BTreeMap<PeerId, u64>| mallory.known.values().all(|peer| ids.contains_key(peer));
+        hosts.iter().map(|host| mallory.raft_ids(host)).find(voters)
+    });
     let raft_id = |name: &str| by_peer[&mallory.known[name]];
     let term = status["coordinator"]["term"].as_u64().expect("a term");
     let ids: Vec<u64> = hosts.iter().map(|host| raft_id(&host.name)).collect();

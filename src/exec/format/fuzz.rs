@@ -4,10 +4,8 @@ use std::io::{Cursor, Read as _};
 
 use super::decompress::{self, Compression};
 use super::{Caps, FormatError, changes, contents, deb, gpkg};
+use crate::exec::staging::sample;
 use crate::fuzzing::{SMALL, attack};
-
-#[path = "../../../tests/sample/gpkg.rs"]
-mod sample;
 
 /// What one package may take from memory here: decoders have windows of their own.
 const MEMORY: u64 = 96 << 20;
