@@ -409,7 +409,7 @@ pub struct Entry {
     pub origin: Origin,
 }
 
-#[cfg(test)]
+#[cfg(all(test, feature = "node"))]
 mod fuzz;
 #[cfg(test)]
 mod tests;
