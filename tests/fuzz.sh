@@ -25,7 +25,7 @@ done
 # With a target named, the flags are not for build scripts and macros.
 host=$(rustc -vV | sed -n 's/^host: //p')
 export RUSTFLAGS="$flags" BOLERO_FUZZER=libfuzzer CARGO_TARGET_DIR=target/fuzz
-program=$($cargo test --locked --lib --no-run --target "$host" --message-format=json | sed -n 's/.*"executable":"\([^"]*\)".*/\1/p' | tail -1)
+program=$($cargo test --locked --lib --no-run --target "$host" --message-format=json-render-diagnostics | sed -n 's/.*"executable":"\([^"]*\)".*/\1/p' | tail -1)
 unset RUSTFLAGS
 failed=0
 for target in $("$program" "$filter" --list 2>/dev/null | sed -n 's/: test$//p'); do
