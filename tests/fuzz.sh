@@ -18,7 +18,7 @@ if [ "${FUZZ_RANDOM:-}" ] || ! command -v c++ >/dev/null 2>&1; then
 	exit
 fi
 
-flags="--cfg fuzzing_libfuzzer -Cdebug-assertions -Coverflow-checks -Ccodegen-units=1 -Cpasses=sancov-module"
+flags="--cfg fuzzing --cfg fuzzing_libfuzzer -Cdebug-assertions -Coverflow-checks -Ccodegen-units=1 -Cpasses=sancov-module"
 for flag in inline-8bit-counters level=4 pc-table trace-compares; do
 	flags="$flags -Cllvm-args=-sanitizer-coverage-$flag"
 done
