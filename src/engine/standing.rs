@@ -25,7 +25,7 @@ pub fn judge(state: &State, origin: &PeerId, votes: bool, command: &Command) -> 
         // Whoever is not known yet can be presented by anybody: it has no record that could be changed.
         return if state.member(&member.peer_id).is_none() { Ok(()) } else { own(&member.peer_id) };
     }
-    if !state.member(origin).is_some_and(|member| !member.left) {
+    if state.member(origin).is_none_or(|member| member.left) {
         return Err(Refusal::NoMember);
     }
     match command {
