@@ -5,7 +5,7 @@ DESTDIR ?=
 CARGO ?= cargo
 PROGRAM = target/release/hive
 
-.PHONY: help build try test test-all sim prove-the-proof bench bench-backup supply-chain sbom install uninstall lint fmt
+.PHONY: help build try test test-all sim prove-the-proof fuzz bench bench-backup supply-chain sbom install uninstall lint fmt
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile
@@ -51,6 +51,12 @@ endif
 
 prove-the-proof: ## break the engine on purpose, one way after the other; each has to be found
 	tests/prove.sh
+
+# FILTER=swim for some of them. Guided by coverage where a C++ compiler is at hand, else by chance; FUZZ_RANDOM=1 asks for that.
+SECONDS ?= 60
+FILTER ?= fuzz::
+fuzz: ## every fuzz target for SECONDS=60
+	tests/fuzz.sh $(SECONDS) $(FILTER)
 
 # BENCH='--only start' for one of them, BENCH=--list for their names. Agents run in network namespaces, hence root.
 bench: ## the figures, measured on this machine in 20 minutes, as root

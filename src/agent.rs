@@ -483,3 +483,6 @@ where
 {
     result.with_context(|| format!("Failed to start {what}"))
 }
+
+#[cfg(test)]
+mod fuzz;

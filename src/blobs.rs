@@ -43,3 +43,6 @@ impl Default for Options {
         }
     }
 }
+
+#[cfg(test)]
+mod fuzz;

@@ -420,5 +420,7 @@ pub struct Entry {
     pub origin: Origin,
 }
 
+#[cfg(all(test, feature = "node"))]
+mod fuzz;
 #[cfg(test)]
 mod tests;

@@ -336,3 +336,6 @@ impl Consensus {
         drop(self.inner.stop.lock().unwrap_or_else(PoisonError::into_inner).take());
     }
 }
+
+#[cfg(test)]
+mod fuzz;

@@ -44,7 +44,11 @@ pub mod plan;
 pub mod policy;
 pub mod role;
 pub mod scheduler;
+pub mod standing;
 pub mod state;
 pub mod trees;
 pub mod voters;
 pub mod wire;
+
+#[cfg(all(test, feature = "node"))]
+mod fuzz;

@@ -53,3 +53,6 @@ pub mod agent;
 pub mod cli;
 #[cfg(feature = "node")]
 pub mod tasks;
+
+#[cfg(all(test, feature = "node"))]
+mod fuzzing;

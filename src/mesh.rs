@@ -224,4 +224,6 @@ pub async fn start(
 }
 
 #[cfg(test)]
+mod fuzz;
+#[cfg(test)]
 mod tests;

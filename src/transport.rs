@@ -18,12 +18,17 @@ use crate::engine::id::PeerId;
 
 pub(crate) mod calls;
 #[cfg(test)]
+mod fuzz;
+#[cfg(test)]
 pub mod memory;
 
 /// Largest frame of a Raft RPC, bytes.
 pub const RAFT_FRAME_MAX: usize = 4 << 20;
 /// Largest frame of a control RPC, bytes.
 pub const CONTROL_FRAME_MAX: usize = 64 << 10;
+
+/// A frame that was begun has to be complete in this time: the largest one over a line of half a megabit a second.
+const FRAME_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Both halves of a stream.
 pub trait Duplex: AsyncRead + AsyncWrite + Send + Unpin {}
@@ -91,7 +96,8 @@ pub async fn write_frame<T: Serialize>(
     Ok(())
 }
 
-/// Reads one frame. `UnexpectedEof` at the end of the stream, `InvalidData` for a frame that is too long or not what was expected.
+/// Reads one frame. `UnexpectedEof` at the end of the stream, `InvalidData` for a frame that is too long or not what was expected,
+/// `TimedOut` for one that was begun and does not end: its memory is taken when its length is known.
 pub async fn read_frame<T: DeserializeOwned>(stream: &mut (impl AsyncRead + Unpin), max_bytes: usize) -> io::Result<T> {
     let mut length = [0u8; 4];
     stream.read_exact(&mut length).await?;
@@ -100,7 +106,8 @@ pub async fn read_frame<T: DeserializeOwned>(stream: &mut (impl AsyncRead + Unpi
         return Err(invalid(format!("frame of {length} bytes, at most {max_bytes} allowed")));
     }
     let mut bytes = vec![0u8; length];
-    stream.read_exact(&mut bytes).await?;
+    let stalled = |_| io::Error::new(io::ErrorKind::TimedOut, "a frame that was begun did not end");
+    tokio::time::timeout(FRAME_TIMEOUT, stream.read_exact(&mut bytes)).await.map_err(stalled)??;
     decode(&bytes)
 }
 

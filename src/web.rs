@@ -163,3 +163,5 @@ impl Context {
 
 #[cfg(test)]
 pub(crate) mod fake;
+#[cfg(test)]
+mod fuzz;

@@ -28,6 +28,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("agent", ANYTHING),
     ("cli", ANYTHING),
     ("lib", ANYTHING),
+    ("fuzzing", ANYTHING),
     ("main", &["cli"]),
 ];
 const SHARED: &[&str] = &["engine", "api", "clock", "ports", "tasks", "keyring", "transport", "wire"];
@@ -91,9 +92,9 @@ fn rust_files(directory: &str) -> Vec<PathBuf> {
     found
 }
 
-/// Whether the whole file is tests: one that its module declares behind `#[cfg(test)] mod tests;`.
+/// Whether the whole file is tests: one that its module declares behind `#[cfg(test)] mod tests;`, or fuzz targets.
 fn is_tests(path: &Path) -> bool {
-    path.file_stem().is_some_and(|stem| stem == "tests")
+    path.file_stem().is_some_and(|stem| ["tests", "fuzz", "fuzzing"].iter().any(|name| stem == *name))
 }
 
 /// The file's code before its tests, without comment lines.

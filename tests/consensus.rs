@@ -334,7 +334,7 @@ async fn proposals_take_effect_once_across_the_death_of_leaders() {
     let mut hive = Hive::new(|_| {});
     let mut nodes = hive.three().await;
     let observer = hive.observer("d", &nodes[1]).await;
-    let claimant = peer("claimant");
+    let claimant = observer.peer.clone();
     assert_eq!(propose(&observer, admit(&claimant)).await, Reply::Done);
     let claim = |ballot: u32| Command::ClaimRole {
         peer_id: claimant.clone(),

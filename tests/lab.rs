@@ -19,6 +19,8 @@ mod harness;
 
 #[path = "lab/building.rs"]
 mod building;
+#[path = "lab/canaries.rs"]
+mod canaries;
 #[path = "lab/capture.rs"]
 mod capture;
 #[allow(dead_code, reason = "shared with the figures")]
@@ -40,6 +42,10 @@ mod hostile;
 mod legacy;
 #[path = "lab/logs.rs"]
 mod logs;
+#[path = "lab/malicious.rs"]
+mod malicious;
+#[path = "lab/mallory.rs"]
+mod mallory;
 #[path = "lab/operating.rs"]
 mod operating;
 #[path = "lab/past.rs"]

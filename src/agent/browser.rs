@@ -261,4 +261,41 @@ mod tests {
         let endless = format!("{text}.{}", hex::encode(mac));
         assert!(check(&ours, &hive.state, endless.as_bytes(), 0, NOW).is_none());
     }
+
+    /// Row 20 of the attack table: how far a guess is right is not told by how long its refusal takes. Welch's t of 20,000 samples of
+    /// each kind, of which the slowest are the machine's own doing.
+    #[test]
+    fn row_20_a_wrong_key_is_refused_as_fast_wherever_it_is_wrong() {
+        use rustix::time::{ClockId, clock_gettime};
+
+        let hive = Hive::new(1);
+        let guesses: [&[u8]; 2] = [b"xhe key", b"the kex"];
+        let nanoseconds = || {
+            let now = clock_gettime(ClockId::ThreadCPUTime);
+            now.tv_sec * 1_000_000_000 + now.tv_nsec
+        };
+        let t = || {
+            let mut taken: [Vec<i64>; 2] = [Vec::new(), Vec::new()];
+            while taken.iter().any(|samples| samples.len() < 20_000) {
+                let which = usize::from(rand::random::<bool>());
+                let before = nanoseconds();
+                let same = std::hint::black_box(keys::is_admin_key(&hive.state, std::hint::black_box(guesses[which])));
+                taken[which].push(nanoseconds() - before);
+                assert!(!same);
+            }
+            let [first, last] = taken.map(|mut samples| {
+                samples.sort_unstable();
+                samples.truncate(samples.len() * 9 / 10);
+                let count = samples.len() as f64;
+                let mean = samples.iter().sum::<i64>() as f64 / count;
+                let variance =
+                    samples.iter().map(|sample| (*sample as f64 - mean).powi(2)).sum::<f64>() / (count - 1.0);
+                (mean, variance / count)
+            });
+            ((first.0 - last.0) / (first.1 + last.1).sqrt()).abs()
+        };
+        // A machine that does other things tells stories; one that is true is told every time.
+        let told: Vec<f64> = (0..3).map(|_| t()).collect();
+        assert!(told.iter().any(|t| *t < 4.5), "t = {told:?}");
+    }
 }

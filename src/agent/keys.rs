@@ -57,7 +57,7 @@ pub(super) fn holder(shared: &Shared, key: &[u8]) -> Option<Holder> {
 }
 
 /// Without a key the same is done, so that nobody learns by the time it takes whether there is one.
-fn is_admin_key(state: &State, key: &[u8]) -> bool {
+pub(super) fn is_admin_key(state: &State, key: &[u8]) -> bool {
     let known = state.admin_key().map(|key| key.hash);
     let hash = known.unwrap_or(KeyHash { salt: [0; 16], digest: [0; 32] });
     let same = constant_time_eq(&KeyHash::of(hash.salt, key).digest, &hash.digest);

@@ -131,6 +131,10 @@ async fn publish(shared: &Arc<Shared>) {
 
 /// A member published its status.
 pub(super) fn on_status(shared: &Shared, from: &PeerId, bytes: &[u8], now_ms: u64) {
+    // Whoever knows the secret may publish under any number of names; what is kept here is kept of members.
+    if !shared.read(|state| state.member(from).is_some_and(|member| !member.left)) {
+        return;
+    }
     match decode::<StatusReport>(bytes) {
         Ok(report) => shared.update(|soft| {
             soft.reports.insert(from.clone(), StatusReport { received_ms: now_ms, ..report });

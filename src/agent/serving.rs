@@ -22,6 +22,8 @@ use crate::transport::{CONTROL_FRAME_MAX, Incoming, RAFT_FRAME_MAX, calls, decod
 const SERVED_MAX: usize = 128;
 /// Blobs fetched for others at once: they take minutes, and must not keep leases waiting.
 static KEEPING: Semaphore = Semaphore::const_new(8);
+/// Streams of calls that one peer may have open; it needs one, and another while the first breaks.
+const CALLS_PER_PEER_MAX: usize = 4;
 /// A peer that opened a stream must send its request within this time.
 const READ_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -32,9 +34,11 @@ pub(super) fn callers(mesh: &MeshHandle) -> Callers {
 
 /// Serves the streams that carry many requests, until the mesh ends.
 pub(super) async fn serve_calls(shared: Arc<Shared>, mut incoming: mpsc::Receiver<Incoming>) {
+    let mut open = calls::Newest::new(CALLS_PER_PEER_MAX);
     while let Some(stream) = incoming.recv().await {
         let shared = Arc::clone(&shared);
-        let answered = calls::serve(stream, move |peer, body| {
+        let peer = stream.peer.clone();
+        let answered = calls::serve(stream, 2 * CONTROL_FRAME_MAX, move |peer, body| {
             let shared = Arc::clone(&shared);
             async move {
                 let response = match decode(&body) {
@@ -45,7 +49,7 @@ pub(super) async fn serve_calls(shared: Arc<Shared>, mut incoming: mpsc::Receive
                 encode(&response).unwrap_or_default()
             }
         });
-        tasks::spawn("control-calls", answered);
+        open.add(peer, tasks::spawn("control-calls", answered).abort_handle());
     }
 }
 

@@ -67,7 +67,7 @@ const VALUES_MAX: usize = 50;
 
 /// What nodes ask each other.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-enum Question {
+pub(super) enum Question {
     List { filter: String, since: Option<u64>, before: Option<u64>, limit: usize },
     Whole { filter: String, since: Option<u64>, before: Option<u64>, limit: usize },
     Detail { number: u64 },
@@ -76,7 +76,7 @@ enum Question {
 
 /// What they are told.
 #[derive(Debug, Serialize, Deserialize)]
-enum Told {
+pub(super) enum Told {
     List(Box<WireList>),
     Whole(Vec<Whole>),
     Detail(Option<Box<WireDetail>>),

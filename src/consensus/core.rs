@@ -26,11 +26,15 @@ use super::{ConsensusError, Identity, Options, feed};
 use crate::engine::id::{Epoch, HiveId, PeerId};
 use crate::store::raft_db::{Loaded, RaftDb};
 use crate::store::space::SpaceGuard;
-use crate::transport::Incoming;
-use crate::transport::calls::{Callers, Link, serve};
+use crate::transport::calls::{Callers, Link, Newest, serve};
+use crate::transport::{Incoming, RAFT_FRAME_MAX};
 
 /// How often the status is put together anew when nothing calls for it: silence is an event, too, and nobody tells it.
 const STATUS_INTERVAL: Duration = Duration::from_millis(250);
+/// Streams of one peer for Raft calls, proposals or snapshots: one, and another while the first breaks.
+const CALL_STREAMS_MAX: usize = 2;
+/// Streams of one peer for the log: it follows, and compares.
+const LOG_STREAMS_MAX: usize = 8;
 /// And at most this often, whatever happens: under load every entry is a change.
 const STATUS_PAUSE: Duration = Duration::from_millis(50);
 
@@ -230,9 +234,9 @@ pub(crate) async fn start_raft(core: &Arc<Core>, db: RaftDb, loaded: Loaded) -> 
     let calls = core.link.accept(&protocol(Protocol::Raft)).map_err(ConsensusError::Transport)?;
     let answerer = server.clone();
     tasks.add(core.spawn("raft-accept", async move {
-        accept_each(calls, move |incoming| {
+        accept_each(calls, CALL_STREAMS_MAX, move |incoming| {
             let server = answerer.clone();
-            serve(incoming, move |peer, body| server.clone().answer(peer, body))
+            serve(incoming, RAFT_FRAME_MAX, move |peer, body| server.clone().answer(peer, body))
         })
         .await;
     }));
@@ -245,7 +249,7 @@ pub(crate) async fn start_raft(core: &Arc<Core>, db: RaftDb, loaded: Loaded) -> 
     }));
     let snapshots = core.link.accept(&protocol(Protocol::Snapshot)).map_err(ConsensusError::Transport)?;
     tasks.add(core.spawn("snapshot-accept", async move {
-        accept_each(snapshots, move |incoming| server.clone().take_snapshot(incoming)).await;
+        accept_each(snapshots, CALL_STREAMS_MAX, move |incoming| server.clone().take_snapshot(incoming)).await;
     }));
     Ok((Node { id: meta.raft_id, raft, log, heard }, tasks))
 }
@@ -256,30 +260,34 @@ pub(crate) fn serve_members(core: &Arc<Core>, hive_id: HiveId, epoch: Epoch) -> 
     let log = core.link.accept(&Protocol::Log.name(hive_id, epoch)).map_err(ConsensusError::Transport)?;
     let serving = Arc::clone(core);
     tasks.add(core.spawn("log-accept", async move {
-        accept_each(log, move |incoming| feed::serve_observer(Arc::clone(&serving), incoming)).await;
+        accept_each(log, LOG_STREAMS_MAX, move |incoming| feed::serve_observer(Arc::clone(&serving), incoming)).await;
     }));
     let proposals = core.link.accept(&Protocol::Propose.name(hive_id, epoch)).map_err(ConsensusError::Transport)?;
     let serving = Arc::clone(core);
     tasks.add(core.spawn("propose-accept", async move {
-        accept_each(proposals, move |incoming: Incoming| {
+        accept_each(proposals, CALL_STREAMS_MAX, move |incoming: Incoming| {
             let core = Arc::clone(&serving);
-            serve(incoming, move |peer: PeerId, body| propose::answer(Arc::clone(&core), peer, body))
+            serve(incoming, RAFT_FRAME_MAX, move |peer: PeerId, body| propose::answer(Arc::clone(&core), peer, body))
         })
         .await;
     }));
     Ok(tasks)
 }
 
-/// Runs `each` for every stream; those under way end with the accepting task.
-async fn accept_each<F>(mut streams: tokio::sync::mpsc::Receiver<Incoming>, each: impl Fn(Incoming) -> F)
-where
+/// Runs `each` for every stream, the newest few of each peer; those under way end with the accepting task.
+async fn accept_each<F>(
+    mut streams: tokio::sync::mpsc::Receiver<Incoming>,
+    per_peer_max: usize,
+    each: impl Fn(Incoming) -> F,
+) where
     F: Future<Output = ()> + Send + 'static,
 {
     let mut running = tokio::task::JoinSet::new();
+    let mut open = Newest::new(per_peer_max);
     loop {
         tokio::select! {
             incoming = streams.recv() => match incoming {
-                Some(incoming) => drop(running.spawn(each(incoming))),
+                Some(incoming) => open.add(incoming.peer.clone(), running.spawn(each(incoming))),
                 None => return,
             },
             Some(ended) = running.join_next(), if !running.is_empty() => drop(ended),

@@ -21,9 +21,10 @@ use super::types::EncodedBatch;
 use super::{Identity, ProposeError};
 use crate::clock;
 use crate::engine::command::{
-    BATCH_COMMANDS_MAX, Batch, COMMAND_MAX_BYTES, Command, ENVELOPE_VERSION, Origin, Proposal, Reply,
+    BATCH_COMMANDS_MAX, Batch, COMMAND_MAX_BYTES, Command, ENVELOPE_VERSION, Origin, Proposal, RejectCode, Reply,
 };
 use crate::engine::id::{Epoch, HiveId, PeerId};
+use crate::engine::standing::{self, Refusal};
 use crate::store::space::Room;
 use crate::transport::calls::Callers;
 use crate::transport::{decode, encode};
@@ -435,6 +436,20 @@ fn refuse_all(group: Vec<Waiting>, answer: &Answer) {
     }
 }
 
+/// Whether another node may propose this; else what it is answered.
+fn standing(core: &Core, origin: &PeerId, command: &Command) -> Result<(), Answer> {
+    let votes = core.replica.status().voters.iter().any(|voter| voter.peer_id == *origin);
+    match core.replica.read(|state| standing::judge(state, origin, votes, command)) {
+        Ok(()) => Ok(()),
+        // Whoever was admitted a moment ago may know it before this node does.
+        Err(Refusal::NoMember) => Err(Answer::NotLeader(None)),
+        Err(Refusal::NotForIt(why)) => {
+            tracing::warn!(%origin, why, "a proposal was refused");
+            Err(Answer::Applied(Reply::Rejected { code: RejectCode::Stale, message: why.to_owned() }))
+        }
+    }
+}
+
 async fn submit(core: &Arc<Core>, group: Vec<Waiting>, elapsed: &mut Elapsed, slot: OwnedSemaphorePermit) {
     let hint = |core: &Core| {
         Answer::NotLeader(core.status.borrow().leader.clone().filter(|peer| *peer != core.identity.peer_id))
@@ -450,7 +465,10 @@ async fn submit(core: &Arc<Core>, group: Vec<Waiting>, elapsed: &mut Elapsed, sl
             continue;
         }
         match waiting.proposal.decode() {
-            Ok(_) => understood.push(waiting),
+            Ok(command) => match standing(core, &waiting.proposal.origin.peer_id, &command) {
+                Ok(()) => understood.push(waiting),
+                Err(answer) => drop(waiting.answer.send(answer)),
+            },
             Err(error) => drop(waiting.answer.send(Answer::Refused(error.to_string()))),
         }
     }

@@ -2,7 +2,7 @@
 //!
 //! A call is taken only from the peer to whom the membership, or the member's record in the state, binds the Raft id it claims.
 //! An id that neither names (a leader elected among voters that joined while this node was away, or the first contact of a new
-//! standby) is pinned to the first peer that uses it, and may not ask for a vote past a living leader. The transport has already
+//! standby) is pinned to the first peer that uses it, but not while a known leader is heard, and may not ask for a vote past one. The transport has already
 //! proven that the peer belongs to the hive. No call may raise the term by more than a thousand.
 
 use std::collections::BTreeMap;
@@ -19,6 +19,7 @@ use super::codec::{self, WireVote};
 use super::machine::{Snapshot, SnapshotSource, snapshot_meta};
 use super::network::{CallBody, RaftAnswer, RaftCall, SnapshotAnswer, SnapshotCall};
 use super::replica::Replica;
+use super::status::acked_ago_ms;
 use super::transfer;
 use super::types::{Raft, RaftId, StoredMembership, Vote};
 use crate::clock;
@@ -29,6 +30,8 @@ use crate::transport::{CONTROL_FRAME_MAX, Incoming, decode, encode, read_frame, 
 
 /// Terms rise by one per election; whoever skips this many is broken or means harm, and terms cannot be taken back.
 const TERM_JUMP_MAX: u64 = 1_000;
+/// A leader that was silent so long may have been replaced by one whose id is not known here, milliseconds.
+const LEADER_LIVES_MS: u64 = 2_000;
 /// Most Raft ids that are pinned without a membership naming them.
 const PINS_MAX: usize = 64;
 
@@ -104,6 +107,10 @@ impl RaftServer {
         let bound = match known {
             Some(bound) => bound,
             None if transfer => return Err(format!("Raft id {from} is not known here")),
+            // Else whoever knows the secret could depose a leader by naming a higher term.
+            None if self.knows_a_leader() => {
+                return Err(format!("Raft id {from} is not known here, and a leader that is known is heard"));
+            }
             None => {
                 let mut pins = self.pins.lock().unwrap_or_else(PoisonError::into_inner);
                 if pins.len() >= PINS_MAX && !pins.contains_key(&from) {
@@ -113,6 +120,15 @@ impl RaftServer {
             }
         };
         if bound == *peer { Ok(()) } else { Err(format!("Raft id {from} belongs to {bound}, not to {peer}")) }
+    }
+
+    /// This node leads with a majority behind it, or heard its leader a moment ago.
+    fn knows_a_leader(&self) -> bool {
+        let acked_ago_ms = acked_ago_ms(&self.raft.metrics().borrow_watched());
+        let heard_ms = self.heard.borrow().at_ms;
+        let heard_ago_ms = (heard_ms != 0).then(|| clock::now_ms().saturating_sub(heard_ms));
+        let led = if self.raft.is_leader() { acked_ago_ms } else { heard_ago_ms };
+        led.is_some_and(|ago_ms| ago_ms < LEADER_LIVES_MS)
     }
 
     pub(crate) async fn answer(self, peer: PeerId, body: Vec<u8>) -> Vec<u8> {

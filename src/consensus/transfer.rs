@@ -37,14 +37,14 @@ impl From<&SnapshotFile> for Offer {
 }
 
 #[derive(Serialize, Deserialize)]
-struct Resume {
-    offset: u64,
+pub(super) struct Resume {
+    pub(super) offset: u64,
 }
 
 #[derive(Serialize, Deserialize)]
-struct Chunk {
+pub(super) struct Chunk {
     #[serde(with = "serde_bytes")]
-    bytes: Vec<u8>,
+    pub(super) bytes: Vec<u8>,
 }
 
 fn stalled() -> io::Error {

@@ -530,4 +530,6 @@ fn liveness(state: State) -> Liveness {
 }
 
 #[cfg(test)]
+mod fuzz;
+#[cfg(test)]
 mod tests;

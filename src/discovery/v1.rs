@@ -345,4 +345,6 @@ fn write_number(out: &mut String, number: &serde_json::Number) -> Result<(), Adv
 }
 
 #[cfg(test)]
+mod fuzz;
+#[cfg(test)]
 mod tests;

@@ -331,4 +331,6 @@ pub fn key_id(bytes: &[u8]) -> Option<u32> {
 }
 
 #[cfg(test)]
+mod fuzz;
+#[cfg(test)]
 pub(crate) mod tests;

@@ -35,6 +35,9 @@ pub const PACKAGES_MAX: usize = 100_000;
 /// Most flags of one package.
 const USES_MAX: usize = 4_096;
 
+/// Most jobs that binary packages of one plan stand for, all of them together; a real plan of a thousand packages has a few thousand.
+const STOOD_FOR_MAX: usize = 1_000_000;
+
 /// A resolution's result.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -150,11 +153,17 @@ impl Plan {
     pub fn jobs(&self, session: SessionId, resolution: &JobSpec) -> Result<Vec<JobSpec>, PlanError> {
         // What stands for a package in `depends_on`: its own job, or those behind a binary package, which needs them, too.
         let mut stands_for: Vec<BTreeSet<JobId>> = Vec::with_capacity(self.packages.len());
+        let mut stood_for = 0;
         let mut jobs = Vec::new();
         for (position, planned) in self.packages.iter().enumerate() {
             let needed = planned.needs.iter().filter_map(|need| stands_for.get(usize::try_from(*need).ok()?));
             let needed: BTreeSet<JobId> = needed.flatten().copied().collect();
             if planned.kind == PlannedKind::Binary {
+                // Each has a set of its own, so a few bytes per package would become gigabytes.
+                stood_for += needed.len();
+                if stood_for > STOOD_FOR_MAX {
+                    return Err(PlanError::Package { position, problem: "needs, with the others, too many jobs" });
+                }
                 stands_for.push(needed);
                 continue;
             }
@@ -287,5 +296,23 @@ mod tests {
         assert_eq!(plan.jobs(session, &resolution), Ok(jobs.clone()), "whoever does it again does the same");
         let elsewhere = plan.jobs(SessionId(uuid::Uuid::from_u128(6)), &resolution).expect("good");
         assert_ne!(elsewhere[0].id, jobs[0].id);
+    }
+
+    /// Two thousand binary packages, each of which would stand for the same five hundred jobs with a set of its own.
+    #[test]
+    fn a_small_plan_does_not_become_gigabytes() {
+        let binary = |needs: &[u32]| Planned { kind: PlannedKind::Binary, ..planned("dev-libs/b", needs) };
+        let mut packages: Vec<Planned> = (0..500).map(|_| planned("dev-libs/a", &[])).collect();
+        packages.push(binary(&(0..500).collect::<Vec<u32>>()));
+        packages.extend((500..3_000).map(|before| binary(&[before])));
+        let work = Work::Resolve { targets: vec!["app-misc/d".to_owned()], empty_tree: false };
+        let resolution = JobSpec::new(JobId(uuid::Uuid::from_u128(1)), "app-misc/d", work);
+        let session = SessionId(uuid::Uuid::from_u128(5));
+        let whole = plan(packages.clone());
+        assert_eq!(whole.check(), Ok(()));
+        let error = whole.jobs(session, &resolution).expect_err("refused");
+        assert!(error.to_string().contains("too many jobs"), "{error}");
+        packages.truncate(1_500);
+        assert!(plan(packages).jobs(session, &resolution).is_ok());
     }
 }

@@ -97,3 +97,6 @@ fn shown(name: &[u8]) -> String {
     text.push('\'');
     text
 }
+
+#[cfg(test)]
+mod fuzz;

@@ -7,3 +7,6 @@
 pub mod client;
 pub mod protocol;
 pub mod server;
+
+#[cfg(test)]
+mod fuzz;

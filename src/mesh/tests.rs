@@ -15,13 +15,13 @@ use crate::keyring::Secret;
 use crate::transport::{self, Transport as _};
 
 const DEADLINE: Duration = Duration::from_secs(10);
-const ECHO: &str = "/hive/test-echo/1";
+pub(super) const ECHO: &str = "/hive/test-echo/1";
 
-struct TestNode {
-    mesh: MeshHandle,
-    events: mpsc::Receiver<Event>,
-    peer: PeerId,
-    address: SocketAddr,
+pub(super) struct TestNode {
+    pub(super) mesh: MeshHandle,
+    pub(super) events: mpsc::Receiver<Event>,
+    pub(super) peer: PeerId,
+    pub(super) address: SocketAddr,
 }
 
 fn options() -> Options {
@@ -45,7 +45,7 @@ async fn launch(options: Options, introduction: Introduction) -> TestNode {
     TestNode { mesh, events, peer, address }
 }
 
-async fn node(name: &str, secret: &Secret) -> TestNode {
+pub(super) async fn node(name: &str, secret: &Secret) -> TestNode {
     launch(options(), introduction(name, secret)).await
 }
 
@@ -63,7 +63,7 @@ impl TestNode {
         tokio::time::timeout(DEADLINE, waiting).await.unwrap_or_else(|_| panic!("not in time: {what}"))
     }
 
-    async fn up(&mut self, peer: &PeerId) -> Facts {
+    pub(super) async fn up(&mut self, peer: &PeerId) -> Facts {
         self.expect("peer up", |event| match event {
             Event::PeerUp { peer: up, facts, .. } if up == *peer => Some(facts),
             _ => None,
@@ -86,7 +86,7 @@ impl TestNode {
         .await
     }
 
-    fn serve_echo(&self) {
+    pub(super) fn serve_echo(&self) {
         let mut incoming = self.mesh.accept(ECHO).expect("accepts");
         crate::tasks::spawn("test-echo", async move {
             while let Some(mut arrived) = incoming.recv().await {
@@ -101,7 +101,7 @@ impl TestNode {
     }
 }
 
-async fn connect(from: &mut TestNode, to: &mut TestNode) {
+pub(super) async fn connect(from: &mut TestNode, to: &mut TestNode) {
     from.mesh.dial_address(to.address).await;
     from.up(&to.peer).await;
     to.up(&from.peer).await;

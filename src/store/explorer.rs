@@ -524,4 +524,6 @@ fn resident_bytes() -> u64 {
 }
 
 #[cfg(test)]
+mod fuzz;
+#[cfg(test)]
 mod tests;

@@ -4,7 +4,7 @@
 //! may be under way at once and none waits for another. When calls time out in a row the stream is
 //! dropped and opened anew: a peer that vanished without a word leaves a stream that looks alive. Never done here: retries.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::future::Future;
 use std::io;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -14,8 +14,9 @@ use std::time::Duration;
 use futures::future::BoxFuture;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
-use tokio::io::{ReadHalf, WriteHalf};
+use tokio::io::WriteHalf;
 use tokio::sync::{Notify, Semaphore, mpsc, oneshot};
+use tokio::task::AbortHandle;
 
 use super::{ByteStream, Incoming, RAFT_FRAME_MAX, Transport, decode, encode, read_frame, write_frame};
 use crate::engine::id::PeerId;
@@ -25,6 +26,8 @@ use crate::tasks;
 const CALLS_MAX: usize = 256;
 /// Calls of one peer that are worked on at once.
 const SERVED_MAX: usize = 64;
+/// Least bytes of calls of one peer that may be worked on at once.
+const SERVED_BYTES_MIN: usize = 1 << 20;
 /// Calls in a row without an answer after which the stream is given up.
 const TIMEOUTS_MAX: u32 = 3;
 /// A connection that does not take a frame in this time is dead.
@@ -66,10 +69,10 @@ impl Link {
 }
 
 #[derive(Serialize, Deserialize)]
-struct Frame {
-    id: u64,
+pub(super) struct Frame {
+    pub(super) id: u64,
     #[serde(with = "serde_bytes")]
-    body: Vec<u8>,
+    pub(super) body: Vec<u8>,
 }
 
 type Pending = Arc<Mutex<BTreeMap<u64, oneshot::Sender<Vec<u8>>>>>;
@@ -188,8 +191,36 @@ async fn call_over(stream: ByteStream, first: Call, rx: &mut mpsc::Receiver<Call
     pending.lock().unwrap_or_else(PoisonError::into_inner).clear();
 }
 
-/// Answers the calls that arrive on a stream until it ends.
-pub(crate) async fn serve<H, F>(incoming: Incoming, handler: H)
+/// The streams that each peer has open, of which there may be so many: the oldest end, as a peer that opens another has given up those.
+pub(crate) struct Newest {
+    per_peer_max: usize,
+    open: BTreeMap<PeerId, VecDeque<AbortHandle>>,
+}
+
+impl Newest {
+    pub(crate) fn new(per_peer_max: usize) -> Self {
+        Self { per_peer_max, open: BTreeMap::new() }
+    }
+
+    /// Notes the task that serves another stream of `peer`.
+    pub(crate) fn add(&mut self, peer: PeerId, task: AbortHandle) {
+        self.open.retain(|_, tasks| {
+            tasks.retain(|task| !task.is_finished());
+            !tasks.is_empty()
+        });
+        let tasks = self.open.entry(peer).or_default();
+        tasks.push_back(task);
+        if tasks.len() > self.per_peer_max
+            && let Some(oldest) = tasks.pop_front()
+        {
+            oldest.abort();
+        }
+    }
+}
+
+/// Answers the calls that arrive on a stream until it ends. A call has at most `max_bytes`, and all that are worked on together
+/// twice as many, or [`SERVED_BYTES_MIN`]: whoever sends more waits.
+pub(crate) async fn serve<H, F>(incoming: Incoming, max_bytes: usize, handler: H)
 where
     H: Fn(PeerId, Vec<u8>) -> F + Clone + Send + Sync + 'static,
     F: Future<Output = Vec<u8>> + Send + 'static,
@@ -198,23 +229,23 @@ where
     let (tx, rx) = mpsc::channel::<Frame>(SERVED_MAX);
     let writing = tasks::spawn("replies", write_replies(writer, rx));
     let slots = Arc::new(Semaphore::new(SERVED_MAX));
-    while let Ok(Frame { id, body }) = read_next(&mut reader).await {
+    let bytes_max = (max_bytes * 2).max(SERVED_BYTES_MIN);
+    let bytes = Arc::new(Semaphore::new(bytes_max));
+    while let Ok(Frame { id, body }) = read_frame::<Frame>(&mut reader, max_bytes).await {
         let Ok(slot) = Arc::clone(&slots).acquire_owned().await else { break };
+        let weight = u32::try_from(body.len().min(bytes_max)).unwrap_or(u32::MAX);
+        let Ok(room) = Arc::clone(&bytes).acquire_many_owned(weight).await else { break };
         let (tx, handler, peer) = (tx.clone(), handler.clone(), incoming.peer.clone());
         tasks::spawn("call", async move {
             let body = handler(peer, body).await;
             let _ = tx.send(Frame { id, body }).await;
-            drop(slot);
+            drop((slot, room));
         });
         if writing.is_finished() {
             break;
         }
     }
     drop(tx);
-}
-
-async fn read_next(reader: &mut ReadHalf<ByteStream>) -> io::Result<Frame> {
-    read_frame(reader, RAFT_FRAME_MAX).await
 }
 
 async fn write_replies(mut writer: WriteHalf<ByteStream>, mut rx: mpsc::Receiver<Frame>) {

@@ -27,7 +27,7 @@ const CHUNK: usize = 500;
 
 /// A record with what it says and where it went, for exports.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub(super) struct Whole {
+pub(in crate::agent) struct Whole {
     pub(super) record: Record,
     pub(super) fields: Value,
     pub(super) from: SocketAddr,

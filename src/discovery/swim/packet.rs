@@ -325,7 +325,7 @@ impl Reader<'_> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use proptest::prelude::*;
 
     use super::*;
@@ -340,7 +340,7 @@ mod tests {
         SwimId { peer: peer(number), incarnation: u64::MAX >> number, renewal: u16::from(number), addr }
     }
 
-    fn packets() -> Vec<Packet> {
+    pub(in crate::discovery::swim) fn packets() -> Vec<Packet> {
         let messages = vec![
             Message::Ping(1),
             Message::Ack(255),

@@ -250,3 +250,15 @@ proptest! {
         let _ = Datagram::open(&bytes, &keyring());
     }
 }
+
+/// One of each kind, for fuzzing.
+pub(crate) fn samples() -> Vec<Datagram> {
+    let bodies = [
+        Body::Hello(hello()),
+        Body::Welcome(longest_welcome()),
+        Body::Ping([5; 16]),
+        Body::Pong([6; 16]),
+        Body::Swim(vec![1, 2, 3]),
+    ];
+    bodies.into_iter().map(datagram).collect()
+}

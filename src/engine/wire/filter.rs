@@ -590,4 +590,4 @@ impl<'a> Parser<'a> {
 }
 
 #[cfg(test)]
-mod tests;
+pub(in crate::engine) mod tests;

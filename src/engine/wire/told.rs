@@ -4,7 +4,7 @@
 
 use serde_json::Value;
 
-use super::cbor::CUT;
+use crate::engine::harmless;
 
 /// Most jobs that are named of one message.
 pub const JOBS_MAX: usize = 256;
@@ -113,12 +113,8 @@ pub fn line(value: &Value, about: &About) -> String {
             }
         }
     }
-    let text = parts.join(", ");
-    let mut shown: String = text.chars().take(LINE_MAX).collect();
-    if shown.len() < text.len() {
-        shown.push_str(CUT);
-    }
-    shown
+    // Names of fields come from the other side, too, and a terminal would obey them.
+    harmless::line(&parts.join(", "), LINE_MAX + 1)
 }
 
 fn flatten(name: &str, value: &Value, parts: &mut Vec<String>, depth: usize) {
@@ -173,6 +169,13 @@ mod tests {
         let http = About::default().with_path(&format!("/api/v2/jobs/{JOB}/log"));
         assert_eq!(http.jobs, [JOB]);
         assert!(About::default().with_path("/api/v2/jobs/nonsense").jobs.is_empty());
+    }
+
+    #[test]
+    fn names_of_fields_are_as_harmless_as_what_they_hold() {
+        let hostile = json!({ "a\0b\u{1b}[2J\u{202e}": "x\u{1b}]0;t\u{7}", "c": 1 });
+        let line = line(&hostile, &About::of(&hostile));
+        assert_eq!(line, "ab=x, c=1");
     }
 
     #[test]

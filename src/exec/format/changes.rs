@@ -7,6 +7,7 @@ use deb822_fast::{Deb822, Paragraph};
 
 use super::FormatError;
 use crate::engine::grammar;
+use crate::engine::harmless;
 use crate::engine::id::Sha256Hash;
 
 /// Largest file that is read, bytes.
@@ -43,7 +44,9 @@ pub(super) fn paragraph(text: &str) -> Result<Paragraph, FormatError> {
     if text.len() as u64 > MAX_BYTES {
         return Err(FormatError::refused("a control file that is far too long"));
     }
-    let parsed: Deb822 = text.parse().map_err(|error| FormatError::damaged(format!("no control file: {error}")))?;
+    let parsed: Deb822 = text.parse().map_err(|error: deb822_fast::Error| {
+        FormatError::damaged(format!("no control file: {}", harmless::line(&error.to_string(), 200)))
+    })?;
     let mut paragraphs = parsed.into_iter().filter(|paragraph| !paragraph.is_empty());
     let (Some(paragraph), None) = (paragraphs.next(), paragraphs.next()) else {
         return Err(FormatError::damaged("expected one paragraph"));

@@ -9,16 +9,17 @@ const COLUMNS: &[Column] = &[
     Column { name: "name", kind: "TEXT", meaning: "name" },
     Column { name: "load", kind: "REAL", meaning: "load" },
 ];
-const TABLES: &[Table] = &[
+pub(super) const TABLES: &[Table] = &[
     Table { name: "jobs", meaning: "a job", columns: COLUMNS },
     Table { name: "nodes", meaning: "a node", columns: COLUMNS },
 ];
-const VIEWS: &[View] =
+pub(super) const VIEWS: &[View] =
     &[View { name: "queue", meaning: "a waiting job", select: "SELECT id, name FROM jobs WHERE id > 2" }];
 
-const BUDGET: Budget = Budget { time: Duration::from_millis(200), rows: 100, bytes: 1 << 20, memory: 128 << 20 };
+pub(super) const BUDGET: Budget =
+    Budget { time: Duration::from_millis(200), rows: 100, bytes: 1 << 20, memory: 128 << 20 };
 
-fn explorer() -> Explorer {
+pub(super) fn explorer() -> Explorer {
     let mut explorer = Explorer::new(TABLES, VIEWS).expect("opens");
     let row = |number: i64| vec![Cell::Integer(number), Cell::Text(format!("job {number}")), Cell::Real(0.5)];
     explorer.add(&TABLES[0], (1..=1_000).map(row)).expect("fills");
@@ -66,7 +67,7 @@ fn what_a_statement_reads_is_known_before_it_runs() {
 }
 
 /// Whatever writes, leaves the tables, copies, loads, or tells what is not in them.
-const HOSTILE: &[&str] = &[
+pub(super) const HOSTILE: &[&str] = &[
     "INSERT INTO jobs VALUES (1, 'x', 0)",
     "INSERT INTO jobs VALUES (1, 'x', 0) RETURNING id",
     "UPDATE jobs SET name = 'x'",
@@ -144,7 +145,7 @@ const HOSTILE: &[&str] = &[
 ];
 
 /// Whatever would run for ever, or eat the machine.
-const GREEDY: &[&str] = &[
+pub(super) const GREEDY: &[&str] = &[
     "WITH RECURSIVE up(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM up) SELECT count(*) FROM up",
     "WITH RECURSIVE up(n) AS (SELECT 1 UNION SELECT n + 1 FROM up) SELECT n FROM up WHERE n < 0",
     "SELECT count(*) FROM jobs a, jobs b, jobs c, jobs d WHERE a.name LIKE '%' || b.name || c.name || d.name",

@@ -8,7 +8,7 @@ use crate::engine::wire::{Protocol, Record};
 
 const JOB: &str = "018f3c2e-7a11-7c3e-9d53-0242ac120002";
 
-fn record() -> Record {
+pub(in crate::engine) fn record() -> Record {
     Record {
         id: "5@n1".into(),
         number: 5,
