@@ -180,6 +180,7 @@ pub(crate) fn attack(name: &str, made: Vec<Vec<u8>>, memory_max: u64, look: impl
 }
 
 #[cfg(not(fuzzing_libfuzzer))]
+#[expect(clippy::print_stdout, reason = "how much was tried is told to whoever asks for it with --nocapture")]
 fn more(name: &str, corpus: Vec<Vec<u8>>, memory_max: u64, look: impl Fn(&[u8]) -> bool + RefUnwindSafe) {
     use std::sync::atomic::{AtomicU64, Ordering};
     let (tried, taken) = (AtomicU64::new(0), AtomicU64::new(0));
