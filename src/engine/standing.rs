@@ -52,7 +52,7 @@ pub fn judge(state: &State, origin: &PeerId, votes: bool, command: &Command) -> 
                 Err(Refusal::NotForIt("only a coordinator decides this"))
             }
         }
-        Command::Found { .. } | Command::BeginEpoch { .. } => {
+        Command::Found { .. } | Command::BeginEpoch { .. } | Command::BeginHive { .. } => {
             Err(Refusal::NotForIt("this begins a history, and is never forwarded"))
         }
         Command::Submit { draft: None, .. }
