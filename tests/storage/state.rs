@@ -69,6 +69,10 @@ async fn open(story: &Story<Content>) -> Result<HiveDb, String> {
     let (db, meta, rows) = HiveDb::open(&story.root(), story.hook()).map_err(text)?;
     let found = Content { meta, rows: rows.into_iter().collect() };
     if found != *story.last() {
+        // Whoever closes it is let go a moment before the process would end.
+        if story.ends().await {
+            return Err("it ended while it was closed".to_owned());
+        }
         let (found, wanted) = (found.meta.applied, story.last().meta.applied);
         return Err(format!("{LOST}: nothing crashed, and {found:?} was found instead of {wanted:?}"));
     }
