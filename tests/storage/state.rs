@@ -160,7 +160,7 @@ impl Actor<'_> {
 impl Subject for States {
     type Content = Content;
     const NAME: &'static str = "hive.db";
-    const FAULTS_ONE_IN: u64 = 5;
+    const FAULTS_ONE_IN: u64 = 7;
 
     async fn act(&self, story: &mut Story<Content>, random: &mut Random) -> Result<(), String> {
         let db = open(story).await?;
