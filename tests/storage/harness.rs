@@ -34,6 +34,11 @@ pub(crate) trait Subject {
     /// Whoever starts relies on what it reads, so it must be durable by then.
     const READ_IS_DURABLE: bool = true;
 
+    /// Whether a start relies on this.
+    fn is_relied_on(_: &Self::Content) -> bool {
+        Self::READ_IS_DURABLE
+    }
+
     /// Uses it as production does, and tells the story. An error when it refused; then it must go on refusing.
     async fn act(&self, story: &mut Story<Self::Content>, random: &mut Random) -> Result<(), String>;
 
@@ -293,7 +298,7 @@ fn break_once<S: Subject>(subject: &S, seed: u64, fault: Fault, at: u64, report:
     look(report, "at the end", &trace.ops[..ended], promised);
     let found = again.map(|content| states.iter().rposition(|state| *state == content));
     match found {
-        Ok(Some(_)) if !S::READ_IS_DURABLE => {}
+        Ok(Some(number)) if !S::is_relied_on(&states[number]) => {}
         Ok(Some(number)) if (promised.0..=promised.1).contains(&(number as u64)) => {
             look(report, "after another start", &trace.ops, (number as u64, number as u64));
         }

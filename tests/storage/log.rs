@@ -207,6 +207,11 @@ impl Subject for Log {
     const NAME: &'static str = "raft.db";
     const FAULTS_ONE_IN: u64 = 5;
 
+    /// That there is none is no promise: whoever makes a new one makes that durable, and until then nobody votes.
+    fn is_relied_on(content: &Content) -> bool {
+        content.is_some()
+    }
+
     async fn act(&self, story: &mut Story<Content>, random: &mut Random) -> Result<(), String> {
         let held = make(story, 7, random)?;
         let db = open(story, self.weak).await?;

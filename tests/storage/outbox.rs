@@ -48,7 +48,7 @@ async fn go(outbox: &Outbox, story: &mut Story<Vec<Record>>, random: &mut Random
 impl Subject for Outboxes {
     type Content = Vec<Record>;
     const NAME: &'static str = "outbox.db";
-    const FAULTS_ONE_IN: u64 = 5;
+    const FAULTS_ONE_IN: u64 = 12;
 
     async fn act(&self, story: &mut Story<Vec<Record>>, random: &mut Random) -> Result<(), String> {
         for round in 0..2 {
