@@ -289,6 +289,7 @@ mod tests {
             applied: Some(LogPoint { term: 4, index: 512 }),
             membership: Vec::new(),
             chain: [5; 32],
+            at: UnixMillis::default(),
         };
         let digest: [u8; 32] = Sha256::digest(COPY).into();
         let header = Header::of(&meta, "n1", UnixMillis(6), (COPY.len() as u64, digest)).expect("of a hive");

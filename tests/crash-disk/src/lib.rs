@@ -122,11 +122,14 @@ pub enum Lie {
     Directories,
 }
 
+/// A file with all that is in it.
+pub(crate) type WholeFile = (FileId, Vec<u8>);
+
 /// Everything since watching began.
 #[derive(Clone, Debug, Default)]
 pub struct Trace {
     /// What was there then: contents of files, none for a directory. All of it counts as durable.
-    pub(crate) before: Vec<(String, Option<(FileId, Vec<u8>)>)>,
+    pub(crate) before: Vec<(String, Option<WholeFile>)>,
     /// What happened since.
     pub ops: Vec<Op>,
 }
