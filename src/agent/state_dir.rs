@@ -34,7 +34,8 @@ const LOCK_PAUSE: std::time::Duration = std::time::Duration::from_millis(20);
 /// There while a restore is half done.
 const RESTORING: &str = "restoring";
 /// What belongs to a hive, and not to the machine.
-const OF_THE_HIVE: [&str; 6] = ["hive.db", "raft.db", "outbox.db", "events.db", "identity.json", "peers.json"];
+const OF_THE_HIVE: [&str; 7] =
+    ["hive.db", "raft.db", "outbox.db", "events.db", "history.db", "identity.json", "peers.json"];
 /// Files that an operator may set aside.
 const DATABASES: [&str; 4] = ["hive.db", "raft.db", "outbox.db", "events.db"];
 

@@ -48,6 +48,75 @@ fn build(host: &Host, target: &str) -> String {
     id
 }
 
+/// A build that was looked at when it was over.
+struct Looked {
+    path: String,
+    job: Value,
+    began: u64,
+    ended: u64,
+}
+
+impl Looked {
+    /// Half-way through it.
+    fn middle(&self, host: &Host) -> String {
+        time(host, u64::midpoint(self.began, self.ended))
+    }
+
+    /// Checks what a node tells of the time when it ran; some of it, to be compared with other nodes'.
+    fn as_it_was(&self, host: &Host) -> [Value; 7] {
+        let Self { path, job, began, ended } = self;
+        let middle = self.middle(host);
+        let queued = job["submitted_at"].as_str().expect("a time");
+        let over = job["attempts"][0]["ended_at"].as_str().expect("a time");
+        let before = time(host, millis(host, &job["submitted_at"]) - 1);
+        let running = then(host, path, &middle);
+        assert_eq!((&running["state"], &running["attempts"][0]["state"]), (&"delegated".into(), &"building".into()));
+        assert!(running["attempts"][0]["ended_at"].is_null() && running["artifacts"] == Value::Array(Vec::new()));
+        assert_eq!(then(host, path, over), *job, "as it is since");
+        assert_eq!(ask(host, &format!("{path}?at={before}"))["error"]["code"], "not_found");
+        assert_eq!(then(host, "/api/v2/queue", queued)["states"]["needed"], 1);
+        assert_eq!(then(host, "/api/v2/status", &middle)["queue"]["building"], 1);
+        let fleet = then(host, "/api/v2/fleet", &middle);
+        let builds: Vec<&Value> = fleet["drones"]
+            .as_array()
+            .expect("drones")
+            .iter()
+            .flat_map(|drone| drone["builds"].as_array())
+            .flatten()
+            .collect();
+        assert!(builds.len() == 1 && builds[0]["elapsed_ms"] == u64::midpoint(*began, *ended) - began, "{fleet}");
+        let kinds = then(host, "/api/v2/events?limit=1", &middle);
+        assert_eq!(kinds["events"][0]["type"], "start");
+        assert_eq!(then(host, "/api/v2/history", &middle)["history"], Value::Array(Vec::new()));
+        [
+            then(host, "/api/v2/queue", &middle),
+            then(host, "/api/v2/sessions", &middle),
+            then(host, "/api/v2/history", over),
+            then(host, "/api/v2/critical-path", &middle),
+            then(host, "/api/v2/throughput?minutes=60", &middle),
+            then(host, &format!("{path}/graph"), &middle),
+            running,
+        ]
+    }
+}
+
+/// What is not known is said; how much went on is told; and the path of the old swarm tells of then, too.
+fn before_the_record_and_beside_it(host: &Host, began: u64) {
+    let long_ago = ask(host, "/api/v2/fleet?at=2001-01-01T00:00:00Z");
+    assert_eq!(long_ago["error"]["code"], "not_recorded", "{long_ago}");
+    assert!(
+        long_ago["error"]["message"].as_str().is_some_and(|text| text.contains("is before the record")),
+        "{long_ago}"
+    );
+    let activity = ask(host, "/api/v2/activity?buckets=10")["data"].clone();
+    let sum = |name: &str| -> u64 {
+        activity["buckets"].as_array().expect("buckets").iter().filter_map(|bucket| bucket[name].as_u64()).sum()
+    };
+    assert!(sum("jobs") >= 2 && sum("events") > 6 && sum("messages") > 10, "{activity}");
+    let old = ask(host, &format!("/api/v1/protocol/snapshot?at={}", began / 1_000 + 1));
+    assert_eq!((&old["status"]["delegated"], &old["nodes"].as_array().map(Vec::len)), (&1.into(), &Some(3)), "{old}");
+}
+
 #[test]
 fn every_node_shows_a_moment_as_it_was_also_after_a_restart() {
     in_lab("past::every_node_shows_a_moment_as_it_was_also_after_a_restart", |lab| {
@@ -56,52 +125,15 @@ fn every_node_shows_a_moment_as_it_was_also_after_a_restart() {
         let mut agents: Vec<_> = hosts.iter().map(|host| host.start(&[])).collect();
         one_hive(&all, 40);
         roles(&all, 20);
-        let first = build(all[0], "first/of-all");
-        let path = format!("/api/v2/jobs/{first}");
+        let path = format!("/api/v2/jobs/{}", build(all[0], "first/of-all"));
         let job = ask(all[0], &path)["data"].clone();
         let attempt = &job["attempts"][0];
         let (began, ended) = (millis(all[0], &attempt["started_at"]), millis(all[0], &attempt["ended_at"]));
         assert!(ended > began + 1_000, "{job}");
-        let middle = time(all[0], u64::midpoint(began, ended));
-        let (queued, over) =
-            (job["submitted_at"].as_str().expect("a time"), attempt["ended_at"].as_str().expect("a time"));
-        let before = time(all[0], millis(all[0], &job["submitted_at"]) - 1);
-
-        let whole = |host: &Host| {
-            let running = then(host, &path, &middle);
-            assert_eq!(
-                (&running["state"], &running["attempts"][0]["state"]),
-                (&"delegated".into(), &"building".into())
-            );
-            assert!(running["attempts"][0]["ended_at"].is_null() && running["artifacts"] == Value::Array(Vec::new()));
-            assert_eq!(then(host, &path, over), job, "as it is since");
-            assert_eq!(ask(host, &format!("{path}?at={before}"))["error"]["code"], "not_found");
-            assert_eq!(then(host, "/api/v2/queue", queued)["states"]["needed"], 1);
-            assert_eq!(then(host, "/api/v2/status", &middle)["queue"]["building"], 1);
-            let fleet = then(host, "/api/v2/fleet", &middle);
-            let builds: Vec<&Value> = fleet["drones"]
-                .as_array()
-                .expect("drones")
-                .iter()
-                .flat_map(|drone| drone["builds"].as_array())
-                .flatten()
-                .collect();
-            assert!(builds.len() == 1 && builds[0]["elapsed_ms"] == u64::midpoint(began, ended) - began, "{fleet}");
-            let kinds = then(host, "/api/v2/events?limit=1", &middle);
-            assert_eq!(kinds["events"][0]["type"], "start");
-            assert_eq!(then(host, "/api/v2/history", &middle)["history"], Value::Array(Vec::new()));
-            [
-                then(host, "/api/v2/queue", &middle),
-                then(host, "/api/v2/sessions", &middle),
-                then(host, "/api/v2/history", over),
-                then(host, "/api/v2/critical-path", &middle),
-                then(host, "/api/v2/throughput?minutes=60", &middle),
-                then(host, &format!("{path}/graph"), &middle),
-                running,
-            ]
-        };
-        let told = whole(all[0]);
-        all[1..].iter().for_each(|host| assert_eq!(whole(host), told, "{} tells the same", host.name));
+        let first = Looked { path, job, began, ended };
+        let middle = first.middle(all[0]);
+        let told = first.as_it_was(all[0]);
+        all[1..].iter().for_each(|host| assert_eq!(first.as_it_was(host), told, "{} tells the same", host.name));
         let seen = then(all[0], "/api/v2/status", &middle);
         assert!(seen["quorum"] == true && seen["coordinator"]["name"].is_string(), "{seen}");
         let alive = |member: &Value| member["state"] == "alive";
@@ -127,30 +159,14 @@ fn every_node_shows_a_moment_as_it_was_also_after_a_restart() {
             eventually("it has caught up", s(30), || {
                 (ask(host, &path_of_second)["data"]["state"] == "received").then_some(())
             });
-            assert_eq!(whole(host), told, "{} still tells the same", host.name);
+            assert_eq!(first.as_it_was(host), told, "{} still tells the same", host.name);
             assert_eq!(then(host, &path_of_second, &away)["attempts"][0]["state"], "building", "{}", host.name);
         }
         // Who was away then saw nothing, and says so.
         let unseen = then(all[2], "/api/v2/status", &away);
         assert!(unseen["degraded"] == serde_json::json!(["not_seen"]) && unseen["queue"]["building"] == 1, "{unseen}");
 
-        let long_ago = ask(all[0], "/api/v2/fleet?at=2001-01-01T00:00:00Z");
-        assert_eq!(long_ago["error"]["code"], "not_recorded", "{long_ago}");
-        assert!(
-            long_ago["error"]["message"].as_str().is_some_and(|text| text.contains("is before the record")),
-            "{long_ago}"
-        );
-        let activity = ask(all[0], "/api/v2/activity?buckets=10")["data"].clone();
-        let sum = |name: &str| -> u64 {
-            activity["buckets"].as_array().expect("buckets").iter().filter_map(|bucket| bucket[name].as_u64()).sum()
-        };
-        assert!(sum("jobs") >= 2 && sum("events") > 6 && sum("messages") > 10, "{activity}");
-        let old = ask(all[0], &format!("/api/v1/protocol/snapshot?at={}", began / 1_000 + 1));
-        assert_eq!(
-            (&old["status"]["delegated"], &old["nodes"].as_array().map(Vec::len)),
-            (&1.into(), &Some(3)),
-            "{old}"
-        );
+        before_the_record_and_beside_it(all[0], first.began);
     });
 }
 
