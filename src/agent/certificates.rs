@@ -15,6 +15,7 @@ use crate::certificates::{Authority, Issued, Names, from_files};
 use crate::clock::unix_now;
 use crate::config::{Config, TlsMode};
 use crate::keyring::Secret;
+use crate::tasks;
 use crate::web::Tls;
 
 /// Between two looks at names, files and the calendar.
@@ -31,7 +32,7 @@ type Marks = [Option<SystemTime>; 2];
 
 /// Keeps the certificate good.
 pub(super) struct Keeper {
-    pub(super) tls: Tls,
+    tls: Tls,
     source: Source,
 }
 
@@ -77,8 +78,14 @@ fn names(config: &Config) -> Names {
 }
 
 impl Keeper {
-    /// Looks after the certificate for as long as the agent runs.
-    pub(super) async fn keep(mut self) {
+    /// What to speak TLS with; its certificate is looked after for as long as the agent runs.
+    pub(super) fn begin(self) -> Tls {
+        let tls = self.tls.clone();
+        tasks::spawn("certificates", self.keep());
+        tls
+    }
+
+    async fn keep(mut self) {
         loop {
             tokio::time::sleep(LOOK_EVERY).await;
             self.look();

@@ -129,7 +129,7 @@ async fn answer(shared: &Arc<Shared>, peer: &PeerId, request: Request) -> Respon
             Ok(index) => Response::Committed { index },
             Err(why) => refused(why),
         },
-        Request::Promise => recovering::promise(shared, peer).map_or_else(|why| refused(why), |()| Response::Ok),
+        Request::Promise => recovering::promise(shared, peer).map_or_else(refused, |()| Response::Ok),
         Request::Release => {
             shared.promise.take_back(peer);
             Response::Ok

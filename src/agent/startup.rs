@@ -39,7 +39,7 @@ use crate::exec::privilege::{Executor, Privilege};
 use crate::exec::signatures::Signatures;
 use crate::exec::staging::Staging;
 use crate::exec::{InstallPolicy, Options as ExecOptions, SyncPolicy, inventory};
-use crate::keyring::Keyring;
+use crate::keyring::{Keyring, Secret};
 use crate::mesh::{self, Introduction, LocalFacts, MeshHandle, NodeKey, open_policy};
 use crate::store::{incarnation, space};
 use crate::tasks;
@@ -142,7 +142,9 @@ fn lock_state_dir(directory: &Path) -> anyhow::Result<File> {
     Ok(lock)
 }
 
-fn bind_web(config: &Config, wire: &Wire, tls: Option<web::Tls>) -> anyhow::Result<(web::Bound, SocketAddr)> {
+fn bind_web(config: &Config, wire: &Wire, secret: &Secret) -> anyhow::Result<(web::Bound, SocketAddr)> {
+    let keeper = certificates::open(config, secret).context("Failed to prepare TLS")?;
+    let tls = keeper.map(certificates::Keeper::begin);
     let options = web::Options { tls, ..web_settings::options(config, wire) };
     let bound = web::bind(options).map_err(anyhow::Error::new)?;
     let address = bound.address().context("Failed to read the HTTP address")?;
@@ -157,11 +159,7 @@ async fn start(prepared: Prepared, agent_log: AgentLog) -> anyhow::Result<()> {
     let peer_id = key.peer_id();
     let keyring = Keyring::new(&prepared.secret);
     let wire = super::wire::ring(&config, &peer_id);
-    let certificates = certificates::open(&config, &prepared.secret).context("Failed to prepare TLS")?;
-    let (bound, http) = bind_web(&config, &wire, certificates.as_ref().map(|keeper| keeper.tls.clone()))?;
-    if let Some(keeper) = certificates {
-        tasks::spawn("certificates", keeper.keep());
-    }
+    let (bound, http) = bind_web(&config, &wire, &prepared.secret)?;
 
     let local = LocalFacts { name: config.name.clone(), ..LocalFacts::default() };
     let introduction = Introduction { key, keyring: keyring.clone(), incarnation, local, policy: open_policy() };

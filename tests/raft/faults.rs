@@ -162,19 +162,28 @@ pub(crate) async fn befall(cluster: &mut Cluster, planned: Planned) {
             }
         }
         Fault::MemberChanges => {
-            let net = std::sync::Arc::clone(&cluster.net);
-            let links = isolated(&all[leader], &all);
-            let cutting = async {
-                wait(lasts_ms / 6).await;
-                net.cut(links);
-                wait(lasts_ms).await;
-                net.cut([]);
-            };
-            let whom = if whom == leader { (whom + 1) % all.len() } else { whom };
-            tokio::join!(cluster.replace_voter(whom), cutting);
+            member_changes(
+                cluster,
+                isolated(&all[leader], &all),
+                if whom == leader { (whom + 1) % all.len() } else { whom },
+                lasts_ms,
+            )
+            .await;
         }
     }
     cluster.net.cut([]);
     cluster.net.delay(0);
     wait(rest_ms).await;
+}
+
+/// A voter is replaced while its leader is cut off for a while.
+async fn member_changes(cluster: &mut Cluster, links: BTreeSet<(PeerId, PeerId)>, whom: usize, lasts_ms: u64) {
+    let net = std::sync::Arc::clone(&cluster.net);
+    let cutting = async {
+        wait(lasts_ms / 6).await;
+        net.cut(links);
+        wait(lasts_ms).await;
+        net.cut([]);
+    };
+    tokio::join!(cluster.replace_voter(whom), cutting);
 }
