@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use crate::building::{queue_script, wait_for_state};
 use crate::forming::{one_hive, roles};
-use crate::harness::{Host, SECRET, eventually, in_lab, run, s};
+use crate::harness::{Agent, Host, SECRET, eventually, in_lab, run, s};
 
 const JOB_SECRET: &str = "canary-of-the-shop-5f0c7d1be29a";
 
@@ -31,18 +31,35 @@ fn holding(directory: &Path, canary: &[u8], meant: &[PathBuf]) -> Vec<PathBuf> {
     found
 }
 
+fn keep_job_secret(host: &Host) {
+    let directory = host.etc().join("job-secrets");
+    fs::create_dir(&directory).expect("makes");
+    fs::write(directory.join("DEPLOY_TOKEN"), JOB_SECRET).expect("writes");
+    let mode = |path: &Path, mode| fs::set_permissions(path, fs::Permissions::from_mode(mode)).expect("chmod");
+    mode(&directory.join("DEPLOY_TOKEN"), 0o600);
+    mode(&directory, 0o700);
+}
+
+/// They stand nowhere on this host but where they were put, and not in the agent's environment or arguments.
+fn look_for(canaries: &[(&str, &str)], host: &Host, agent: &Agent) {
+    let root = host.state().parent().expect("a host's directory").to_owned();
+    let meant = ["shared_secret", "admin_key", "job-secrets/DEPLOY_TOKEN"].map(|name| host.etc().join(name));
+    assert_eq!(holding(&host.etc(), SECRET.as_bytes(), &[]), [meant[0].clone()], "the search finds what is there");
+    for &(what, canary) in canaries {
+        let found = holding(&root, canary.as_bytes(), &meant);
+        assert!(found.is_empty(), "{what} stands in {found:?}");
+        for process in ["environ", "cmdline"] {
+            let bytes = fs::read(format!("/proc/{}/{process}", agent.pid())).expect("readable for root");
+            assert!(!bytes.windows(canary.len()).any(|window| window == canary.as_bytes()), "{what} in {process}");
+        }
+    }
+}
+
 #[test]
 fn row_21_secrets_lie_where_their_owners_put_them_and_nowhere_else() {
     in_lab("canaries::row_21_secrets_lie_where_their_owners_put_them_and_nowhere_else", |lab| {
         let hosts: [Host; 2] = lab.hosts();
-        for host in &hosts {
-            let directory = host.etc().join("job-secrets");
-            fs::create_dir(&directory).expect("makes");
-            fs::write(directory.join("DEPLOY_TOKEN"), JOB_SECRET).expect("writes");
-            let mode = |path: &Path, mode| fs::set_permissions(path, fs::Permissions::from_mode(mode)).expect("chmod");
-            mode(&directory.join("DEPLOY_TOKEN"), 0o600);
-            mode(&directory, 0o700);
-        }
+        hosts.iter().for_each(keep_job_secret);
         let agents: Vec<_> = hosts.iter().map(|host| host.start(&["--admin", "0.0.0.0:8093"])).collect();
         one_hive(&[&hosts[0], &hosts[1]], 40);
         roles(&[&hosts[0], &hosts[1]], 20);
@@ -97,24 +114,7 @@ fn row_21_secrets_lie_where_their_owners_put_them_and_nowhere_else() {
             ("a job's secret", JOB_SECRET),
         ];
         for (host, agent) in hosts.iter().zip(&agents) {
-            let root = host.state().parent().expect("a host's directory").to_owned();
-            let meant = ["shared_secret", "admin_key", "job-secrets/DEPLOY_TOKEN"].map(|name| host.etc().join(name));
-            assert_eq!(
-                holding(&host.etc(), SECRET.as_bytes(), &[]),
-                [meant[0].clone()],
-                "the search finds what is there"
-            );
-            for (what, canary) in canaries {
-                let found = holding(&root, canary.as_bytes(), &meant);
-                assert!(found.is_empty(), "{what} stands in {found:?}");
-                for process in ["environ", "cmdline"] {
-                    let bytes = fs::read(format!("/proc/{}/{process}", agent.pid())).expect("readable for root");
-                    assert!(
-                        !bytes.windows(canary.len()).any(|window| window == canary.as_bytes()),
-                        "{what} in {process}"
-                    );
-                }
-            }
+            look_for(&canaries, host, agent);
         }
     });
 }

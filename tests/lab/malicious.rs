@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use hive::discovery::wire::{Body, Cast, Datagram, Hello, SWIM_MAX};
 use hive::engine::beacon::BeaconState;
 use hive::engine::command::{Command, Progress, RankedRole, RejectCode, Reply};
-use hive::engine::id::{PeerId, Sha256Hash, Token, UnixMillis};
+use hive::engine::id::{JobId, PeerId, Sha256Hash, Token, UnixMillis};
 use hive::engine::job::{FailureClass, Outcome};
 use hive::keyring::{Keyring, Secret, hmac};
 use hive::transport::{self, Transport as _};
@@ -84,6 +84,75 @@ fn standing(host: &Host) -> Value {
     })
 }
 
+/// What was recorded, said an hour off, and with a bit turned over.
+fn altered(recorded: &[Vec<u8>], ring: &Keyring) -> (Vec<Datagram>, Vec<Vec<u8>>) {
+    let (mut shifted, mut changed) = (Vec::new(), Vec::new());
+    for bytes in recorded {
+        let Ok((datagram, _)) = Datagram::open(bytes, ring) else { continue };
+        let hour = 3_600_000;
+        shifted.push(Datagram { sent_at: UnixMillis(datagram.sent_at.0.saturating_sub(hour)), ..datagram.clone() });
+        shifted.push(Datagram { sent_at: UnixMillis(datagram.sent_at.0 + hour), ..datagram });
+        let mut bytes = bytes.clone();
+        let middle = bytes.len() / 2;
+        bytes[middle] ^= 1;
+        changed.push(bytes);
+    }
+    (shifted, changed)
+}
+
+/// Somebody who seeks a hive, and is not there.
+fn ghost(number: u32) -> Datagram {
+    let key = hive::mesh::NodeKey::generate();
+    let hello = Hello {
+        name: format!("ghost{number}"),
+        addresses: vec![ADDRESS.into()],
+        mesh_port: 50_555,
+        http_port: 8_100,
+        state: BeaconState::Seeking,
+        nonce: [7; 16],
+        digest: [8; 16],
+        candidate_ip: None,
+        cast: Cast::Broadcast,
+    };
+    Datagram {
+        hive: None,
+        sender: key.peer_id(),
+        incarnation: 1,
+        sequence: 1,
+        sent_at: UnixMillis(1_762_605_296_789),
+        destination: None,
+        body: Body::Hello(hello),
+    }
+}
+
+/// A fresh node dials those who are not there, in measure, and founds nothing with them.
+fn alone_with_ghosts(fresh: Host, ring: &Keyring) {
+    let ghosts = std::net::TcpListener::bind((ADDRESS, 50_555)).expect("listens");
+    ghosts.set_nonblocking(true).expect("sets");
+    let seeking: Vec<Vec<u8>> = (0..200u32).map(|number| ghost(number).seal(ring).expect("fits")).collect();
+    let agent = fresh.start(&[]);
+    let from = UdpSocket::bind((ADDRESS, 0)).expect("binds");
+    let (mut dials, began) = (0usize, Instant::now());
+    while began.elapsed() < s(10) {
+        for bytes in &seeking {
+            let _ = from.send_to(bytes, target(&fresh));
+        }
+        while let Ok((stream, _)) = ghosts.accept() {
+            drop(stream);
+            dials += 1;
+        }
+        std::thread::park_timeout(Duration::from_millis(200));
+    }
+    // Two hundred ghosts at one address, called fifty times each.
+    assert!(dials <= 400, "{dials} dials in ten seconds");
+    Watch::new(std::slice::from_ref(&agent)).well("ghosts");
+    drop(from);
+    eventually("it founds its own hive when the ghosts are gone", s(60), || {
+        let status = fresh.status()?;
+        (status["quorum"] == true && status["members"].as_array()?.len() == 1).then_some(())
+    });
+}
+
 #[test]
 fn row_01_recorded_datagrams_change_nothing_and_cause_no_storm_of_dials() {
     in_lab("malicious::row_01_recorded_datagrams_change_nothing_and_cause_no_storm_of_dials", |lab| {
@@ -113,17 +182,7 @@ fn row_01_recorded_datagrams_change_nothing_and_cause_no_storm_of_dials() {
         replay(&recorded, 4);
         // What a member says about its clock is shown, and nothing follows from it.
         let ring = keyring();
-        let (mut shifted, mut changed) = (Vec::new(), Vec::new());
-        for bytes in &recorded {
-            let Ok((datagram, _)) = Datagram::open(bytes, &ring) else { continue };
-            let hour = 3_600_000;
-            shifted.push(Datagram { sent_at: UnixMillis(datagram.sent_at.0.saturating_sub(hour)), ..datagram.clone() });
-            shifted.push(Datagram { sent_at: UnixMillis(datagram.sent_at.0 + hour), ..datagram });
-            let mut bytes = bytes.clone();
-            let middle = bytes.len() / 2;
-            bytes[middle] ^= 1;
-            changed.push(bytes);
-        }
+        let (shifted, changed) = altered(&recorded, &ring);
         assert!(!shifted.is_empty(), "the recording is of this hive");
         let shifted: Vec<Vec<u8>> = shifted.iter().filter_map(|datagram| datagram.seal(&ring).ok()).collect();
         replay(&shifted, 2);
@@ -139,56 +198,7 @@ fn row_01_recorded_datagrams_change_nothing_and_cause_no_storm_of_dials() {
 
         // A fresh node, alone with ghosts: it dials them, in measure, and founds nothing with them.
         agents.clear();
-        let fresh = lab.host();
-        let ghosts = std::net::TcpListener::bind((ADDRESS, 50_555)).expect("listens");
-        ghosts.set_nonblocking(true).expect("sets");
-        let seeking: Vec<Vec<u8>> = (0..200u32)
-            .map(|number| {
-                let key = hive::mesh::NodeKey::generate();
-                let hello = Hello {
-                    name: format!("ghost{number}"),
-                    addresses: vec![ADDRESS.into()],
-                    mesh_port: 50_555,
-                    http_port: 8_100,
-                    state: BeaconState::Seeking,
-                    nonce: [7; 16],
-                    digest: [8; 16],
-                    candidate_ip: None,
-                    cast: Cast::Broadcast,
-                };
-                let datagram = Datagram {
-                    hive: None,
-                    sender: key.peer_id(),
-                    incarnation: 1,
-                    sequence: 1,
-                    sent_at: UnixMillis(1_762_605_296_789),
-                    destination: None,
-                    body: Body::Hello(hello),
-                };
-                datagram.seal(&ring).expect("fits")
-            })
-            .collect();
-        let agent = fresh.start(&[]);
-        let from = UdpSocket::bind((ADDRESS, 0)).expect("binds");
-        let (mut dials, began) = (0usize, Instant::now());
-        while began.elapsed() < s(10) {
-            for bytes in &seeking {
-                let _ = from.send_to(bytes, target(&fresh));
-            }
-            while let Ok((stream, _)) = ghosts.accept() {
-                drop(stream);
-                dials += 1;
-            }
-            std::thread::park_timeout(Duration::from_millis(200));
-        }
-        // Two hundred ghosts at one address, called fifty times each.
-        assert!(dials <= 400, "{dials} dials in ten seconds");
-        Watch::new(std::slice::from_ref(&agent)).well("ghosts");
-        drop(from);
-        eventually("it founds its own hive when the ghosts are gone", s(60), || {
-            let status = fresh.status()?;
-            (status["quorum"] == true && status["members"].as_array()?.len() == 1).then_some(())
-        });
+        alone_with_ghosts(lab.host(), &ring);
     });
 }
 
@@ -426,6 +436,40 @@ fn rejected(answer: &Answer) -> bool {
     matches!(answer, Answer::Refused(_) | Answer::NotLeader(_) | Answer::Applied(Reply::Rejected { .. }))
 }
 
+fn claim(peer: &PeerId) -> Command {
+    Command::ClaimRole {
+        peer_id: peer.clone(),
+        ranking: vec![RankedRole { role: "binhost".to_owned(), cap: None }],
+        ballot: "forged".to_owned(),
+    }
+}
+
+/// What only others may say: the victim, the drone of this job, the coordinator.
+fn forgeries(
+    mallory: &Mallory,
+    victim: &PeerId,
+    own: &hive::engine::member::MemberInfo,
+    (job_id, token): (JobId, Token),
+    forged: &Outcome,
+) -> Vec<Command> {
+    vec![
+        Command::Leave { peer_id: victim.clone() },
+        claim(victim),
+        Command::Admit { member: hive::engine::member::MemberInfo { peer_id: victim.clone(), ..own.clone() } },
+        Command::BindReplica { peer_id: victim.clone(), raft_id: Some(7) },
+        Command::Assign { job: job_id, node: mallory.me.clone() },
+        Command::Lose { job: job_id, token, reason: "forged".to_owned() },
+        Command::Revoke { job: job_id, token, reason: "forged".to_owned() },
+        Command::Report { job: job_id, token, progress: Progress::Ended { outcome: forged.clone() } },
+        Command::Report {
+            job: job_id,
+            token,
+            progress: Progress::Ended { outcome: Outcome::Succeeded { artifacts: Vec::new() } },
+        },
+        Command::BeginEpoch { epoch: mallory.allegiance.epoch },
+    ]
+}
+
 #[test]
 fn row_10_a_member_speaks_for_nobody_else_and_deposes_nobody() {
     in_lab("malicious::row_10_a_member_speaks_for_nobody_else_and_deposes_nobody", |lab| {
@@ -435,11 +479,6 @@ fn row_10_a_member_speaks_for_nobody_else_and_deposes_nobody() {
         let leader = mallory.known[&coordinator].clone();
         let follower = hosts.iter().find(|host| host.name != coordinator).expect("another").clone();
         let victim = mallory.peer(&follower);
-        let claim = |peer: &PeerId| Command::ClaimRole {
-            peer_id: peer.clone(),
-            ranking: vec![RankedRole { role: "binhost".to_owned(), cap: None }],
-            ballot: "forged".to_owned(),
-        };
         // Before it is a member: nothing, not even for itself.
         let me = mallory.me.clone();
         for command in [claim(&me), Command::Leave { peer_id: victim.clone() }] {
@@ -461,22 +500,7 @@ fn row_10_a_member_speaks_for_nobody_else_and_deposes_nobody() {
         let token: Token = serde_json::from_value(token.clone()).unwrap_or_else(|error| panic!("{token}: {error}"));
         let job_id = serde_json::from_value(Value::from(id.as_str())).expect("an id");
         let forged = Outcome::Failed { class: FailureClass::Build, reason: "forged".to_owned(), exit_code: Some(1) };
-        let of_others = [
-            Command::Leave { peer_id: victim.clone() },
-            claim(&victim),
-            Command::Admit { member: hive::engine::member::MemberInfo { peer_id: victim.clone(), ..own.clone() } },
-            Command::BindReplica { peer_id: victim.clone(), raft_id: Some(7) },
-            Command::Assign { job: job_id, node: me.clone() },
-            Command::Lose { job: job_id, token, reason: "forged".to_owned() },
-            Command::Revoke { job: job_id, token, reason: "forged".to_owned() },
-            Command::Report { job: job_id, token, progress: Progress::Ended { outcome: forged.clone() } },
-            Command::Report {
-                job: job_id,
-                token,
-                progress: Progress::Ended { outcome: Outcome::Succeeded { artifacts: Vec::new() } },
-            },
-            Command::BeginEpoch { epoch: mallory.allegiance.epoch },
-        ];
+        let of_others = forgeries(&mallory, &victim, &own, (job_id, token), &forged);
         for command in &of_others {
             let answer = mallory.propose(&leader, command);
             assert!(

@@ -53,6 +53,7 @@ fn next(content: &Content, random: &mut Random) -> (Content, Vec<Change>) {
         applied: Some(LogPoint { term: 1, index }),
         membership: vec![u8::try_from(index % 7).unwrap_or_default(); 20],
         chain: [u8::try_from(index % 251).unwrap_or_default(); 32],
+        at: after.meta.at,
     };
     (after, changes.into_iter().map(|(row, value)| Change { row, value }).collect())
 }
