@@ -20,7 +20,7 @@ use hive::engine::access::AccessChange;
 use hive::engine::audit::{AuditNote, GivenAnswer, Once};
 use hive::engine::command::{Batch, Command, Progress, Proposal, RankedRole, RejectCode, Reply};
 use hive::engine::control::{Control, DroneChange, Jobs};
-use hive::engine::id::{HiveId, JobId, PeerId, Token, UnixMillis};
+use hive::engine::id::{Epoch, HiveId, JobId, PeerId, Token, UnixMillis};
 use hive::engine::job::{AttemptState, FailureClass, Job, JobSpec, JobState, Outcome};
 use hive::engine::member::MemberInfo;
 use hive::engine::past::{self, Step};
@@ -144,6 +144,12 @@ fn control(kind: u8, job: JobId, node: PeerId) -> Control {
     }
 }
 
+fn claim(node: u32, ballot: u8, cap: u32) -> Command {
+    let role = |role: &str, cap| RankedRole { role: role.to_owned(), cap };
+    let ranking = vec![role("controller", Some(cap)), role("builder", Some(1))];
+    Command::ClaimRole { peer_id: peer(node), ranking, ballot: format!("b{ballot}") }
+}
+
 fn audit(who: u8, once: Option<u8>, request: u8) -> Command {
     let note = AuditNote { by: format!("person{who}"), act: "POST /x".to_owned(), ..AuditNote::default() };
     Command::Audit { note, once: once.map(|key| Once { key: [key; 32], request: [request; 32] }) }
@@ -177,6 +183,11 @@ impl History {
         if recent == 0 { unknown } else { self.tokens[start + index.index(recent)] }
     }
 
+    fn next_epoch(&mut self) -> Epoch {
+        self.epochs += 1;
+        epoch(1 + self.epochs)
+    }
+
     fn proposal(&mut self, replica: &mut Replica, op: &Op) -> Proposal {
         let job = |number: u8| job_id(u128::from(number));
         let command = match op {
@@ -188,11 +199,7 @@ impl History {
             }
             Op::Leave { node } => Command::Leave { peer_id: peer(*node) },
             Op::Bind { node, raft_id } => Command::BindReplica { peer_id: peer(*node), raft_id: *raft_id },
-            Op::Claim { node, ballot, cap } => {
-                let role = |role: &str, cap| RankedRole { role: role.to_owned(), cap };
-                let ranking = vec![role("controller", Some(*cap)), role("builder", Some(1))];
-                Command::ClaimRole { peer_id: peer(*node), ranking, ballot: format!("b{ballot}") }
-            }
+            Op::Claim { node, ballot, cap } => claim(*node, *ballot, *cap),
             Op::Submit { jobs, session } => {
                 Command::submit(session_id(u128::from(*session)), "me", jobs.iter().map(spec).collect())
             }
@@ -234,15 +241,12 @@ impl History {
             Op::Audit { who, once, request } => audit(*who, *once, *request),
             Op::Answer { once, long } => answer(*once, *long),
             Op::SignOut => Command::Access { change: AccessChange::EndSessions, by: "me".to_owned() },
-            Op::Epoch => {
-                self.epochs += 1;
-                Command::BeginEpoch { epoch: epoch(1 + self.epochs) }
-            }
+            Op::Epoch => Command::BeginEpoch { epoch: self.next_epoch() },
             Op::Restore { node, incarnation } => {
-                self.epochs += 1;
-                let hive_id = HiveId([u8::try_from(100 + self.epochs % 100).unwrap(); 16]);
+                let epoch = self.next_epoch();
+                let hive_id = HiveId([u8::try_from(100 + epoch.counter % 100).unwrap(); 16]);
                 let founder = MemberInfo { incarnation: *incarnation, ..member(*node) };
-                Command::BeginHive { hive_id, epoch: epoch(1 + self.epochs), founder }
+                Command::BeginHive { hive_id, epoch, founder }
             }
             Op::Retry { which } => {
                 if !self.answered.is_empty() {

@@ -136,9 +136,7 @@ pub(crate) async fn befall(cluster: &mut Cluster, planned: Planned) {
         }
         Fault::LeaderFrozen | Fault::Frozen => {
             let whom = if fault == Fault::Frozen { whom } else { leader };
-            cluster.net.freeze(&all[whom]);
-            wait(lasts_ms).await;
-            cluster.net.wake(&all[whom]);
+            freeze(cluster, &all[whom], lasts_ms).await;
         }
         Fault::HandsOver => {
             if let Some(consensus) = cluster.machines[leader].consensus() {
@@ -149,7 +147,7 @@ pub(crate) async fn befall(cluster: &mut Cluster, planned: Planned) {
             wait(lasts_ms).await;
         }
         Fault::LongAway => {
-            let whom = if whom == leader { (whom + 1) % all.len() } else { whom };
+            let whom = another_than(leader, whom, all.len());
             cluster.net.delay(0);
             cluster.cut_power(whom).await;
             cluster.write_much().await;
@@ -162,13 +160,8 @@ pub(crate) async fn befall(cluster: &mut Cluster, planned: Planned) {
             }
         }
         Fault::MemberChanges => {
-            member_changes(
-                cluster,
-                isolated(&all[leader], &all),
-                if whom == leader { (whom + 1) % all.len() } else { whom },
-                lasts_ms,
-            )
-            .await;
+            let whom = another_than(leader, whom, all.len());
+            member_changes(cluster, isolated(&all[leader], &all), whom, lasts_ms).await;
         }
     }
     cluster.net.cut([]);
@@ -186,4 +179,14 @@ async fn member_changes(cluster: &mut Cluster, links: BTreeSet<(PeerId, PeerId)>
         net.cut([]);
     };
     tokio::join!(cluster.replace_voter(whom), cutting);
+}
+
+async fn freeze(cluster: &Cluster, whom: &PeerId, lasts_ms: u64) {
+    cluster.net.freeze(whom);
+    wait(lasts_ms).await;
+    cluster.net.wake(whom);
+}
+
+fn another_than(leader: usize, whom: usize, machines: usize) -> usize {
+    if whom == leader { (whom + 1) % machines } else { whom }
 }

@@ -146,7 +146,16 @@ fn window(ops: &[Op]) -> (u64, u64) {
     ops.iter().fold((0, 0), |(promised, asked), op| match op {
         Op::Note { what: "asked", number } => (promised, asked.max(*number)),
         Op::Note { what: "promised", number } => (promised.max(*number), asked),
-        _ => (promised, asked),
+        Op::Create { .. }
+        | Op::MakeDirectory { .. }
+        | Op::Write { .. }
+        | Op::Truncate { .. }
+        | Op::Sync { .. }
+        | Op::SyncFailed { .. }
+        | Op::SyncDirectory { .. }
+        | Op::Rename { .. }
+        | Op::Unlink { .. }
+        | Op::Note { .. } => (promised, asked),
     })
 }
 
@@ -196,7 +205,7 @@ pub(crate) fn crash_everywhere<S: Subject>(subject: &S, seed: u64, lie: Lie) -> 
     if lie == Lie::Honest {
         assert_complete(&trace, &root);
     }
-    let mut random = Random::new(seed ^ 0xc0ff_ee);
+    let mut random = Random::new(seed ^ 0x00c0_ffee);
     let mut report = Report { what: S::NAME, ..Report::default() };
     let (mut model, mut seen) = (Model::new(&trace), BTreeSet::new());
     for (step, op) in trace.ops.iter().enumerate() {
