@@ -169,7 +169,7 @@ fn an_agent_that_is_not_there_is_three_and_a_line_that_is_not_understood_is_two(
     assert_eq!((output.status.code(), &value["error"]["code"]), (Some(2), &json!("invalid")));
     let both = hive(&["status", "--socket", "/a", "--url", "http://b"]).output().expect("runs");
     assert_eq!(both.status.code(), Some(2));
-    let url = hive(&["status", "--url", "https://b"]).output().expect("runs");
+    let url = hive(&["status", "--url", "ftp://b"]).output().expect("runs");
     assert_eq!(url.status.code(), Some(2));
 }
 
