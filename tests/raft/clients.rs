@@ -81,6 +81,10 @@ fn command(job: u64, call: Call) -> Option<Command> {
     })
 }
 
+fn is_for_voters(reply: &Reply) -> bool {
+    matches!(reply, Reply::Rejected { message, .. } if message.starts_with("only a coordinator decides"))
+}
+
 fn answer(reply: &Reply) -> Answer {
     match reply {
         Reply::Done => Answer::Done,
@@ -136,6 +140,8 @@ impl Client {
                 Ok(None) | Err(_) => return,
             },
             Some(command) => match consensus.propose(vec![command], CALL_TIMEOUT).await {
+                // A leader refuses what only voters may propose, but an earlier try of the same proposal may be in its log.
+                Ok(replies) if is_for_voters(&replies[0]) => None,
                 Ok(replies) => Some(answer(&replies[0])),
                 Err(ProposeError::NoQuorum { unknown: true }) => None,
                 Err(ProposeError::NoQuorum { unknown: false } | ProposeError::DiskLow) => return,
