@@ -17,12 +17,16 @@ use hive::clock;
 use hive::consensus::{Consensus, ConsensusStatus, Identity, Options, ProposeError, Role};
 use hive::engine::command::{Command, RankedRole, Reply};
 use hive::engine::id::{Epoch, EpochId, HiveId, PeerId};
-use hive::engine::member::{Inventory, MemberInfo};
 use hive::store::FatalHook;
 use hive::store::space::{Room, SpaceGuard};
 use hive::transport::{Incoming, Transport};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::sync::{mpsc, watch};
+
+#[path = "sample/member.rs"]
+mod sample_member;
+
+use sample_member::member;
 
 const PATIENCE: Duration = Duration::from_secs(20);
 const HIVE: HiveId = HiveId([7; 16]);
@@ -166,18 +170,6 @@ struct Hive {
 
 fn peer(name: &str) -> PeerId {
     PeerId::new(format!("peerX{}", name.replace('-', "")))
-}
-
-fn member(peer: &PeerId) -> MemberInfo {
-    MemberInfo {
-        peer_id: peer.clone(),
-        name: peer.as_str().to_owned(),
-        addresses: vec!["127.0.0.1:50555".to_owned()],
-        incarnation: 1,
-        version: "0.1.0".to_owned(),
-        feature_level: 1,
-        inventory: Inventory::default(),
-    }
 }
 
 fn admit(peer: &PeerId) -> Command {

@@ -13,6 +13,9 @@
     reason = "a test program"
 )]
 
+#[path = "sample/member.rs"]
+mod sample_member;
+
 mod raft {
     pub(crate) mod checker;
     pub(crate) mod clients;
@@ -29,8 +32,9 @@ use std::time::Duration;
 use hive::engine::command::{Command, Reply};
 use raft::checker::{Event, Verdict, judge, tokens_rise};
 use raft::clients::{Client, History, drone};
-use raft::cluster::{Cluster, Happened, member};
+use raft::cluster::{Cluster, Happened};
 use raft::faults::{befall, schedule};
+use sample_member::member;
 
 /// Machines, and how many of them vote.
 const MACHINES: usize = 6;

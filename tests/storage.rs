@@ -7,6 +7,9 @@
 #![cfg(feature = "node")]
 #![allow(missing_docs, unreachable_pub, clippy::print_stdout, clippy::unwrap_in_result, reason = "a test program")]
 
+#[path = "sample/member.rs"]
+mod sample_member;
+
 mod storage {
     pub(crate) mod files;
     pub(crate) mod harness;

@@ -17,6 +17,7 @@ use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 
 use super::core::Core;
 use super::protocol::Protocol;
+use super::replica::RaftMember;
 use super::types::EncodedBatch;
 use super::{Identity, ProposeError};
 use crate::clock;
@@ -437,8 +438,8 @@ fn refuse_all(group: Vec<Waiting>, answer: &Answer) {
 }
 
 /// Whether another node may propose this; else what it is answered.
-fn standing(core: &Core, origin: &PeerId, command: &Command) -> Result<(), Answer> {
-    let votes = core.replica.status().voters.iter().any(|voter| voter.peer_id == *origin);
+fn standing(core: &Core, voters: &[RaftMember], origin: &PeerId, command: &Command) -> Result<(), Answer> {
+    let votes = voters.iter().any(|voter| voter.peer_id == *origin);
     match core.replica.read(|state| standing::judge(state, origin, votes, command)) {
         Ok(()) => Ok(()),
         // Whoever was admitted a moment ago may know it before this node does.
@@ -459,13 +460,14 @@ async fn submit(core: &Arc<Core>, group: Vec<Waiting>, elapsed: &mut Elapsed, sl
     }
     // An entry that is not understood stops every replica, so this one looks before it appends.
     let mut understood = Vec::with_capacity(group.len());
+    let voters = core.replica.status().voters;
     for waiting in group {
         if waiting.own {
             understood.push(waiting);
             continue;
         }
         match waiting.proposal.decode() {
-            Ok(command) => match standing(core, &waiting.proposal.origin.peer_id, &command) {
+            Ok(command) => match standing(core, &voters, &waiting.proposal.origin.peer_id, &command) {
                 Ok(()) => understood.push(waiting),
                 Err(answer) => drop(waiting.answer.send(answer)),
             },

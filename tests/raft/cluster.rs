@@ -10,11 +10,11 @@ use hive::clock;
 use hive::consensus::{Consensus, Identity, Options, Role};
 use hive::engine::command::Command;
 use hive::engine::id::{Epoch, EpochId, HiveId, PeerId};
-use hive::engine::member::{Inventory, MemberInfo};
 use hive::store::FatalHook;
 use tokio::task::JoinHandle;
 
 use super::net::{Net, Place};
+use crate::sample_member::member;
 
 pub(crate) const HIVE: HiveId = HiveId([7; 16]);
 pub(crate) const EPOCH: Epoch = Epoch { counter: 1, id: EpochId([1; 16]) };
@@ -90,18 +90,6 @@ pub(crate) struct Cluster {
     root: tempfile::TempDir,
     random: Random,
     incarnation: u64,
-}
-
-pub(crate) fn member(peer: &PeerId) -> MemberInfo {
-    MemberInfo {
-        peer_id: peer.clone(),
-        name: peer.as_str().to_owned(),
-        addresses: vec!["127.0.0.1:50555".to_owned()],
-        incarnation: 1,
-        version: "0.1.0".to_owned(),
-        feature_level: 1,
-        inventory: Inventory::default(),
-    }
 }
 
 fn options(directory: &PathBuf) -> Options {

@@ -13,12 +13,12 @@ use futures::future::BoxFuture;
 use hive::consensus::{Consensus, Identity, Options, Role};
 use hive::engine::command::{Command, Reply};
 use hive::engine::id::{Epoch, EpochId, HiveId, PeerId};
-use hive::engine::member::{Inventory, MemberInfo};
 use hive::store::FatalHook;
 use hive::transport::{ByteStream, Incoming, Transport};
 use tokio::sync::mpsc;
 
 use super::harness::{STUCK, Story, Subject};
+use crate::sample_member::member;
 
 const HIVE: HiveId = HiveId([7; 16]);
 const EPOCH: Epoch = Epoch { counter: 1, id: EpochId([1; 16]) };
@@ -53,18 +53,6 @@ fn text(error: impl std::fmt::Debug) -> String {
 
 fn peer(name: &str) -> PeerId {
     PeerId::new(format!("peerX{name}"))
-}
-
-fn member(peer: &PeerId) -> MemberInfo {
-    MemberInfo {
-        peer_id: peer.clone(),
-        name: peer.as_str().to_owned(),
-        addresses: vec!["127.0.0.1:50555".to_owned()],
-        incarnation: 1,
-        version: "0.1.0".to_owned(),
-        feature_level: 1,
-        inventory: Inventory::default(),
-    }
 }
 
 fn guest(number: usize) -> PeerId {
